@@ -1,0 +1,41 @@
+"""Refreshes what is committed of the notebooks: their outputs, the package, and README.md. Run by `make notebooks`.
+
+Stage notebooks take the outputs of the smoke profile's run; the others are executed here.
+"""
+import subprocess, sys
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+from in_step import ROOT, render_readme
+
+NBS, RUN = ROOT/"nbs", ROOT/"data"/"runs"/"smoke"/"notebooks"
+STAGES = {"06_pretrain": "06_pretrain-seed0", "07_separate": "07_separate-AU-seed0", "08_joint": "08_joint-progressive-seed0",
+          "11_evaluate": "11_evaluate-seed0", "12_report": "12_report"}
+
+
+def take_outputs(name, executed):
+    "Puts the outputs of an executed notebook into the committed one of the same cells."
+    own, done = nbformat.read(NBS/f"{name}.ipynb", 4), nbformat.read(executed, 4)
+    cells = [cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [c.source for c in own.cells] != [c.source for c in cells]: sys.exit(f"{executed}: its cells are not those of nbs/{name}.ipynb: run `affnb reproduce` first")
+    for mine, theirs in zip(own.cells, cells):
+        if mine.cell_type == "code": mine.outputs = theirs.outputs
+    return own
+
+
+def main():
+    if "--readme" not in sys.argv:
+        for path in sorted(NBS.glob("*.ipynb")):
+            if path.stem in STAGES: notebook = take_outputs(path.stem, RUN/f"{STAGES[path.stem]}.ipynb")
+            else:
+                notebook = nbformat.read(path, 4)
+                NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NBS)}}).execute()
+            for cell in notebook.cells:   # progress bars and warnings of libraries are no result
+                if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            nbformat.write(notebook, path)
+            print(path.name, path.stat().st_size // 1024, "kB", flush=True)
+        for tool in ("nbdev-clean", "nbdev-export"): subprocess.run([str(Path(sys.executable).parent/tool)], cwd=ROOT, check=True)
+    (ROOT/"README.md").write_text(render_readme(ROOT))
+
+
+if __name__ == "__main__": main()
