@@ -6,16 +6,17 @@
 import json, sys
 from pathlib import Path
 
-RUN = config.get("run", "data/runs/smoke")
+RUN = str(Path(config.get("run", "data/runs/smoke")).resolve())
 try: PLAN = json.loads(Path(RUN, "plan.json").read_text())
 except FileNotFoundError: sys.exit(f"{RUN}/plan.json: not there: start the chain with `affnb reproduce`, which plans the run")
 PYTHON, PACKED, RECORDS = sys.executable, PLAN["packed"], f"{RUN}/records"
+NOTEBOOKS = f"{workflow.basedir}/nbs"
 TASKS, ARMS, GPU = ["AU", "EXPR", "VA"], PLAN["arms"], PLAN["gpus"] and 1
 
 def said(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
 def notebook(name, **parameters):
     words = " ".join(f"{k}={v}" for k, v in parameters.items())
-    return f"AFFNB_JOB='{{log}}' {PYTHON} -m affnb.cli run-notebook nbs/{name}.ipynb '{{log}}' run_dir='{RUN}' {words}"
+    return f"AFFNB_JOB='{{log}}' {PYTHON} -m affnb.cli run-notebook '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
 
 LEARNING = ("core", "data", "model", "train")
 
@@ -78,7 +79,7 @@ rule evaluate:
 rule report:
     input: said("12_report", "core", "metrics"), f"{RECORDS}/data.json",
            expand(f"{RECORDS}/arm-progressive-seed{{seed}}.json", seed=PLAN["seeds"]),
-           expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=PLAN["seeds"]), f"{PLAN['folder']}/faces.npz" if PLAN["benchmark"] else []
+           expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=PLAN["seeds"])
     output: f"{RUN}/figures/table_headline.csv"
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"
     shell: notebook("12_report", records_dir=f"'{RECORDS}'", figures_dir=f"'{RUN}/figures'", profile=PLAN["profile"])

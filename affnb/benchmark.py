@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'LISTS', 'FaceKnobs', 'Knobs', 'sample_identities', 'sample_views', 'cover', 'paint', 'bump', 'ridge',
-           'stroke', 'Sheet', 'face_sheet', 'head_shape', 'hair_shape', 'backdrop', 'upper_relief', 'middle_relief',
-           'lower_relief', 'skin', 'brows', 'eyes', 'mouth', 'hair_and_glasses', 'camera', 'render', 'face_grid',
-           'frame_gaps', 'expression_episodes', 'wander', 'affect_path', 'unit_path', 'Labels', 'label_process',
-           'hidden_labels', 'annotation_row', 'video_names', 'render_video', 'write_list', 'plan_videos',
-           'write_benchmark']
+           'stroke', 'Sheet', 'face_sheet', 'head_shape', 'hair_shape', 'backdrop', 'hair_and_glasses', 'upper_relief',
+           'middle_relief', 'lower_relief', 'skin', 'brows', 'eyes', 'mouth', 'camera', 'render', 'face_grid',
+           'frame_gaps', 'expression_episodes', 'wander', 'before_clipping', 'affect_path', 'unit_path', 'Labels',
+           'label_process', 'hidden_labels', 'annotation_row', 'video_names', 'render_video', 'write_list',
+           'plan_videos', 'write_benchmark']
 
-# %% ../nbs/02_benchmark.ipynb #f2458180
+# %% ../nbs/02_benchmark.ipynb #d8c706e6
 import math, multiprocessing, torch
 import torch.nn.functional as F
 from concurrent.futures import ProcessPoolExecutor
@@ -20,10 +20,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .core import AU_MEANINGS, AU_NAMES, EXPRESSIONS, AffnbError, atomic, generator, write_json
 
-# %% ../nbs/02_benchmark.ipynb #a95b0080
+# %% ../nbs/02_benchmark.ipynb #900c6442
 @dataclass(frozen=True)
 class FaceKnobs:
     "How faces may look: (name, lowest, highest), (name, share of people), (name, colours), (name, centre, standard deviation)."
@@ -31,7 +31,7 @@ class FaceKnobs:
         ("hair_length", -.2, 1.3), ("brow_y", -.42, -.35), ("brow_thick", .032, .052), ("brow_arch", 0, .05), ("brow_tilt", -.04, .04),
         ("eye_x", .32, .37), ("eye_w", .145, .175), ("eye_h", .078, .106), ("eye_slant", -.02, .03), ("iris", .066, .078), ("nose_w", .11, .17),
         ("nose_y", .19, .26), ("mouth_y", .49, .57), ("mouth_w", .25, .32), ("lip_upper", .040, .064), ("lip_lower", .055, .085),
-        ("age", 0, 1), ("lashes", .3, 1), ("lean", -.18, .18), ("pattern", 1, 5), ("lipstick", .2, .65), ("blush", -.25, .25))
+        ("age", 0, 1), ("lashes", .3, 1), ("lean", -.18, .18), ("pattern", 1, 5), ("lipstick", .3, .7), ("blush", -.25, .25))
     extras: tuple = (("glasses", .15), ("beard", .18), ("bald", .08))
     palettes: tuple = (
         ("skin", ((.98, .84, .76), (.93, .76, .64), (.86, .68, .54), (.74, .55, .42), (.61, .44, .34), (.50, .36, .28))),
@@ -45,7 +45,7 @@ class FaceKnobs:
     view_steady: float = .6   # share of a view's variance that is the video's own
     view_drift: float = 60.   # frames after which the rest has wandered off
 
-# %% ../nbs/02_benchmark.ipynb #7adea1f8
+# %% ../nbs/02_benchmark.ipynb #e4b5f3ca
 @dataclass(frozen=True)
 class Knobs(FaceKnobs):
     "Every setting of the benchmark. A changed knob is a new version."
@@ -62,26 +62,22 @@ class Knobs(FaceKnobs):
         (.00, .98, .00, .02, .00, .02, .01, .01), (.51, .80, .86, .66, .98, .48, .98, .75), (.03, .03, .09, .09, .10, .03, .83, .09))
     gap: float = 4.             # median gap between listed frames, in frames
     gap_spread: float = 1.13    # standard deviation of its logarithm
-    pause_share: float = .015   # gaps that are longer still,
-    pause: float = 70.          # by so many frames on average
+    pause_share: float = .015; pause: float = 70.  # gaps that are longer still, and by how many frames on average
     sparse_below: int = 20      # videos with fewer frames are clips, sampled far apart,
     sparse_gap: float = 120.    # by this factor, so that a clip shows several episodes
     favourite: float = .5       # share of episodes that show the video's favourite expression
     episode: float = 600.       # mean length of an episode, in frames
-    onset: float = 12.          # frames until an episode is at its apex
-    offset: float = 20.         # frames that it needs to fade
+    onset: float = 12.; offset: float = 20.  # frames until an episode is at its apex, and to fade
     unit_rate: float = .033     # action units are drawn anew so often a frame
     unit_delay: float = 4.      # frames that a muscle needs
     unit_threshold: float = .25 # intensity from which an action unit is annotated
     expressivity: tuple = (.7, 1.1)  # how strongly a person shows what is there
-    talk_share: float = .35     # of the time is speech,
-    talk_rate: float = .01      # which starts or ends so often a frame
+    talk_share: float = .35; talk_rate: float = .01  # share of the time that is speech, and how often a frame that is drawn anew
     video_share: tuple = (.40, .25)  # variance of valence, arousal (given the expression) that is the video's own
     mood: tuple = (250., 100.)  # frames after which the rest has wandered off
     ease: float = 30.           # frames in which affect follows a new expression
     slip: float = .15           # visible minus annotated affect: standard deviation of a video's own part,
-    flutter: float = .30        # of the part that passes,
-    flutter_time: float = 8.    # and the frames in which it does
+    flutter: float = .30; flutter_time: float = 8.  # the same of the part that passes, and the frames in which it does
     hidden_train: tuple = (("", .37), ("EXPR", .33), ("AU", .18), ("AU EXPR", .09), ("VA", .03))   # labels that rows lack
     hidden_validation: tuple = (("", .58), ("EXPR", .42))
     hidden_rows: float = 60.    # mean length of a stretch of rows that lack the same labels
@@ -89,7 +85,7 @@ class Knobs(FaceKnobs):
     absent: float = .001        # share of rows whose file is not there
     quality: int = 95           # of the JPEG files
 
-# %% ../nbs/02_benchmark.ipynb #5dc90316
+# %% ../nbs/02_benchmark.ipynb #af97e88c
 def sample_identities(n:int,            # how many people
                       generator,        # where chance comes from
                       knobs=Knobs()     # ranges, shares and palettes
@@ -101,9 +97,9 @@ def sample_identities(n:int,            # how many people
         first, second = (torch.tensor(colours)[torch.randint(len(colours), (n,), generator=generator)] for _ in range(2))
         people[name] = (torch.lerp(first, second, .4*draw(n, 1)) + .06*(draw(n, 3) - .5)).clamp(.03, 1)
     rouge = torch.tensor([.72, .25, .27])*(.45 + .6*people["skin"].mean(1, keepdim=True))
-    return people | {"lips": torch.lerp(people["skin"]*.85, rouge, people["lipstick"][:, None])}
+    return people | {"lips": torch.lerp(people["skin"]*.76, rouge, people["lipstick"][:, None])}
 
-# %% ../nbs/02_benchmark.ipynb #aa6aa312
+# %% ../nbs/02_benchmark.ipynb #03462829
 def sample_views(n:int,          # how many
                  generator,      # where chance comes from
                  gaps=None,      # (n,) frames since the last one, if the n views are one video; None: unrelated views
@@ -117,7 +113,7 @@ def sample_views(n:int,          # how many
         z = knobs.view_steady**.5*torch.randn(1, len(knobs.views), generator=generator) + (1 - knobs.view_steady)**.5*z
     return {name: centre + sd*z[:, i].clamp(-2.5, 2.5) for i, (name, centre, sd) in enumerate(knobs.views)}
 
-# %% ../nbs/02_benchmark.ipynb #290d39db
+# %% ../nbs/02_benchmark.ipynb #31d47e26
 def cover(distance, soft)->Tensor: return (.5 - distance/soft).clamp(0, 1)
 def paint(image, opacity, colour)->Tensor: return torch.lerp(image, colour, opacity[:, None])
 def bump(x, y, rx, ry)->Tensor: return torch.exp(-(x/rx)**2 - (y/ry)**2)
@@ -128,7 +124,7 @@ def stroke(x, y, ax, ay, bx, by, width)->Tensor:  # 1 on the line from a to b, f
     along = (((x-ax)*dx + (y-ay)*dy)/(dx*dx + dy*dy)).clamp(0, 1)
     return torch.exp(-((x-ax-along*dx)**2 + (y-ay-along*dy)**2)/width**2)
 
-# %% ../nbs/02_benchmark.ipynb #5d3083a4
+# %% ../nbs/02_benchmark.ipynb #bb72736c
 @dataclass(frozen=True)
 class Sheet:
     "Coordinates of every pixel on the face: x, y, m = |x|, side = -1 or 1, each (N, H, W); px is the width of a pixel."
@@ -152,7 +148,7 @@ def face_sheet(view:dict,  # from `sample_views`
     x, y = x - v.yaw*depth, y - v.pitch*depth
     return Sheet(x, y, x.abs(), (x*20).clamp(-1, 1), 2/size)
 
-# %% ../nbs/02_benchmark.ipynb #b26153f5
+# %% ../nbs/02_benchmark.ipynb #6947f5c4
 def head_shape(s, p, a):
     "Coordinates on the head, and its squared radius: 1 on the outline."
     ny = (s.y + .1)/torch.where(s.y > -.1, p.chin + .1 + .15*a.AU26, torch.ones_like(p.chin))
@@ -170,7 +166,16 @@ def backdrop(s, p, hair, tone):
     image = paint(image, cover(torch.maximum(falls, s.y - p.hair_length), s.px*2)*(1 - p.bald), tone*.8)
     return paint(image, cover(torch.maximum(s.m - .40, .4 - s.y), s.px*2), p.skin*.62)
 
-# %% ../nbs/02_benchmark.ipynb #c9d31786
+def hair_and_glasses(image, s, p, hair, tone, light):
+    "Paints the hair in front, and glasses for those who wear them."
+    edge = p.hairline + 2.2*(s.m - .35).clamp(min=0)**2 + .03*torch.sin(s.x*p.pattern*3)
+    image = paint(image, cover(s.y - edge, .05)*cover(hair, s.px*2)*(1 - p.bald), tone*(.55 + .5*light)[:, None])
+    if not p.glasses.any(): return image
+    rim = (torch.sqrt(((s.m-p.eye_x)/.215)**2 + ((s.y+.13)/.165)**2) - 1).abs()*.18
+    bridge = torch.maximum((s.y+.16).abs() - .012, s.m - p.eye_x + .20)
+    return paint(image, .9*p.glasses*torch.maximum(cover(rim - .012, s.px), cover(bridge, s.px)), p.clothes*.35)
+
+# %% ../nbs/02_benchmark.ipynb #f0940c38
 def upper_relief(s, p, a):
     "Forehead lines (AU1 in the middle, AU2 outside), furrows between the brows (AU4)."
     lines = ridge(torch.sin((s.y + .66 + .06*s.x*s.x + .03*a.AU1)*math.pi/.12), .40)
@@ -196,13 +201,13 @@ def lower_relief(s, p, a):
     relief = relief - (.03 + .12*p.age + .42*a.AU10)*stroke(s.m, s.y, wing+.045, p.nose_y-.03-.03*a.AU10, p.mouth_w+.06, my-.06, .034)
     relief = relief - .30*a.AU12*stroke(s.m, s.y, wing+.09, p.nose_y+.03, wide+.10, my-.08, .032) - .45*a.AU12*bump(s.m-wide-.035, s.y-my+.10, .03, .045)
     relief = relief + .12*a.AU10*bump(s.m-.33, s.y-.22, .10, .08) + .12*a.AU12*bump(s.m-.42, s.y-.26, .12, .09)
-    relief = relief - .40*a.AU15*stroke(s.m, s.y, p.mouth_w+.05, my+.08, p.mouth_w+.08, my+.20, .028) + .12*a.AU15*bump(s.x, s.y-my-.20, .11, .05)
+    relief = relief - .55*a.AU15*stroke(s.m, s.y, p.mouth_w+.05, my+.07, p.mouth_w+.08, my+.24, .032) + .20*a.AU15*bump(s.x, s.y-my-.22, .12, .05)
     above, below = ridge(s.y-my+.085, .035), ridge(s.y-my-.095, .04)
     pucker = (above + below)*(.35 - torch.cos(s.x*(2*math.pi/.13)))*ridge(s.x, .17)
-    pressed = .28*(above + below)*ridge(s.x, .26) - .42*(ridge(s.y-my-.165, .025) + .7*ridge(s.y-my+.15, .022))*ridge(s.x, .22)
-    return relief + .20*a.AU23*pucker + a.AU24*pressed - .20*a.AU26*stroke(s.m, s.y, .52, .22, .42, .62, .055)
+    pressed = .40*(above + below)*ridge(s.x, .26) - .50*(ridge(s.y-my-.165, .025) + .7*ridge(s.y-my+.15, .022))*ridge(s.x, .22)
+    return relief + .27*a.AU23*pucker + a.AU24*pressed - .20*a.AU26*stroke(s.m, s.y, .52, .22, .42, .62, .055)
 
-# %% ../nbs/02_benchmark.ipynb #9e148377
+# %% ../nbs/02_benchmark.ipynb #0b9302c0
 def skin(s, p, a, v, nx, ny, rho, relief):
     "Light (N, H, W) and lit skin (N, 3, H, W), with flush, warmth, relief and beard."
     light = .62 + .46*torch.sqrt((1 - rho).clamp(min=0)) + .22*(nx*v.light_x + ny*v.light_y)
@@ -213,7 +218,7 @@ def skin(s, p, a, v, nx, ny, rho, relief):
     beard = .5*p.beard*cover(.34 + .12*torch.cos(s.x*4) - s.y, .16)*(1 - bump(s.x, s.y-p.mouth_y, .30, .13))
     return light, paint((p.skin + tint)*lit, beard, p.hair*lit)
 
-# %% ../nbs/02_benchmark.ipynb #44da131f
+# %% ../nbs/02_benchmark.ipynb #5385167a
 def brows(image, s, p, a, light):
     "Paints the brows."
     inner, lean = .12 - .05*a.AU4, 1 + p.lean*s.side
@@ -240,12 +245,12 @@ def eyes(image, s, p, a, light, v):
     image = paint(image, ball*spark, torch.ones_like(p.skin))
     return image*(1 - (within*ridge(h + up*arc, .020)*(.35 + .45*p.lashes))[:, None])
 
-# %% ../nbs/02_benchmark.ipynb #b3f0d482
+# %% ../nbs/02_benchmark.ipynb #742817ae
 def mouth(image, s, p, a, light):
     "Paints lips, the line between them or the opening, and teeth."
     lean, parted = 1 + p.lean*s.side, (a.AU25*2.5).clamp(max=1)
     gap = .085*a.AU25 + .17*a.AU26*parted
-    half = p.mouth_w*(1 + .24*a.AU12 + .06*a.AU15 + .06*a.AU10 - .40*a.AU23 - .05*a.AU24 - .12*a.AU26)
+    half = p.mouth_w*(1 + .24*a.AU12 + .06*a.AU15 + .06*a.AU10 - .45*a.AU23 - .05*a.AU24 - .12*a.AU26)
     u = s.m/half; q = (1 - u*u).clamp(min=0); root = torch.sqrt(q); curl = u.clamp(max=1.2)**2
     line = p.mouth_y + .045*a.AU26 + .02*a.AU12 + curl*(lean*(.15*a.AU15*curl - .15*a.AU12) - .035*a.valence - .015)
     thin = (1 - .5*a.AU23)*(1 - .92*a.AU24)
@@ -261,16 +266,7 @@ def mouth(image, s, p, a, light):
     teeth = hole*cover(s.y - top - .055, s.px*1.5)*(gap/.06).clamp(max=1)
     return paint(image, teeth, image.new_tensor([.88, .86, .82])[:, None, None]*light[:, None])
 
-# %% ../nbs/02_benchmark.ipynb #a61ac30a
-def hair_and_glasses(image, s, p, hair, tone, light):
-    "Paints the hair in front, and glasses for those who wear them."
-    edge = p.hairline + 2.2*(s.m - .35).clamp(min=0)**2 + .03*torch.sin(s.x*p.pattern*3)
-    image = paint(image, cover(s.y - edge, .05)*cover(hair, s.px*2)*(1 - p.bald), tone*(.55 + .5*light)[:, None])
-    if not p.glasses.any(): return image
-    rim = (torch.sqrt(((s.m-p.eye_x)/.215)**2 + ((s.y+.13)/.165)**2) - 1).abs()*.18
-    bridge = torch.maximum((s.y+.16).abs() - .012, s.m - p.eye_x + .20)
-    return paint(image, .9*p.glasses*torch.maximum(cover(rim - .012, s.px), cover(bridge, s.px)), p.clothes*.35)
-
+# %% ../nbs/02_benchmark.ipynb #444b6359
 def camera(image, view, generator=None):
     "The image as a sensor records it; without a generator it is free of noise."
     v = {name: value[:, None, None, None] for name, value in view.items()}
@@ -307,7 +303,7 @@ def render(identities:dict,  # from `sample_identities`, N people
         image[there] = part(image[there], close, p, a, light[here])
     return camera(hair_and_glasses(image, s, p, hair, tone, light), view, generator)
 
-# %% ../nbs/02_benchmark.ipynb #27702ee1
+# %% ../nbs/02_benchmark.ipynb #461de626
 def face_grid(n:int,          # people
               size:int,       # pixels a side
               seed:int=0,     # other people
@@ -320,10 +316,10 @@ def face_grid(n:int,          # people
     columns = ("Neutral", *AU_NAMES, *EXPRESSIONS[1:7])
     many = lambda values: {name: value.repeat_interleave(len(columns), 0) for name, value in values.items()}
     people, views = sample_identities(n, chance, knobs), sample_views(n, chance, knobs=knobs)
-    images = render(many(people), aus.repeat(n, 1), va.repeat(n, 1), many(views), size, chance)
+    images = render(many(people), aus.repeat(n, 1), va.repeat(n, 1), many(views), size)
     return images.reshape(n, len(columns), 3, size, size), [f"person {i+1}" for i in range(n)], list(columns)
 
-# %% ../nbs/02_benchmark.ipynb #671fb5d9
+# %% ../nbs/02_benchmark.ipynb #405f8d64
 def frame_gaps(n_videos:int, n_frames:int, generator, knobs=Knobs())->Tensor:  # (V, T), at least 1
     "Frames from each listed frame to the next."
     draw = lambda: torch.rand(n_videos, n_frames, generator=generator)
@@ -347,7 +343,7 @@ def expression_episodes(gaps:Tensor, generator, knobs=Knobs())->tuple:  # expres
         rows.append((expression, starts, torch.minimum(since/knobs.onset, left/knobs.offset).clamp(0, 1)))
     return tuple(torch.stack(part, 1) for part in zip(*rows))
 
-# %% ../nbs/02_benchmark.ipynb #43df0a48
+# %% ../nbs/02_benchmark.ipynb #dbec19a7
 def wander(gaps:Tensor, time, generator)->Tensor:  # (V, T, 2), standard normal, with memory e^(-gap/time)
     "Two autoregressive processes a video, exact at irregular gaps."
     keep = torch.exp(-gaps[:, :, None]/torch.as_tensor(time))
@@ -355,9 +351,18 @@ def wander(gaps:Tensor, time, generator)->Tensor:  # (V, T, 2), standard normal,
     for i in range(1, gaps.shape[1]): z[:, i] = keep[:, i]*z[:, i-1] + (1 - keep[:, i]**2).sqrt()*z[:, i]
     return z
 
+def before_clipping(mean:Tensor, sd:Tensor)->tuple:  # of a normal variable that has this mean and sd after clipping to [-1, 1]
+    "Mean and standard deviation to draw with, by fixed-point iteration."
+    z, m, s = torch.special.ndtri((torch.arange(999) + .5)/999), mean.clone(), sd.clone()
+    for _ in range(100):
+        clipped = (m[:, None] + s[:, None]*z).clamp(-1, 1)
+        m, s = m + .5*(mean - clipped.mean(1)), s*(sd/clipped.std(1)).sqrt()
+    return m, s
+
 def affect_path(expression:Tensor, gaps:Tensor, generator, knobs=Knobs())->tuple:  # annotated and visible (V, T, 2), in [-1, 1]
     "Valence and arousal around the expression's mean; what the face shows departs from it, in part for a whole video, in part for moments."
-    table = torch.tensor([knobs.valence, knobs.arousal, knobs.valence_sd, knobs.arousal_sd]).T[expression]
+    moments = [before_clipping(torch.tensor(mean), torch.tensor(sd)) for mean, sd in ((knobs.valence, knobs.valence_sd), (knobs.arousal, knobs.arousal_sd))]
+    table = torch.stack([moments[0][0], moments[1][0], moments[0][1], moments[1][1]], 1)[expression]
     ease = torch.exp(-gaps/knobs.ease)[:, :, None]
     for i in range(1, gaps.shape[1]): table[:, i] += ease[:, i]*(table[:, i-1] - table[:, i])
     share, own = torch.tensor(knobs.video_share), torch.randn(2, len(gaps), 1, 2, generator=generator)
@@ -365,7 +370,7 @@ def affect_path(expression:Tensor, gaps:Tensor, generator, knobs=Knobs())->tuple
     shown = va + knobs.slip*own[1] + knobs.flutter*wander(gaps, knobs.flutter_time, generator)
     return va.clamp(-1, 1), shown.clamp(-1, 1)
 
-# %% ../nbs/02_benchmark.ipynb #ccfdd603
+# %% ../nbs/02_benchmark.ipynb #c8c4739b
 def unit_path(expression:Tensor, starts:Tensor, envelope:Tensor, gaps:Tensor, generator, knobs=Knobs())->Tensor:  # (V, T, 12), in [0, 1]
     "Intensities of the action units; speech redraws AU25 often, and moves lips and jaw."
     given, shape = torch.tensor(knobs.units).T, (len(gaps), 12)
@@ -383,7 +388,7 @@ def unit_path(expression:Tensor, starts:Tensor, envelope:Tensor, gaps:Tensor, ge
         rows.append(intensity)
     return torch.stack(rows, 1).clamp(0, 1)
 
-# %% ../nbs/02_benchmark.ipynb #a7f01266
+# %% ../nbs/02_benchmark.ipynb #0c9d0f97
 @dataclass(frozen=True)
 class Labels:
     "What is annotated of a set of videos, and what their faces show."
@@ -399,7 +404,7 @@ def label_process(n_videos:int,   # V
                   generator,      # where chance comes from
                   knobs=Knobs()   # statistics and time constants
                  )->Labels:       # of all videos at once; nothing is rendered
-    "Expressions, affect and action units over time, as FIELD statistics of s-Aff-Wild2 have them."
+    "Expressions, affect and action units over time, with the statistics of s-Aff-Wild2's validation labels."
     gaps = frame_gaps(n_videos, n_frames, generator, knobs)
     expression, starts, envelope = expression_episodes(gaps, generator, knobs)
     va, shown = affect_path(expression, gaps, generator, knobs)
@@ -408,7 +413,7 @@ def label_process(n_videos:int,   # V
     expressivity = low + (high-low)*torch.rand(n_videos, 1, 1, generator=generator)
     return Labels(gaps.cumsum(1).long(), expression, va, intensity >= knobs.unit_threshold, (expressivity*intensity).clamp(max=1), shown)
 
-# %% ../nbs/02_benchmark.ipynb #50791c9c
+# %% ../nbs/02_benchmark.ipynb #5667868b
 HEADER = "image,valence,arousal,expression,aus"
 LISTS = (("train", "training_set_annotations.txt"), ("validation", "validation_set_annotations.txt"), ("test", "MTL.txt"))
 
@@ -425,7 +430,7 @@ def annotation_row(image:str, expression, va, aus, hidden:str="")->str:  # image
     units = ("-1",)*12 if "AU" in hidden else tuple(str(int(u)) for u in aus)
     return ",".join([image, *affect, "-1" if "EXPR" in hidden else str(int(expression)), *units])
 
-# %% ../nbs/02_benchmark.ipynb #327eeba2
+# %% ../nbs/02_benchmark.ipynb #a76abd7f
 def video_names(n:int, generator)->list:  # n different names
     "Names like those of real videos; one may be the beginning of another."
     endings = ("", "", "", "-30-1280x720", "-24-640x360", "_left", "_right")
@@ -459,7 +464,7 @@ def write_list(path, split:str, videos:list, seed:int, knobs=Knobs())->list:  # 
     Path(path).write_text("\n".join(rows) + "\n")
     return absent
 
-# %% ../nbs/02_benchmark.ipynb #73cd0941
+# %% ../nbs/02_benchmark.ipynb #0805a73e
 def plan_videos(groups:list, seed:int, knobs=Knobs())->dict:  # split -> list of (name, labels of one video)
     "Names and labels of all videos; `groups` lists (split, videos, frames)."
     names, videos = iter(video_names(sum(n for _, n, _ in groups), generator(seed, "names"))), {split: [] for split, _ in LISTS}
@@ -486,7 +491,7 @@ def write_benchmark(folder,                 # where to; must be new, empty or an
                           ("test", test_videos, validation_frames)], seed, knobs)
     with atomic(folder) as temporary:
         frames = temporary/"cropped_aligned"; frames.mkdir(parents=True)
-        absent = [image for split, name in LISTS for image in write_list(temporary/name, split, videos[split], seed, knobs)]
+        absent = [image for split, name in LISTS if videos[split] for image in write_list(temporary/name, split, videos[split], seed, knobs)]
         jobs = [(frames, name, labels, size, seed, knobs) for part in videos.values() for name, labels in part]
         progress = partial(tqdm, total=len(jobs), desc="rendering", unit="video", disable=None)
         if workers > 1:

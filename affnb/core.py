@@ -25,19 +25,19 @@ AU_NAMES = tuple(f"AU{u}" for u in AUS)
 EXPRESSIONS = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other")
 AFFECT = ("valence", "arousal")
 
-# %% ../nbs/00_core.ipynb #88c9464e
+# %% ../nbs/00_core.ipynb #f3234895
 AU_MEANINGS = MappingProxyType(dict(zip(AU_NAMES, (
     "inner brow raiser", "outer brow raiser", "brow lowerer", "cheek raiser", "lid tightener", "upper lip raiser",
     "lip corner puller", "lip corner depressor", "lip tightener", "lip pressor", "lips part", "jaw drop"))))
 
-# %% ../nbs/00_core.ipynb #d6055a0a
+# %% ../nbs/00_core.ipynb #d5ffe5b6
 class AffnbError(Exception):
     "What went wrong, where, and what to do about it, in one line; the command line exits with 1."
 
 class UsageError(AffnbError):
     "A command, setting or value that does not exist or does not fit; the command line exits with 2."
 
-# %% ../nbs/00_core.ipynb #5120e045
+# %% ../nbs/00_core.ipynb #caab6bac
 def nearest(name:str,   # what was typed
             known       # the names that exist
            )->str:      # ` (did you mean ...?)`, or nothing where no name is near
@@ -45,7 +45,7 @@ def nearest(name:str,   # what was typed
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=.5)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
-# %% ../nbs/00_core.ipynb #412c4908
+# %% ../nbs/00_core.ipynb #cf3daeee
 @dataclass(frozen=True)
 class DataSettings:
     "How frames are packed and divided, and how large the synthetic benchmark is."
@@ -62,8 +62,9 @@ class DataSettings:
     bench_size: int = 112          # pixels a side of the rendered frames
     bench_seed: int = 0            # another seed, other people
     augment: str = "window"        # none | window (one draw a window) | frame (a draw a frame, as released)
+    augment_strength: float = 1.   # factor of its ranges: 1 as published, 0 flips alone
 
-# %% ../nbs/00_core.ipynb #bcd5c7f7
+# %% ../nbs/00_core.ipynb #47dc3911
 @dataclass(frozen=True)
 class ModelSettings:
     "Encoder, masked autoencoder, fusion and temporal module."
@@ -86,7 +87,7 @@ class ModelSettings:
     dropout: float = .3            # in fusion and temporal module
     init_from: str = "AU"          # whose encoder the progressive arm starts from: mae | AU | EXPR | VA
 
-# %% ../nbs/00_core.ipynb #03cf6fb2
+# %% ../nbs/00_core.ipynb #acdd72c2
 @dataclass(frozen=True)
 class TrainSettings:
     "Optimisation of every stage, and the machine."
@@ -116,18 +117,17 @@ class TrainSettings:
     threads: int = 1               # CPU threads of a rule: part of the settings, for 1 and 2 give other weights
     device: str = "auto"           # auto | cpu | cuda
 
-# %% ../nbs/00_core.ipynb #0dfde73d
+# %% ../nbs/00_core.ipynb #a0a44f9f
 @dataclass(frozen=True)
 class Config(TrainSettings, ModelSettings, DataSettings):
     "Every setting of a run; `load_config` reads one from settings.ini."
     profile: str = "paper"         # the section of settings.ini that it was read from
 
-# %% ../nbs/00_core.ipynb #74e298ee
+# %% ../nbs/00_core.ipynb #18c5c0c2
 CHOICES = MappingProxyType(dict(
     augment=("none", "window", "frame"), stem=("patch", "conv"), fusion=("sum", "concat", "gate"), fused=TASKS,
     temporal=("none", "lstm", "gru", "tcn", "transformer"), init_from=("mae", *TASKS), device=("auto", "cpu", "cuda")))
 
-# %% ../nbs/00_core.ipynb #5b79aae7
 def parse_setting(name:str,  # a field of `Config`
                   text:str   # its value, as written in settings.ini or after `--set`
                  ):          # the value in the field's type
@@ -148,7 +148,7 @@ def parse_setting(name:str,  # a field of `Config`
             raise UsageError(f"setting `{name}` = {word!r}: must be one of {', '.join(CHOICES[name])}{nearest(word, CHOICES[name])}")
     return value
 
-# %% ../nbs/00_core.ipynb #0a53186d
+# %% ../nbs/00_core.ipynb #8fc663d2
 def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
@@ -159,13 +159,14 @@ def check_config(config:"Config"  # settings of the right types
         if not 0 <= getattr(config, name) < 1: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be in [0, 1)")
     for name in positive:
         if not getattr(config, name) > 0: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be above 0")
+    if config.augment_strength < 0: raise UsageError(f"setting `augment_strength` = {config.augment_strength}: must be at least 0")
     for name in ("dev_share", "head_share"):
         if getattr(config, name) == 0: raise UsageError(f"setting `{name}` = 0: this part of the training videos cannot be empty")
     if config.stride > config.window: raise UsageError(f"setting `stride` = {config.stride}: must be at most window = {config.window}, or frames are left out")
     if not config.seeds: raise UsageError("setting `seeds` is empty: name at least one, for instance seeds=0")
     return config
 
-# %% ../nbs/00_core.ipynb #2ac36fce
+# %% ../nbs/00_core.ipynb #3c278d77
 def project_root()->Path:  # the folder that holds settings.ini, Snakefile and nbs/
     "The project's folder: the nearest one above the working directory, else the one that the package lies in."
     here = Path.cwd()
@@ -173,7 +174,7 @@ def project_root()->Path:  # the folder that holds settings.ini, Snakefile and n
         if (folder/"settings.ini").exists() and (folder/"Snakefile").exists(): return folder
     raise AffnbError(f"{here}: no affnb project here or above (no settings.ini beside a Snakefile): run from a clone of the repository")
 
-# %% ../nbs/00_core.ipynb #e41690c1
+# %% ../nbs/00_core.ipynb #cf89859f
 def load_config(profile:str="tiny",  # a section of settings.ini
                 settings=(),         # changes, each `name=value`, as after `--set`
                 path=None            # the ini file; the project's own where None
@@ -192,34 +193,33 @@ def load_config(profile:str="tiny",  # a section of settings.ini
         changes[name.strip()] = value
     return check_config(Config(**{name: parse_setting(name, value) for name, value in changes.items()} | {"profile": profile}))
 
-# %% ../nbs/00_core.ipynb #32376a85
+# %% ../nbs/00_core.ipynb #ad29b938
 def derived_seed(*what  # numbers and words that name this use of chance
                 )->int: # in [0, 2**63)
     "A seed for one use of chance: the first 63 bits of the SHA-256 of its name."
     return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
 
-# %% ../nbs/00_core.ipynb #10f040ce
 def generator(*what,        # numbers and words that name this use of chance
               device="cpu"  # where it draws
              )->Generator:  # a torch generator of its own
     "A random stream for one use of chance: the same for the same name, independent for another."
     return Generator(device=device).manual_seed(derived_seed(*what))
 
-# %% ../nbs/00_core.ipynb #eefcc155
+# %% ../nbs/00_core.ipynb #1bd5b88a
 def seed_everything(*what  # numbers and words that name what comes next
                    )->None:
     "Sets the global streams of torch, numpy and random to the derived seed."
     seed = derived_seed(*what)
     torch.manual_seed(seed); np.random.seed(seed % 2**32); random.seed(seed)
 
-# %% ../nbs/00_core.ipynb #8b4b59d5
+# %% ../nbs/00_core.ipynb #06c12ed0
 def pick_device(name:str="auto"   # auto | cpu | cuda
                )->torch.device:   # where tensors go
     "The device to compute on; raises `AffnbError` where cuda is asked for and absent."
     if name == "cuda" and not torch.cuda.is_available(): raise AffnbError("setting `device` = cuda: torch finds no GPU here; use device=auto or device=cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
-# %% ../nbs/00_core.ipynb #c9cc6576
+# %% ../nbs/00_core.ipynb #1c417907
 def git_state(folder=None  # a checkout; the project's where None
              )->dict:      # commit (or None) and dirty (or None outside a checkout)
     "Which commit the code is at, and whether files differ from it."
@@ -229,7 +229,6 @@ def git_state(folder=None  # a checkout; the project's where None
     if commit.returncode: return dict(commit=None, dirty=None)
     return dict(commit=commit.stdout.strip(), dirty=bool(status.stdout.strip()))
 
-# %% ../nbs/00_core.ipynb #4547edb1
 def environment(device=None  # a torch device
                )->dict:      # versions, device, commit, dirty
     "What a number depends on besides settings, seed and data."
@@ -239,7 +238,7 @@ def environment(device=None  # a torch device
     versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
     return dict(versions=versions, device=name, **git_state())
 
-# %% ../nbs/00_core.ipynb #529a1fca
+# %% ../nbs/00_core.ipynb #4339c5d5
 @contextlib.contextmanager
 def atomic(path  # the file or folder to make
           ):     # a temporary path in the same folder, to write to
@@ -255,7 +254,7 @@ def atomic(path  # the file or folder to make
         os.replace(workshop/path.name, path)
     finally: shutil.rmtree(workshop, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #29404b53
+# %% ../nbs/00_core.ipynb #63e621c3
 def write_json(path, value)->None:
     "Writes `value` to `path`, whole or not at all; raises `AffnbError` on NaN or infinity (write None)."
     plain = lambda v: v.item() if isinstance(v, np.generic) else v.tolist() if isinstance(v, np.ndarray) else str(v)
@@ -263,14 +262,13 @@ def write_json(path, value)->None:
     except ValueError as error: raise AffnbError(f"{path}: a value is not a number ({error}); unknown values are written as null") from None
     with atomic(path) as temporary: temporary.write_text(text + "\n")
 
-# %% ../nbs/00_core.ipynb #50bffcf3
 def read_json(path):
     "The value in `path`; raises `AffnbError` where the file is absent or no JSON."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise AffnbError(f"{path}: not there: run the step that makes it first (`affnb reproduce`)") from None
     except (OSError, ValueError) as error: raise AffnbError(f"{path}: cannot be read as JSON ({error}): delete it and run again") from None
 
-# %% ../nbs/00_core.ipynb #1421045d
+# %% ../nbs/00_core.ipynb #70f62140
 def text_hash(*texts)->str:  # 12 hexadecimal digits
     "A short SHA-256 of the texts, in order."
     digest = hashlib.sha256()
@@ -281,13 +279,13 @@ def file_hash(path)->str:    # 12 hexadecimal digits
     "A short SHA-256 of a file's bytes."
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
-# %% ../nbs/00_core.ipynb #6593df54
+# %% ../nbs/00_core.ipynb #c5884fec
 def notebook_hash(path   # an .ipynb file
                  )->str: # 12 hexadecimal digits
     "A short SHA-256 of the sources of a notebook's cells, outputs and metadata left out."
     return text_hash(*(cell["cell_type"] + "".join(cell["source"]) for cell in read_json(path)["cells"]))
 
-# %% ../nbs/00_core.ipynb #7c1fb636
+# %% ../nbs/00_core.ipynb #9c376750
 def make_record(kind:str,        # train | arm | data
                 name:str,        # the stage or arm
                 seed:int,        # of the run

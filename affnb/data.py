@@ -205,7 +205,7 @@ def targets_of(table)->tuple[dict, dict]: # task -> (N, 12) float32, (N,) int64,
     masks = {task: ~np.isnan(v) for task, v in values.items()}
     return {t: np.where(masks[t], v, 0).astype(np.int64 if t == "EXPR" else np.float32) for t, v in values.items()}, masks
 
-# %% ../nbs/01_data.ipynb #eac204be
+# %% ../nbs/01_data.ipynb #d833fbab
 def assign_parts(table,            # rows with `video` and `split`
                  dev_share:float,  # share of the training videos that becomes dev
                  head_share:float, # share of the remaining training rows that no encoder is fitted to
@@ -213,7 +213,7 @@ def assign_parts(table,            # rows with `video` and `split`
                  seed:int
                 )->pd.DataFrame:   # the same rows with `part` (train, dev, validation, test) and, in train, `role` (encoder, head)
     "Divides the training videos at random, dev with its share of long and of short ones; raises `AffnbError` if they are too few."
-    frames = table[table.split == "train"].groupby("video").size().sort_index()
+    frames = table[table.split == "train"].groupby("video").size()   # in order of name, whatever the order of rows
     frames = frames.iloc[torch.randperm(len(frames), generator=generator(seed, "parts")).numpy()]
     kinds = frames[frames >= 2*window], frames[frames < 2*window]   # dev takes its share of each, and leaves at least one
     dev = [v for kind in kinds for v in kind.index[:min(max(1, round(dev_share*len(kind))), len(kind) - 1)]] or list(frames.index[:1])
@@ -244,10 +244,9 @@ def make_windows(table,      # rows with `video`, `frame` and `row`, of any vide
     place, last = start[:, None] + np.arange(length), n[video][:, None] - 1
     return rows[(np.cumsum(n) - n)[video][:, None] + np.minimum(place, last)], place <= last
 
-# %% ../nbs/01_data.ipynb #62c72074
-def merge_windows(values,     # (W, T, C), one prediction a place
-                  index,      # (W, T), the row at each place
-                  valid,      # (W, T), False where padded
+# %% ../nbs/01_data.ipynb #cf1af837
+def merge_windows(values,       # (W, T, C), one prediction a place
+                  index, valid, # (W, T), from `make_windows`
                   n_rows:int
                  )->np.ndarray: # (n_rows, C) float64; NaN for rows in no window
     "The mean prediction of each row over the windows that hold it."
@@ -273,7 +272,7 @@ def colour_matrices(u, mean, jitter)->tuple[Tensor, Tensor]:  # u (n, 4) in [0, 
     hue = turn.cos()*eye + (1 - turn.cos())/3 + turn.sin()/3**.5*u.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
     return (1 + k)*(1 + b)*hue @ saturation, -k*(1 + b)*(mean @ grey)[:, None, None].expand(-1, 3, 1)
 
-# %% ../nbs/01_data.ipynb #cd10487b
+# %% ../nbs/01_data.ipynb #27be7af2
 def augment_frames(frames:Tensor,       # (B, T, 3, H, W), in [0, 1]
                    generator:Generator, # where chance comes from, on any device
                    per:str="window",    # window: one draw for all frames of a window; frame: a draw a frame
@@ -282,20 +281,22 @@ def augment_frames(frames:Tensor,       # (B, T, 3, H, W), in [0, 1]
                    rotation:float=10,   # degrees, either way
                    shift:float=.1,      # share of the side, either way
                    zoom=(.9, 1.1),
-                   jitter=(.2, .2, .2, .1) # brightness, contrast, saturation, hue
+                   jitter=(.2, .2, .2, .1), # brightness, contrast, saturation, hue
+                   strength:float=1     # factor of all ranges but the flip's: 1 as published, 0 flips alone
                   )->Tensor:            # the same shape, in [0, 1]
     "Random flips, crops, turns, shifts and colours; raises `UsageError` for an unknown `per`."
     if per not in ("window", "frame"): raise UsageError(f"augment = {per!r}: must be window or frame{nearest(per, ('window', 'frame'))}")
     B, T, _, H, W = frames.shape
     x = frames.reshape(B if per == "window" else B*T, -1, H, W)   # frames of one draw are channels of one image: they share its grid
     u = torch.rand(len(x), 12, generator=generator, device=generator.device).to(frames)
-    theta = affine_matrices(u[:, :8], flip, scale, rotation, shift, zoom)
+    weaker = lambda low, high: (1 - strength*(1 - low), 1 + strength*(high - 1))
+    theta = affine_matrices(u[:, :8], flip, weaker(*scale), strength*rotation, strength*shift, weaker(*zoom))
     x = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode="border", align_corners=False)
     x = x.view(len(x), -1, 3, H*W)
-    matrix, offset = (m.repeat_interleave(x.shape[1], 0) for m in colour_matrices(u[:, 8:], x.mean((1, 3)), jitter))
+    matrix, offset = (m.repeat_interleave(x.shape[1], 0) for m in colour_matrices(u[:, 8:], x.mean((1, 3)), [strength*j for j in jitter]))
     return torch.baddbmm(offset, matrix, x.flatten(0, 1)).clamp_(0, 1).view(B, T, 3, H, W)
 
-# %% ../nbs/01_data.ipynb #cefc9ad3
+# %% ../nbs/01_data.ipynb #d644125d
 MEAN, STD = .5, .25   # of pixels in [0, 1], as an encoder sees them
 
 @dataclass
@@ -308,10 +309,10 @@ class Batch:
     rows: Tensor          # (B, T) int64, the packed rows
     features: Tensor|None # (B, T, K, D) float, stored features
 
-def prepare_frames(frames:Tensor, generator=None, per:str="window")->Tensor:  # (B, T, H, W, 3) uint8 -> (B, T, 3, H, W) float, normalised
+def prepare_frames(frames:Tensor, generator=None, per:str="window", strength:float=1)->Tensor:  # (B, T, H, W, 3) uint8 -> (B, T, 3, H, W) float, normalised
     "Packed frames as an encoder wants them, augmented if a generator is given."
     frames = frames.movedim(-1, 2).float().div_(255)
-    return ((frames if generator is None else augment_frames(frames, generator, per)) - MEAN) / STD
+    return ((frames if generator is None else augment_frames(frames, generator, per, strength=strength)) - MEAN) / STD
 
 # %% ../nbs/01_data.ipynb #72bcea9c
 def hold_frames(frames, device)->Tensor:
@@ -331,7 +332,7 @@ def shuffled(n:int, wanted:int, generator:Generator)->Tensor:
     "`wanted` numbers below n in random order, each as often as any other, give or take one."
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-wanted // n))])[:wanted]
 
-# %% ../nbs/01_data.ipynb #0e67a38a
+# %% ../nbs/01_data.ipynb #2e3397c9
 class Batches:
     "Windows of packed frames or of stored features, shuffled or in order, as a `Batch` at a time on a device."
     def __init__(self, packed_frames,  # (N, H, W, 3) uint8 array or tensor, or None where stored features suffice
@@ -340,14 +341,15 @@ class Batches:
                  batch_size:int,       # windows a batch
                  device="cpu", augment:str="none",  # none | window | frame
                  seed:int=0, frames_per_epoch:int=0,  # 0: every window once
-                 features=None):       # (N, K, D) by packed row, or None
+                 features=None,        # (N, K, D) by packed row, or None
+                 strength:float=1):    # of the augmentation
         if augment not in (words := ("none", "window", "frame")): raise UsageError(f"augment = {augment!r}: must be one of {', '.join(words)}{nearest(augment, words)}")
         if not np.isin(index, table.row).all() or not len(index): raise AffnbError("windows and label table do not belong together, or are empty: make both from the rows of one part")
         self.frames = None if packed_frames is None else hold_frames(packed_frames, device)
         self.features = None if features is None else torch.as_tensor(features)
         self.targets, self.masks = labels_by_row(table, device)
         self.index, self.valid, self.batch_size, self.device = torch.as_tensor(index), torch.as_tensor(valid), batch_size, device
-        self.augment, self.seed, self.wanted = augment, seed, -(-frames_per_epoch // index.shape[1]) or len(index)
+        self.augment, self.strength, self.seed, self.wanted = augment, strength, seed, -(-frames_per_epoch // index.shape[1]) or len(index)
     def __len__(self):
         "Batches an epoch; a last one of a single window is left out, unless it is all there is."
         full, left = divmod(self.wanted, self.batch_size)
@@ -357,7 +359,7 @@ class Batches:
         rows, valid = self.index[windows], self.valid[windows].to(self.device)
         gather = lambda store: store[rows.to(store.device)].to(self.device)
         masks = {task: gather(m) & valid.view(*valid.shape, *[1]*(m.ndim - 1)) for task, m in self.masks.items()}
-        frames = None if self.frames is None else prepare_frames(gather(self.frames), chance, self.augment)
+        frames = None if self.frames is None else prepare_frames(gather(self.frames), chance, self.augment, self.strength)
         features = None if self.features is None else gather(self.features).float()
         return Batch(frames, {task: gather(v) for task, v in self.targets.items()}, masks, valid, rows.to(self.device), features)
     def epoch(self, number:int):

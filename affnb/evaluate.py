@@ -131,7 +131,7 @@ def write_timeline(run:Run, seed:int, arms=("joint", "progressive"))->pd.DataFra
     with atomic(run.folder/"records"/f"timeline-seed{seed}.csv") as path: frame.to_csv(path, index=False, float_format="%.5g")
     return frame
 
-# %% ../nbs/11_evaluate.ipynb #0fd2398c
+# %% ../nbs/11_evaluate.ipynb #4be826ed
 def write_submission(run:Run, arm:str, seed:int, listed:pd.DataFrame)->int:  # rows written
     "Writes seedK/submission.txt for the listed test frames, in the challenge's format; a task without a model is answered -5 or -1."
     known, found = rows_of(run, "test").reset_index(drop=True), predictions_of(run, arm, seed)
@@ -143,7 +143,7 @@ def write_submission(run:Run, arm:str, seed:int, listed:pd.DataFrame)->int:  # r
         nearest = own["row"].to_numpy()[np.abs(number(own["frame"]) - at).argmin()]
         va = "{:.4f},{:.4f}".format(*found["VA"][nearest]) if "VA" in found else "-5,-5"
         expression = found["EXPR"][nearest].argmax() if "EXPR" in found else -1
-        units = (found["AU"][nearest] > .5).astype(int) if "AU" in found else [-1] * 12
+        units = (found["AU"][nearest] >= .5).astype(int) if "AU" in found else [-1] * 12
         lines.append(f"{row.image},{va},{expression}," + ",".join(map(str, units)))
     with atomic(run.folder/f"seed{seed}"/"submission.txt") as path: path.write_text("\n".join(lines) + "\n")
     return len(lines) - 1

@@ -66,12 +66,13 @@ def read_records(folder    # of records
     order = lambda found, names: {n: found[n] for n in (*names, *sorted(set(found) - set(names))) if n in found}
     return Records(folder, order(arms, (*ARMS, *BASELINES)), order(read_kind(folder, "train"), STAGES), data)
 
-# %% ../nbs/12_report.ipynb #a9a567c2
+# %% ../nbs/12_report.ipynb #2cb63a75
 SCORES = {"AU": "AU", "EXPR": "EXPR", "valence": "CCC_valence", "arousal": "CCC_arousal", "VA": "VA", "P": "P"}
 
 def sums_of(records:list)->list:  # Statistics, one a seed
-    "The statistics of an arm's records."
-    return [from_record(record["statistics"]) for record in records]
+    "The statistics of an arm's records; raises `AffnbError` naming the record that holds others."
+    try: return [from_record((last := record)["statistics"]) for record in records]
+    except AffnbError as error: raise AffnbError(f"arm-{last['arm']}-seed{last['seed']}.json: {error}") from None
 
 def score_row(scores:dict # metric -> (value, lo, hi), as `bootstrap` gives them
              )->dict:     # AU, AU_lo, AU_hi, EXPR, ...; NaN where there is none
@@ -183,7 +184,7 @@ def known(shares:dict)->dict:  # those that are not None
     "The entries that have a value."
     return {name: value for name, value in (shares or {}).items() if value is not None}
 
-# %% ../nbs/12_report.ipynb #cdee4b8e
+# %% ../nbs/12_report.ipynb #223b96c9
 def draw_data(records:Records)->Figure:
     "Label shares, density of valence and arousal, co-occurrence of action units."
     data, figure = records.data, Figure(figsize=(11, 8.4), layout="constrained")
@@ -199,8 +200,8 @@ def draw_data(records:Records)->Figure:
     if counts.any():
         edges = data["va_histogram"]["edges"]
         image = axes[2].pcolormesh(edges, edges, np.where(counts > 0, counts, np.nan).T, norm=LogNorm(1, max(counts.max(), 2)), cmap="cividis")
-        figure.colorbar(image, ax=axes[2], label="frames")
-        axes[2].set(xlabel="valence", ylabel="arousal", title="Density of valence and arousal", aspect="equal", xlim=(-1, 1), ylim=(-1, 1))
+        figure.colorbar(image, ax=axes[2], label="frames", format="%g").minorticks_off()
+        axes[2].set(xlabel="valence", ylabel="arousal", title="Density of valence and arousal", aspect="equal", xticks=np.linspace(-1, 1, 5), yticks=np.linspace(-1, 1, 5))
     else: empty(axes[2], "valence and arousal are not labelled in these data")
     together = np.array(data.get("au_cooccurrence") or [[None]], float)
     if np.isfinite(together).any():
@@ -210,23 +211,23 @@ def draw_data(records:Records)->Figure:
     figure.suptitle("; ".join(most) or "These data have no labels of expressions or action units")
     return figure
 
-# %% ../nbs/12_report.ipynb #d40d1698
-def draw_grid(images,   # (R, C, 3, H, W) uint8
+# %% ../nbs/12_report.ipynb #d7a9e127
+def draw_grid(images,   # (R, C, 3, H, W) uint8, or float in [0, 1]
               rows,     # R names
               columns,  # C names, or none
               title:str
              )->Figure:
     "A grid of pictures with named rows and columns."
-    R, C = images.shape[:2]
-    figure = Figure(figsize=(max(5, .85*C + 1.1), .85*R + (.9 if len(columns) else .5)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
-    axes = figure.subplots(R, C, squeeze=False)
-    for r in range(R):
-        for c in range(C):
-            axes[r, c].imshow(images[r, c].transpose(1, 2, 0), interpolation="nearest"); axes[r, c].set(xticks=[], yticks=[]); axes[r, c].grid(False)
-            if r == 0 and len(columns): axes[r, c].set_title(str(columns[c]).replace(" ", "\n", 1), fontsize=8)
-        axes[r, 0].set_ylabel(str(rows[r]), fontsize=9, rotation=0, ha="right", va="center")
-    figure.suptitle(title)
+    (R, C, _, H, W), gap = images.shape, max(1, images.shape[-1]//24)
+    sheet = np.full((R, H + gap, C, W + gap, 3), 255, np.uint8)
+    sheet[:, :H, :, :W] = (images if images.dtype == np.uint8 else (255*images).round()).astype(np.uint8).transpose(0, 3, 1, 4, 2)
+    figure = Figure(figsize=(max(7, .85*C + 1.1), .85*R*H/W + (.8 if len(columns) else .5)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(sheet.reshape(R*(H + gap), C*(W + gap), 3)[:-gap, :-gap], interpolation="nearest")
+    axis.grid(False); axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False); sns.despine(ax=axis, left=True, bottom=True)
+    middle = lambda n, size: np.arange(n)*(size + gap) + size/2 - .5
+    axis.set_xticks(middle(C, W) if len(columns) else [], columns, fontsize=9); axis.set_yticks(middle(R, H), rows, fontsize=9)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 def draw_faces(records:Records)->Figure|None:  # None where the records have no such grid, as on real data
@@ -307,7 +308,7 @@ def draw_per_class(records:Records)->Figure:
     figure.suptitle(f"For {arm}: " + ";\n".join(said) if said else "No expression or action unit is labelled")
     return figure
 
-# %% ../nbs/12_report.ipynb #80463f18
+# %% ../nbs/12_report.ipynb #73d5a5b3
 def draw_timeline(records:Records)->Figure|None:
     "Truth and predictions along one validation video, for the first seed that kept one."
     paths = sorted(records.folder.glob("timeline-seed*.csv"), key=lambda p: int(re.sub(r"\D", "", p.stem) or 0))
@@ -323,9 +324,9 @@ def draw_timeline(records:Records)->Figure|None:
     axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
     if not panels: empty(axes[0], "no frame of this video is labelled")
     for axis, name in zip(axes, panels): (draw_strips if name == "expression" else draw_lines)(axis, frames, name, arms)
-    axes[-1].set_xlabel("labelled frames, in order")
+    axes[-1].set_xlabel("frames, in order")
     figure.suptitle(f"Video {video}: {followed(frames, arms, panels)}")
-    if arms and panels: figure.legend(handles=[Line2D([], [], color=c, lw=2, label=a) for a, c in [("truth", "black"), *((a, COLORS[a]) for a in arms)]], loc="outside lower center", ncols=len(arms) + 1)
+    if arms and set(panels) - {"expression"}: figure.legend(handles=[Line2D([], [], color=c, lw=2, label=a) for a, c in [("truth", "black"), *((a, COLORS[a]) for a in arms)]], loc="outside lower center", ncols=len(arms) + 1)
     return figure
 
 def followed(frames:DataFrame, arms, panels)->str:
@@ -340,11 +341,11 @@ def followed(frames:DataFrame, arms, panels)->str:
     best = max(said)
     return f"{best[1]} follows {name} best (CCC {cell(best[0])})" if name in AFFECT else f"{best[1]} names {100*best[0]:.0f} % of the frames right"
 
-# %% ../nbs/12_report.ipynb #5e53fc39
+# %% ../nbs/12_report.ipynb #7175e9c7
 def draw_lines(axis, frames:DataFrame, name:str, arms)->None:
     "A panel of valence, arousal or an action unit."
     for who in ("truth", *arms):
-        if f"{who}:{name}" in frames: axis.plot(frames["position"], frames[f"{who}:{name}"], color=COLORS.get(who, "black"), lw=1.8 if who == "truth" else 1.2, zorder=3 if who == "truth" else 2)
+        if f"{who}:{name}" in frames: axis.plot(frames["position"], frames[f"{who}:{name}"], color=COLORS.get(who, "black"), lw=1.8 if who == "truth" else 1.2, marker="." if who == "truth" else None, ms=3, zorder=3 if who == "truth" else 2)
     axis.set(ylim=(-1.05, 1.05) if name in AFFECT else (-.05, 1.05), ylabel=name if name in AFFECT else f"{name}\nprobability")
     if name not in AFFECT: axis.set_title(AU_MEANINGS[name], fontsize=9, loc="left", pad=2)
 
@@ -358,7 +359,7 @@ def draw_strips(axis, frames:DataFrame, name:str, arms)->None:
     present = sorted({int(v) for v in strips[np.isfinite(strips)]})
     axis.legend(handles=[Patch(color=palette(c), label=EXPRESSIONS[c]) for c in present], loc="upper left", bbox_to_anchor=(1, 1.05), frameon=False, fontsize=8)
 
-# %% ../nbs/12_report.ipynb #46d5ea5f
+# %% ../nbs/12_report.ipynb #b509e65f
 def sidecar(records:Records,
             pattern:str,  # of the names of the records it was made from
             words:str     # its caption
@@ -379,10 +380,11 @@ def write_table(folder, name:str, table:DataFrame, words:DataFrame, beside:dict)
 def write_figure(folder, name:str, figure:Figure, beside:dict)->None:
     "A figure as .svg and .png without dates, and its sidecar."
     figure.savefig(Path(folder)/f"{name}.svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")   # laid out once is enough
     figure.savefig(Path(folder)/f"{name}.png", metadata={"Software": None})
     write_json(Path(folder)/f"{name}.json", beside)
 
-# %% ../nbs/12_report.ipynb #9d58db92
+# %% ../nbs/12_report.ipynb #13dd920f
 def write_tables(records:Records, folder)->None:
     "All tables that the records allow."
     of = lambda arms: f"arm-({'|'.join(map(re.escape, arms))})-seed"
@@ -405,8 +407,8 @@ FIGURES = (("data", draw_data, r"data\.json"), ("faces", draw_faces, r"faces\.np
 def write_figures(records:Records, folder)->None:
     "All figures that the records allow."
     with matplotlib.rc_context(sns.axes_style("whitegrid") | STYLE):
-        for name, draw, pattern in FIGURES:
-            figure = None if name == "data" and not records.data else draw(records)
+        figures = [(name, draw(records), pattern) for name, draw, pattern in FIGURES if records.data or name != "data"]
+        for name, figure, pattern in figures:
             if figure is not None: write_figure(folder, f"fig_{name}", figure, sidecar(records, pattern, figure.get_suptitle()))
 
 def write_report(records_dir, # a folder of records
@@ -416,7 +418,7 @@ def write_report(records_dir, # a folder of records
     records, target = read_records(records_dir), Path(figures_dir)
     with atomic(target/".report") as temporary:
         temporary.mkdir()
-        write_tables(records, temporary); write_figures(records, temporary)
+        write_figures(records, temporary); write_tables(records, temporary)
         fresh = {path.name: path for path in temporary.iterdir()}
         for old in target.iterdir():
             if re.fullmatch(r"(table|fig)_\w+\.(csv|md|json|svg|png)", old.name) and old.name not in fresh: old.unlink()

@@ -11,7 +11,7 @@ from .core import TASKS, AffnbError
 from .model import count_flops
 from .train import Run, batches_of, encode, labelled_tasks, leave, open_run, predict, rows_of, train_frames
 
-# %% ../nbs/07_separate.ipynb #8ee548db
+# %% ../nbs/07_separate.ipynb #8dcfc398
 def train_task(run:Run, task:str, seed:int):  # model or None, history, features (N, D) or None, predictions
     "Stage 1 for one task: trains from the autoencoder's encoder; leaves weights, the features of all frames, predictions, record."
     if task not in TASKS: raise AffnbError(f"parameter `task` = {task!r}: must be one of {', '.join(TASKS)}")
@@ -23,5 +23,5 @@ def train_task(run:Run, task:str, seed:int):  # model or None, history, features
     features = encode(model.encoder, everything, len(run.table))
     predictions = predict(model, batches_of(run, run.table[run.table["part"] != "train"]), len(run.table))
     flops = count_flops(model, next(iter(everything.ordered())), frames=run.config.batch_frames)
-    leave(run, task, seed, model, history, features, predictions, flops)
+    leave(run, task, seed, model, history, features, predictions, flops=flops)
     return model, history, features, predictions

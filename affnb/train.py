@@ -265,12 +265,12 @@ def rows_of(run:Run, part:str, role:str="", task:str=""  # task: only frames wit
         keep &= run.masks[task][rows].reshape(len(rows), -1).any(1)
     return run.table[keep]
 
-# %% ../nbs/05_train.ipynb #bd230106
+# %% ../nbs/05_train.ipynb #d2c83037
 def batches_of(run:Run, table:pd.DataFrame, seed:int=0, length:int=1, stride:int=1, features=None, pixels=True, augment="none", epoch_frames:int=0)->Batches:
     "Batches over the windows of these frames: of pixels, of stored features, or of both; single frames by default."
     size = run.config.batch_frames if length == 1 else run.config.batch_windows
     return Batches(run.packed.frames if pixels else None, run.table, *make_windows(table, length, stride), batch_size=size, device=run.device,
-                   augment=augment, seed=seed, frames_per_epoch=epoch_frames, features=features)
+                   augment=augment, strength=run.config.augment_strength, seed=seed, frames_per_epoch=epoch_frames, features=features)
 
 # %% ../nbs/05_train.ipynb #6a0e09fc
 def judge_on(run:Run, batches:Batches, tasks)->object:  # model -> (score, dict)
@@ -321,8 +321,8 @@ def code_hashes(run:Run)->list[str]:
     "What the code said when the run was planned: a checkpoint of other code is another experiment's."
     return [path.read_text() for path in sorted((run.folder/"sources").glob("*.txt")) if path.stem in CODE]
 
-# %% ../nbs/05_train.ipynb #988e0158
-def leave(run:Run, name:str, seed:int, model, history:list, features=None, predictions=None, flops:int=0)->None:
+# %% ../nbs/05_train.ipynb #b2cb3be1
+def leave(run:Run, name:str, seed:int, model, history:list, features=None, predictions=None, **cost)->None:  # cost: parameters, flops
     "Writes weights, features, predictions and the training record of a stage."
     folder = run.folder/f"seed{seed}"/name
     rows = run.table.loc[run.table["part"] != "train", "row"].to_numpy()
@@ -332,5 +332,5 @@ def leave(run:Run, name:str, seed:int, model, history:list, features=None, predi
     if model is not None: save_weights(model, folder/"model.safetensors")
     else:
         with atomic(folder/"model.safetensors") as path: save_file({}, path)
-    cost = dict(parameters=count_parameters(model) if model is not None else 0, flops=flops, frames_seen=sum(h["frames"] for h in history), seconds=sum(h["seconds"] for h in history))
+    cost = dict(parameters=count_parameters(model) if model is not None else 0, flops=0) | cost | dict(frames_seen=sum(h["frames"] for h in history), seconds=sum(h["seconds"] for h in history))
     write_json(run.folder/"records"/f"train-{name}-seed{seed}.json", make_record("train", name, seed, run.config, run.data, run.device, stage=name, history=history, **cost))

@@ -1,0 +1,164 @@
+"""The chain as a whole, in a copy of the project: from nothing to the headline, again, after an edit, after a kill, on real faces."""
+import json, os, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import pandas as pd
+import pytest
+from safetensors import safe_open
+from in_step import ROOT, copy_tree
+
+ARMS = ["scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive"]
+REAL = ROOT.parent/"shared"/"real-faces"
+
+
+class Project:
+    "A copy of the project whose own code runs, wherever the package was installed from."
+    def __init__(self, root):
+        self.root = root
+        copy_tree(root)
+        self.environment = {**os.environ, "PYTHONPATH": str(root)}
+
+    def start(self, *words, **options):
+        return subprocess.Popen([sys.executable, "-m", "affnb.cli", *words], cwd=self.root, env=self.environment, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **options)
+
+    def run(self, *words):
+        process, start = self.start(*words), time.perf_counter()
+        said, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, said
+        return said, time.perf_counter() - start
+
+    def times(self, name="tiny"):
+        return {str(path.relative_to(self.root)): path.stat().st_mtime_ns for path in (self.root/"data"/"runs"/name).glob("seed0/*/*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    made = Project(tmp_path_factory.mktemp("chain")/"affnb")
+    made.said, made.seconds = made.run("reproduce", "--profile", "tiny", "--cores", "2")
+    return made
+
+
+def test_from_nothing_to_the_headline(project):
+    figures, records = project.root/"figures"/"tiny", project.root/"data"/"records"/"tiny"
+    table = pd.read_csv(figures/"table_headline.csv")
+    assert table["arm"].tolist() == ARMS and table["n_seeds"].eq(1).all()
+    for score in ("AU", "EXPR", "valence", "arousal", "VA", "P"):
+        assert table[[score, f"{score}_lo", f"{score}_hi"]].notna().all(axis=None)
+        assert (table[f"{score}_lo"] <= table[score]).all() and (table[score] <= table[f"{score}_hi"]).all()
+    for name in ("fig_data", "fig_faces", "fig_mae", "fig_curves", "fig_per_class", "fig_timeline"):
+        assert all((figures/f"{name}.{kind}").stat().st_size > 1000 for kind in ("svg", "png"))
+        beside = json.loads((figures/f"{name}.json").read_text())
+        assert beside["records"] and beside["versions"] and "commit" in beside and "config" in beside and "device" in beside
+    for name in ("table_headline", "table_data", "table_cost", "table_baselines"):
+        assert all((figures/f"{name}.{kind}").exists() for kind in ("csv", "md", "json"))
+    assert {f"arm-{arm}-seed0.json" for arm in ARMS} <= {path.name for path in records.iterdir()}
+    assert "progressive" in project.said and str(figures) in project.said and "took" in project.said
+
+
+def test_every_stage_is_the_real_one(project):
+    records = {path.stem: json.loads(path.read_text()) for path in (project.root/"data"/"records"/"tiny").glob("train-*.json")}
+    for stage in ("mae", "AU", "EXPR", "VA", "scratch", "joint", "progressive"):
+        record = records[f"train-{stage}-seed0"]
+        assert record["frames_seen"] > 0 and record["parameters"] > 1000 and record["flops"] > 1000 and record["config"]["profile"] == "tiny"
+    start = lambda stage, name="model": dict(tensors(project.root/"data"/"runs"/"tiny"/"seed0"/stage/f"{name}.safetensors"))
+    assert any("attn" in key for key in start("joint")) and any(key.startswith("encoder.patch_embed") for key in start("mae"))
+    assert any("temporal" in key for key in start("progressive")) and any("fusion" in key for key in start("progressive"))
+
+
+def tensors(path):
+    with safe_open(path, "pt") as file:
+        for key in file.keys(): yield key, file.get_tensor(key)
+
+
+def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
+    from affnb.data import read_annotations
+    run = project.root/"data"/"runs"/"tiny"
+    assert len(list((run/"notebooks").glob("*.ipynb"))) == 11
+    listed = next((project.root/"data"/"benchmark").glob("*/MTL.txt"))
+    submission, wanted = read_annotations(run/"seed0"/"submission.txt"), read_annotations(listed)
+    assert set(submission["image"]) <= set(wanted["image"]) and len(submission) > .9 * len(wanted) and submission["valence"].notna().all()
+
+
+def test_a_second_run_does_nothing_and_says_so(project):
+    before = project.times()
+    said, seconds = project.run("reproduce", "--profile", "tiny", "--cores", "2")
+    assert "nothing to do" in said and project.times() == before
+    assert seconds < 15, f"{seconds:.1f} s"
+
+
+def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project):
+    path, before = project.root/"nbs"/"08_joint.ipynb", project.times()
+    notebook = json.loads(path.read_text())
+    notebook["cells"][-1]["source"] = "".join(notebook["cells"][-1]["source"]) + "\n# one more line"
+    path.write_text(json.dumps(notebook))
+    said, _ = project.run("reproduce", "--profile", "tiny", "--cores", "2")
+    ran = set(re.findall(r"\d+ s  (\S+)", said))
+    assert ran == {f"08_joint-{arm}-seed0" for arm in ARMS if arm != "separate"} | {"11_evaluate-seed0", "12_report"}
+    after = project.times()
+    assert all((after[name] == before[name]) == (name.split("/")[4] in ("mae", "AU", "EXPR", "VA")) for name in before if name.endswith("/model.safetensors"))
+
+
+def test_outputs_in_a_notebook_set_nothing_off(project):
+    path = project.root/"nbs"/"07_separate.ipynb"
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code": cell["outputs"], cell["execution_count"] = [], 7
+    path.write_text(json.dumps(notebook))
+    assert "nothing to do" in project.run("reproduce", "--profile", "tiny", "--cores", "2")[0]
+
+
+def test_a_killed_stage_goes_on_from_its_checkpoint(project, tmp_path):
+    "SIGKILL to everything while the AU stage trains: the next run takes up its epochs and gives the very tables of a run that was not disturbed."
+    words = ["reproduce", "--profile", "tiny", "--cores", "2", "--set", "epochs=24", "--set", "epoch_frames=640"]
+    process = project.start(*words, "--out", str(tmp_path/"killed"))
+    def stage(): return next(iter((tmp_path/"killed").glob("data/runs/*/seed0/AU")), tmp_path/"none")
+    def epochs():
+        try:
+            with safe_open(stage()/"last.safetensors", "pt") as file: return json.loads(file.metadata()["state"])["history"]
+        except Exception: return []
+    limit = time.time() + 300
+    while len(epochs()) < 2 and time.time() < limit: time.sleep(.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    for kernel in kernels(tmp_path/"killed"): kernel.kill()
+    process.communicate()
+    done = epochs()
+    assert 2 <= len(done) < 24 and not (stage()/"model.safetensors").exists(), "the kill came too late to show anything"
+    project.run(*words, "--out", str(tmp_path/"killed"))
+    history = json.loads(next((tmp_path/"killed").glob("data/runs/*/records/train-AU-seed0.json")).read_text())["history"]
+    assert [h["seconds"] for h in history[:len(done)]] == [h["seconds"] for h in done] and len(history) == 24   # those epochs were not trained again
+    project.run(*words, "--out", str(tmp_path/"straight"))
+    tables = [(tmp_path/way/"figures"/"tiny"/"table_headline.csv").read_bytes() for way in ("killed", "straight")]
+    assert tables[0] == tables[1]
+
+
+def kernels(folder):
+    import psutil
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in process.environ().get("AFFNB_JOB", ""): yield process
+        except psutil.Error: continue
+
+
+def test_a_failing_stage_is_told_in_one_line(project, tmp_path):
+    process = project.start("reproduce", "--profile", "tiny", "--cores", "2", "--set", "mae_lr=1e30", "--out", str(tmp_path/"out"))
+    said, _ = process.communicate(timeout=600)
+    lines = [line for line in said.splitlines() if line.startswith("affnb: ") and "synthetic" not in line]
+    assert process.returncode == 1 and len(lines) == 1 and "Traceback" not in said, said
+    assert "mae: the loss is" in lines[0] and "step" in lines[0] and "rows" in lines[0] and ".ipynb" in lines[0]
+    assert not (tmp_path/"out"/"figures").exists()
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: the chain is not run on real photographs")
+def test_real_faces(project, tmp_path):
+    "The smoke profile on photographs that have expressions alone: dashes elsewhere, and macro-F1 of at least .25 on people never seen."
+    start = time.perf_counter()
+    said, _ = project.run("reproduce", "--data", str(REAL), "--out", str(tmp_path))
+    assert time.perf_counter() - start < 600
+    table = pd.read_csv(tmp_path/"figures"/"smoke"/"table_headline.csv").set_index("arm")
+    assert table[["AU", "valence", "arousal", "VA", "P"]].isna().all(axis=None) and table["EXPR"].notna().all()
+    assert "–" in (tmp_path/"figures"/"smoke"/"table_headline.md").read_text()
+    assert table.loc["progressive", "EXPR"] >= .25
+    baselines = pd.read_csv(tmp_path/"figures"/"smoke"/"table_baselines.csv").set_index("arm")
+    assert .2 < baselines.loc["pixels", "EXPR"] < .5
+    records = json.loads(next(tmp_path.glob("data/records/smoke/arm-progressive-seed0.json")).read_text())
+    assert records["source"] == "real" and records["metrics"]["AU"] is None and records["metrics"]["P"] is None

@@ -1,0 +1,48 @@
+"""Every cell of the notebooks that are no rule of the chain runs (the stages' run in test_chain), and each keeps its sitting."""
+import re
+from pathlib import Path
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NBS = Path(__file__).resolve().parent.parent/"nbs"
+RULES = {"06_pretrain", "07_separate", "08_joint", "11_evaluate", "12_report"}
+ALL = sorted(NBS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if p.stem not in RULES], ids=lambda p: p.stem)
+def test_every_cell_runs(path):
+    NotebookClient(nbformat.read(path, 4), timeout=300, resources={"metadata": {"path": str(NBS)}}).execute()
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if p.stem != "index"], ids=lambda p: p.stem)
+def test_a_notebook_keeps_its_sitting(path):
+    cells = nbformat.read(path, 4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert cells[0].cell_type == "markdown" and re.match(r"# \w+\n> ", cells[0].source), "title and subtitle come first"
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "## Summary" in text and "## Exercises" in text
+    assert any("solution" in cell.metadata.get("tags", []) for cell in cells)
+    assert any("assert" in source for source in code) and path.stat().st_size < 1_000_000
+    lines = lambda source: sum(1 for line in source.splitlines() if line.strip() and not line.strip().startswith("#"))
+    assert max(map(lines, code)) <= 40
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if p.stem in RULES], ids=lambda p: p.stem)
+def test_a_parameters_cell_holds_one_literal_a_line(path):
+    import ast
+    found = [cell.source for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(found) == 1
+    for statement in ast.parse(found[0]).body:
+        assert isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+
+
+def test_arrows_run_downwards():
+    "A module imports only modules of lower number; a stage imports no stage; the report imports neither model nor training."
+    number = {path.stem[3:]: int(path.stem[:2]) for path in ALL if path.stem != "index"}
+    imports = {name: set(re.findall(r"^ *from \.(\w+) import|^ *from affnb\.(\w+) import", (NBS.parent/"affnb"/f"{name}.py").read_text(), re.M)) for name in number}
+    known = {name: {a or b for a, b in found} for name, found in imports.items()}
+    for name, others in known.items():
+        for other in others: assert number[other] < number[name], f"{name} imports {other}"
+        if 6 <= number[name] <= 11: assert all(number[other] <= 5 for other in others), f"stage {name} imports a stage: {others}"
+    assert not known["core"] and known["report"] <= {"core", "metrics"}
