@@ -87,7 +87,7 @@ class ModelSettings:
     dropout: float = .3            # in fusion and temporal module
     init_from: str = "AU"          # whose encoder the progressive arm starts from: mae | AU | EXPR | VA
 
-# %% ../nbs/00_core.ipynb #acdd72c2
+# %% ../nbs/00_core.ipynb #5ffab613
 @dataclass(frozen=True)
 class TrainSettings:
     "Optimisation of every stage, and the machine."
@@ -110,6 +110,7 @@ class TrainSettings:
     window: int = 30               # frames a window of the temporal module
     stride: int = 15               # frames between the starts of two windows
     head_epochs: int = 20          # fusion and temporal module, on stored features
+    head_epoch_frames: int = 0     # frames an epoch there, those shared by windows counted anew; 0: every window once
     head_lr: float = 1e-4          # their peak learning rate
     finetune_encoder: bool = False # train the encoder on with them, frame by frame, instead of on stored features
     seeds: tuple[int, ...] = (0,)  # one run each

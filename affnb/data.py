@@ -205,7 +205,7 @@ def targets_of(table)->tuple[dict, dict]: # task -> (N, 12) float32, (N,) int64,
     masks = {task: ~np.isnan(v) for task, v in values.items()}
     return {t: np.where(masks[t], v, 0).astype(np.int64 if t == "EXPR" else np.float32) for t, v in values.items()}, masks
 
-# %% ../nbs/01_data.ipynb #d833fbab
+# %% ../nbs/01_data.ipynb #e6a8353a
 def assign_parts(table,            # rows with `video` and `split`
                  dev_share:float,  # share of the training videos that becomes dev
                  head_share:float, # share of the remaining training rows that no encoder is fitted to
@@ -218,7 +218,7 @@ def assign_parts(table,            # rows with `video` and `split`
     kinds = frames[frames >= 2*window], frames[frames < 2*window]   # dev takes its share of each, and leaves at least one
     dev = [v for kind in kinds for v in kind.index[:min(max(1, round(dev_share*len(kind))), len(kind) - 1)]] or list(frames.index[:1])
     rest = frames.drop(dev if dev_share else [])
-    pool = rest[rest >= 2*window] if (rest >= 2*window).any() else rest
+    pool = pd.concat([rest[rest >= 2*window], rest[rest < 2*window]])   # long ones first, for time is learned there
     head = pool.index[pool.cumsum() - pool < head_share*rest.sum()][:len(rest) - 1]
     if rest.empty or (head_share and head.empty): raise AffnbError(f"training list: {len(frames)} video(s) are too few for parts that share none: at least 3 are needed")
     part = table.split.mask((table.split == "train") & ~table.video.isin(rest.index), "dev")

@@ -63,7 +63,7 @@ def feature_stack(run:Run, own, arm:str, seed:int):  # (N, K, D) and the names o
     stack = ([] if own is None else [own]) + [stored_features(run, t, seed) for t in fused]
     return np.stack(stack, 1) if stack else None, tuple(fused)
 
-# %% ../nbs/08_joint.ipynb #cc591ff3
+# %% ../nbs/08_joint.ipynb #d637bd16
 def train_head(run:Run, arm:str, encoder, own, seed:int):  # model, history, predictions
     "Fits fusion, temporal module and heads on windows of frames that no encoder was fitted to; dev chooses the epoch."
     config, a, name = run.config, ARMS[arm], f"{arm} head"
@@ -74,7 +74,7 @@ def train_head(run:Run, arm:str, encoder, own, seed:int):  # model, history, pre
     length, stride = (config.window, config.stride) if a.time else (1, 1)
     windows = dict(length=length, stride=stride, features=features, pixels=live is not None)
     table = rows_of(run, "train", "head")
-    batches = batches_of(run, table, derived_seed(seed, name), augment=config.augment if live else "none", **windows)
+    batches = batches_of(run, table, derived_seed(seed, name), augment=config.augment if live else "none", epoch_frames=config.head_epoch_frames, **windows)
     judge = judge_on(run, batches_of(run, rows_of(run, "dev"), **windows), labelled_tasks(run))
     key = text_hash(run.data["hash"], arm, hashlib.sha256(own).hexdigest(), *(file_hash(run.folder/f"seed{seed}"/t/"features.safetensors") for t in fused), *code_hashes(run))
     history = fit(model, batches, make_loss(run, table, config), judge, run.folder/f"seed{seed}"/arm/"head", config, config.head_epochs, config.head_lr, name, seed, key)
@@ -92,7 +92,7 @@ def cost_of(run:Run, arm:str, encoder, model, seed:int)->dict:  # parameters, fl
     apart = (0 if model.encoder is not None else 1) + len(fused)
     return dict(parameters=count_parameters(model) + apart * count_parameters(encoder), flops=count_flops(model, batch, frames=length) + apart * count_flops(encoder, frame))
 
-# %% ../nbs/08_joint.ipynb #fd047a7d
+# %% ../nbs/08_joint.ipynb #1b2377f6
 def train_arm(run:Run, arm:str, seed:int):  # model, history, predictions
     "Trains an arm: its encoder, unless it shares one; then fusion and temporal module, if it has any; leaves files and record."
     needs(arm, run.config)
@@ -106,5 +106,6 @@ def train_arm(run:Run, arm:str, seed:int):  # model, history, predictions
         own = encode(encoder, batches_of(run, run.table), n)
     if a.fused or a.time: model, more, predictions = train_head(run, arm, encoder, own, seed)
     else: more, predictions = [], predict(model, batches_of(run, run.table[run.table["part"] != "train"]), n)
-    leave(run, arm, seed, model, history + more, own, predictions, **cost_of(run, arm, encoder, model, seed))
+    steps = [h | dict(step=step) for step, part in (("encoder", history), ("head", more)) for h in part]
+    leave(run, arm, seed, model, steps, own, predictions, **cost_of(run, arm, encoder, model, seed))
     return model, history, more, predictions

@@ -476,3 +476,13 @@ def test_real_photographs_from_list_to_batch(tmp_path):
     parts = assign_parts(packed.table, .15, .2, 8, 0); train = parts[parts.role == "encoder"]
     batch = next(Batches(packed.frames, train, *make_windows(train, 8, 4), 16, augment="window").epoch(0))
     assert batch.frames.isfinite().all() and batch.masks["EXPR"].equal(batch.valid) and not batch.masks["AU"].any() and not batch.masks["VA"].any()
+
+
+def test_head_role_takes_short_videos_where_the_long_ones_do_not_suffice():
+    "One person with many photographs among hundreds with few must not be the only one that fusion and time learn from."
+    table = pd.concat([pd.DataFrame(dict(video="many", split="train", row=range(71)))] +
+                      [pd.DataFrame(dict(video=f"p{i}", split="train", row=range(2))) for i in range(300)] + [pd.DataFrame(dict(video="v", split="validation", row=range(5)))], ignore_index=True)
+    parts = assign_parts(table, .15, .25, 30, 0)
+    train = parts[parts.part == "train"]
+    head = train[train.role == "head"]
+    assert "many" in set(head.video) and head.video.nunique() > 20 and .25 <= len(head) / len(train) < .26 and not set(head.video) & set(train[train.role == "encoder"].video)
