@@ -19,7 +19,7 @@ def test_every_cell_runs(path):
 def test_a_notebook_keeps_its_sitting(path):
     cells = nbformat.read(path, 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    assert cells[0].cell_type == "markdown" and re.match(r"# \w+\n> ", cells[0].source), "title and subtitle come first"
+    assert cells[0].cell_type == "markdown" and re.match(r"# .+\n+> ", cells[0].source), "title and subtitle come first"
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert "## Summary" in text and "## Exercises" in text
     assert any("solution" in cell.metadata.get("tags", []) for cell in cells)
