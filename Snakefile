@@ -16,7 +16,7 @@ TASKS, ARMS, GPU = ["AU", "EXPR", "VA"], PLAN["arms"], PLAN["gpus"] and 1
 def said(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
 def notebook(name, **parameters):
     words = " ".join(f"{k}={v}" for k, v in parameters.items())
-    return f"AFFNB_JOB='{{log}}' {PYTHON} -m affnb.cli run-notebook '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
+    return f"AFFNB_JOB='{{log}}' '{PYTHON}' -m affnb.cli run-notebook '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
 
 LEARNING = ("core", "data", "model", "train")
 
@@ -26,17 +26,21 @@ rule all:
     input: f"{RUN}/figures/table_headline.csv"
 
 if PLAN["benchmark"]:
-    rule render:
-        input: said("benchmark")
+    rule render:   # its folder is named by settings and code: what lies there is right
         output: f"{PLAN['folder']}/training_set_annotations.txt", f"{PLAN['folder']}/faces.npz"
         threads: workflow.cores
-        shell: f"{PYTHON} -m affnb.cli render '{RUN}' --workers {{threads}}"
+        shell: f"'{PYTHON}' -m affnb.cli render '{RUN}' --workers {{threads}}"
 
 rule pack:
-    input: said("data"), PLAN["lists"]
-    output: f"{PACKED}/manifest.json", f"{RECORDS}/data.json"
+    input: PLAN["lists"]   # its folder too is named by what is in it
+    output: f"{PACKED}/manifest.json"
     threads: workflow.cores
-    shell: f"{PYTHON} -m affnb.cli pack '{RUN}' --workers {{threads}}"
+    shell: f"'{PYTHON}' -m affnb.cli pack '{RUN}' --workers {{threads}}"
+
+rule describe:
+    input: said("core", "data", "metrics", "train", "evaluate"), f"{PACKED}/manifest.json", f"{PLAN['folder']}/faces.npz" if PLAN["benchmark"] else []
+    output: f"{RECORDS}/data.json"
+    shell: f"'{PYTHON}' -m affnb.cli describe '{RUN}'"
 
 rule pretrain:
     input: said("06_pretrain", *LEARNING), f"{PACKED}/manifest.json"

@@ -48,6 +48,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'affnb.cli.check': ('cli.html#check', 'affnb/cli.py'),
                            'affnb.cli.check_parts': ('cli.html#check_parts', 'affnb/cli.py'),
                            'affnb.cli.committed': ('cli.html#committed', 'affnb/cli.py'),
+                           'affnb.cli.describe': ('cli.html#describe', 'affnb/cli.py'),
                            'affnb.cli.main': ('cli.html#main', 'affnb/cli.py'),
                            'affnb.cli.make_parser': ('cli.html#make_parser', 'affnb/cli.py'),
                            'affnb.cli.make_plan': ('cli.html#make_plan', 'affnb/cli.py'),

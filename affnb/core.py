@@ -124,7 +124,7 @@ class Config(TrainSettings, ModelSettings, DataSettings):
     "Every setting of a run; `load_config` reads one from settings.ini."
     profile: str = "paper"         # the section of settings.ini that it was read from
 
-# %% ../nbs/00_core.ipynb #18c5c0c2
+# %% ../nbs/00_core.ipynb #8b28d715
 CHOICES = MappingProxyType(dict(
     augment=("none", "window", "frame"), stem=("patch", "conv"), fusion=("sum", "concat", "gate"), fused=TASKS,
     temporal=("none", "lstm", "gru", "tcn", "transformer"), init_from=("mae", *TASKS), device=("auto", "cpu", "cuda")))
@@ -134,7 +134,7 @@ def parse_setting(name:str,  # a field of `Config`
                  ):          # the value in the field's type
     "The typed value of a setting; raises `UsageError` for an unknown name, a wrong type, or a word that is no choice."
     kinds = get_type_hints(Config)
-    if name not in kinds: raise UsageError(f"unknown setting `{name}`{nearest(name, kinds)}: settings.ini and `Config` list them all")
+    if name not in kinds or name == "profile": raise UsageError(f"unknown setting `{name}`{nearest(name, kinds)}: settings.ini and `Config` list them all")
     kind, text = kinds[name], str(text).strip()
     try:
         if kind is bool: value = {"true": True, "false": False}[text.lower()]
@@ -149,22 +149,27 @@ def parse_setting(name:str,  # a field of `Config`
             raise UsageError(f"setting `{name}` = {word!r}: must be one of {', '.join(CHOICES[name])}{nearest(word, CHOICES[name])}")
     return value
 
-# %% ../nbs/00_core.ipynb #8fc663d2
+# %% ../nbs/00_core.ipynb #9c2782c7
 def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
     shares = ("dev_share", "head_share", "mae_mask_ratio", "drop_path", "dropout", "warmup")
     positive = ("image_size", "bench_size", "epochs", "mae_epochs", "head_epochs", "batch_frames", "batch_windows", "window", "stride", "threads",
-                "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_validation")
+                "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
+                "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
+    counts = ("bench_test", "patch_size", "width", "depth", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
+              "augment_strength", "weight_AU", "weight_EXPR", "weight_valence", "weight_arousal")
     for name in shares:
         if not 0 <= getattr(config, name) < 1: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be in [0, 1)")
     for name in positive:
         if not getattr(config, name) > 0: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be above 0")
-    if config.augment_strength < 0: raise UsageError(f"setting `augment_strength` = {config.augment_strength}: must be at least 0")
+    for name in counts:
+        if not getattr(config, name) >= 0: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be at least 0")
     for name in ("dev_share", "head_share"):
         if getattr(config, name) == 0: raise UsageError(f"setting `{name}` = 0: this part of the training videos cannot be empty")
     if config.stride > config.window: raise UsageError(f"setting `stride` = {config.stride}: must be at most window = {config.window}, or frames are left out")
-    if not config.seeds: raise UsageError("setting `seeds` is empty: name at least one, for instance seeds=0")
+    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
+        raise UsageError(f"setting `seeds` = {config.seeds}: name one or more different whole numbers from 0 up, for instance seeds=0,1,2")
     return config
 
 # %% ../nbs/00_core.ipynb #3c278d77

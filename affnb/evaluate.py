@@ -131,15 +131,15 @@ def write_timeline(run:Run, seed:int, arms=("joint", "progressive"))->pd.DataFra
     with atomic(run.folder/"records"/f"timeline-seed{seed}.csv") as path: frame.to_csv(path, index=False, float_format="%.5g")
     return frame
 
-# %% ../nbs/11_evaluate.ipynb #4be826ed
+# %% ../nbs/11_evaluate.ipynb #7a31821c
 def write_submission(run:Run, arm:str, seed:int, listed:pd.DataFrame)->int:  # rows written
     "Writes seedK/submission.txt for the listed test frames, in the challenge's format; a task without a model is answered -5 or -1."
-    known, found = rows_of(run, "test").reset_index(drop=True), predictions_of(run, arm, seed)
+    known, found = dict(list(rows_of(run, "test").groupby("video"))), predictions_of(run, arm, seed)
     lines = ["image,valence,arousal,expression,aus"]
     number = lambda frames: pd.to_numeric(frames, errors="coerce").fillna(0).to_numpy()
     for row, video, at in zip(listed.itertuples(), listed["video"], number(listed["frame"])):
-        own = known[known["video"] == video]
-        if len(own) == 0: lines.append(f"{row.image},-5,-5,-1," + ",".join(["-1"] * 12)); continue
+        own = known.get(video)
+        if own is None: lines.append(f"{row.image},-5,-5,-1," + ",".join(["-1"] * 12)); continue
         nearest = own["row"].to_numpy()[np.abs(number(own["frame"]) - at).argmin()]
         va = "{:.4f},{:.4f}".format(*found["VA"][nearest]) if "VA" in found else "-5,-5"
         expression = found["EXPR"][nearest].argmax() if "EXPR" in found else -1

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ARMS', 'Arm', 'needs', 'start_of', 'stored_features', 'feature_stack', 'train_head', 'cost_of', 'train_arm']
 
-# %% ../nbs/08_joint.ipynb #c9b05278
+# %% ../nbs/08_joint.ipynb #26aca8c6
 import hashlib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 import numpy as np, torch
 from safetensors.torch import load_file
-from .core import Config, derived_seed, file_hash, nearest, seed_everything, text_hash, UsageError
+from .core import TASKS, Config, derived_seed, file_hash, nearest, seed_everything, text_hash, UsageError
 from .data import Batch
 from .model import count_flops, count_parameters, load_weights, make_encoder, make_model
 from .train import (Run, batches_of, code_hashes, encode, fit, judge_on, labelled_tasks, leave, make_loss, open_run, predict,
@@ -33,13 +33,13 @@ ARMS = MappingProxyType({
     "joint+temporal": Arm(shares="joint", time=True),
     "progressive": Arm(start="task", fused=True, time=True)})
 
-# %% ../nbs/08_joint.ipynb #accad5e8
+# %% ../nbs/08_joint.ipynb #8e52df2c
 def needs(arm:str, config:Config)->list[str]:  # files below RUN/seedK
     "What an arm starts from; raises `UsageError` for an unknown arm."
     if arm not in ARMS: raise UsageError(f"parameter `arm` = {arm!r}: must be one of {', '.join(ARMS)}{nearest(arm, ARMS)}")
     a = ARMS[arm]
-    source = dict(nothing=None, mae="mae", task=config.init_from)[a.start]
-    first = [f"{a.shares}/model.safetensors", f"{a.shares}/features.safetensors"] if a.shares else [f"{source}/model.safetensors"] if source else []
+    sources = dict(nothing=(), mae=("mae",), task=("mae",) if config.init_from == "mae" else TASKS)[a.start]   # all tasks: the one asked for may have no labels
+    first = [f"{a.shares}/model.safetensors", f"{a.shares}/features.safetensors"] if a.shares else [f"{source}/model.safetensors" for source in sources]
     return first + [f"{task}/features.safetensors" for task in config.fused if a.fused]
 
 # %% ../nbs/08_joint.ipynb #ee646417

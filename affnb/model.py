@@ -8,7 +8,7 @@ __all__ = ['patchify', 'unpatchify', 'ConvStem', 'check_word', 'build_encoder', 
            'MaskedAutoencoder', 'make_autoencoder', 'reconstruct', 'Fusion', 'CausalBlock', 'frame_positions',
            'Temporal', 'Heads', 'AffectModel', 'make_model']
 
-# %% ../nbs/04_model.ipynb #1eeed679
+# %% ../nbs/04_model.ipynb #b6b28145
 import math, warnings
 from pathlib import Path
 import safetensors, safetensors.torch, timm, torch
@@ -17,7 +17,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic, nearest
+from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic, nearest, project_root
 
 # %% ../nbs/04_model.ipynb #9a2852ad
 def patchify(images:Tensor,   # (B, 3, H, W)
@@ -137,7 +137,7 @@ def load_weights(module:nn.Module,  # changed in place
     weights = {n.removeprefix(prefix): v for n, v in read_weights(path).items() if n.startswith(prefix)}
     return fill(module, weights, str(path), optional)
 
-# %% ../nbs/04_model.ipynb #e54a38ed
+# %% ../nbs/04_model.ipynb #891e545c
 def timm_weights(config:Config  # `encoder`, with a tag such as `.mae` where one of several weights is meant
                 )->dict:        # name -> tensor
     "The weights that timm has for the named model; raises `AffnbError` where they cannot be had."
@@ -150,7 +150,7 @@ def make_encoder(config:Config         # encoder settings
     "The encoder with random or pretrained weights; raises `AffnbError` where those are not there or do not fit."
     encoder = build_encoder(config)
     if not config.pretrained: return encoder
-    weights = timm_weights(config) if config.pretrained == "timm" else read_weights(config.pretrained)
+    weights = timm_weights(config) if config.pretrained == "timm" else read_weights(project_root()/config.pretrained)
     ours = {n.removeprefix("encoder."): v for n, v in weights.items() if n.startswith("encoder.")}   # in a masked autoencoder or a whole model
     if not ours and config.stem == "patch": weights = checkpoint_filter_fn(weights, encoder)
     weights = ours or {n.replace("norm.", "fc_norm.", 1) if n.startswith("norm.") else n: v for n, v in weights.items() if not n.startswith("head.")}

@@ -32,7 +32,7 @@ def mae_judge(run:Run, seed:int):  # model -> (score, dict)
         return -losses / frames, {"loss": losses / frames}
     return judge
 
-# %% ../nbs/06_pretrain.ipynb #22674264
+# %% ../nbs/06_pretrain.ipynb #1589becf
 def pretrain(run:Run, seed:int):  # the trained autoencoder and its history
     "Stage 0: trains the masked autoencoder on the training frames and leaves its weights and record."
     config = run.config
@@ -41,7 +41,8 @@ def pretrain(run:Run, seed:int):  # the trained autoencoder and its history
     start = config.mae_start and project_root()/config.mae_start
     if start: load_weights(mae, start)
     faces = batches_of(run, rows_of(run, "train", "encoder"), derived_seed(seed, "mae"), augment=config.augment, epoch_frames=config.epoch_frames)
-    key = text_hash(run.data["hash"], start and file_hash(start), *code_hashes(run))
+    files = [start] if start else [] if config.pretrained in ("", "timm") else [project_root()/config.pretrained]
+    key = text_hash(run.data["hash"], *map(file_hash, files), *code_hashes(run))
     history = fit(mae, faces, mae_loss, mae_judge(run, seed), run.folder/f"seed{seed}"/"mae", config, config.mae_epochs, config.mae_lr, "mae", seed, key)
     frame = next(iter(faces.ordered())).frames[:1, 0]
     leave(run, "mae", seed, mae, history, flops=count_flops(mae.encoder, frame))

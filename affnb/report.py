@@ -253,7 +253,7 @@ def draw_mae(records:Records)->Figure|None:
     if runs and runs[0].get("frames_seen"): said.append(f"painted after {thousands(runs[0]['frames_seen'])} frames of training")
     return draw_grid(np.stack([pixels[r] for r in rows]), rows, (), ", ".join(said) or "Faces as seen, as masked, as painted")
 
-# %% ../nbs/12_report.ipynb #f202c712
+# %% ../nbs/12_report.ipynb #e091e137
 HEADS, JOINT = "fusion and time", ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")
 GROUPS = {"masked autoencoder": ("mae",), "one task": ("AU", "EXPR", "VA"), "all tasks": JOINT, HEADS: JOINT}   # HEADS: the second step of an arm
 
@@ -281,7 +281,7 @@ def draw_curves(records:Records)->Figure|None:
                 history = of_step(run, title)
                 epochs, dev = [h["epoch"] for h in history], [dev_score(h, stage) for h in history]
                 for axis, values in zip(column, ([h["loss"] for h in history], dev)): axis.plot(epochs, values, color=color, marker="o", ms=3, lw=1.3, alpha=.8, label=stage if i == 0 else None)
-                if title in ("all tasks", HEADS) and np.isfinite(dev).any(): best[stage] = max(best.get(stage, -9), np.nanmax(dev))
+                if title in (HEADS if of_step(run, HEADS) else "all tasks",) and np.isfinite(dev).any(): best[stage] = max(best.get(stage, -9), np.nanmax(dev))
         column[0].set(title=title, ylabel="training loss"); column[1].set(xlabel="epoch", ylabel="loss on dev" if title == "masked autoencoder" else "score on dev")
         column[1].xaxis.get_major_locator().set_params(integer=True)
         if len(stages) > 1: column[0].legend()

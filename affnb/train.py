@@ -242,7 +242,7 @@ class Run:
     data: dict            # hash, name and source of the data
     device: torch.device
 
-# %% ../nbs/05_train.ipynb #890e884c
+# %% ../nbs/05_train.ipynb #4f28895f
 def open_run(run_dir  # a folder that `affnb reproduce` planned
             )->Run:
     "Opens a run's settings and data; raises `AffnbError` where it was not planned or not packed yet."
@@ -251,7 +251,7 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     torch.set_num_threads(config.threads)
     packed = open_packed(plan["packed"])
     table = assign_parts(packed.table, config.dev_share, config.head_share, config.window, 0)
-    data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if plan["benchmark"] else "real")
+    data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")
     return Run(Path(run_dir), config, packed, table, *targets_of(table), data, pick_device(config.device))
 
 # %% ../nbs/05_train.ipynb #b8e6ff9c
@@ -272,14 +272,16 @@ def batches_of(run:Run, table:pd.DataFrame, seed:int=0, length:int=1, stride:int
     return Batches(run.packed.frames if pixels else None, run.table, *make_windows(table, length, stride), batch_size=size, device=run.device,
                    augment=augment, strength=run.config.augment_strength, seed=seed, frames_per_epoch=epoch_frames, features=features)
 
-# %% ../nbs/05_train.ipynb #6a0e09fc
+# %% ../nbs/05_train.ipynb #b0a072e9
 def judge_on(run:Run, batches:Batches, tasks)->object:  # model -> (score, dict)
     "Judges a model by the score of its tasks on the frames of the batches."
     rows = batches.index[batches.valid].unique().numpy()
     def judge(model):
         predictions = predict(model, batches, len(run.table))
         found = score(*({task: values[rows] for task, values in arrays.items()} for arrays in (predictions, run.targets, run.masks)))
-        parts = [found[task] for task in tasks if found[task] is not None]
+        known = [c for c in (found["CCC_valence"], found["CCC_arousal"]) if c is not None]   # one of the two may be unlabelled
+        parts = [sum(known) / len(known) if task == "VA" and known else found[task] for task in tasks]
+        parts = [part for part in parts if part is not None]
         return (sum(parts) if parts else math.nan), found
     return judge
 
@@ -288,12 +290,12 @@ def labelled_tasks(run:Run, role:str="encoder")->tuple:
     "The tasks that have a label among the training frames of a role; the others drop out of the loss."
     return tuple(task for task in TASKS if len(rows_of(run, "train", role, task)))
 
-# %% ../nbs/05_train.ipynb #852bb10d
+# %% ../nbs/05_train.ipynb #ad142677
 def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safetensors file whose encoder it begins with, or None
     "Trains encoder and heads on single frames; returns the model with its best weights, and the history."
     seed_everything(seed, name, "weights")
     config, folder = run.config, run.folder/f"seed{seed}"/name
-    encoder = make_encoder(config if start is None else replace(config, pretrained=""))
+    encoder = make_encoder(replace(config, pretrained=""))   # pretrained weights enter through stage 0; scratch stays scratch
     if start is not None: load_weights(encoder, start, prefix="encoder.")
     model = make_model(config, tasks, encoder).to(run.device)
     table = rows_of(run, "train", "encoder", tasks[0] if len(tasks) == 1 else "")

@@ -76,7 +76,7 @@ def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
     assert len(list((run/"notebooks").glob("*.ipynb"))) == 11
     listed = next((project.root/"data"/"benchmark").glob("*/MTL.txt"))
     submission, wanted = read_annotations(run/"seed0"/"submission.txt"), read_annotations(listed)
-    assert set(submission["image"]) <= set(wanted["image"]) and len(submission) > .9 * len(wanted) and submission["valence"].notna().all()
+    assert submission["image"].tolist() == wanted["image"].drop_duplicates().tolist() and submission["valence"].notna().all()
 
 
 def test_a_second_run_does_nothing_and_says_so(project):
@@ -109,7 +109,7 @@ def test_outputs_in_a_notebook_set_nothing_off(project):
 
 def test_a_killed_stage_goes_on_from_its_checkpoint(project, tmp_path):
     "SIGKILL to everything while the AU stage trains: the next run takes up its epochs and gives the very tables of a run that was not disturbed."
-    words = ["reproduce", "--profile", "tiny", "--cores", "2", "--set", "epochs=24", "--set", "epoch_frames=640"]
+    words = ["reproduce", "--profile", "tiny", "--cores", "2", "--set", "epochs=24", "--set", "epoch_frames=640", "--set", "finetune_encoder=true"]
     process = project.start(*words, "--out", str(tmp_path/"killed"))
     def stage(): return next(iter((tmp_path/"killed").glob("data/runs/*/seed0/AU")), tmp_path/"none")
     def epochs():

@@ -34,6 +34,11 @@ WRONG = [
     (["reproduce", "--set", "patch_size=7"], 2, ["patch_size"]),
     (["reproduce", "--set", "mae_start=nowhere.safetensors"], 1, ["mae_start", "no such file"]),
     (["reproduce", "--seeds", "one"], 2, ["seeds", "one"]),
+    (["reproduce", "--seeds=-1"], 2, ["seeds", "-1"]),
+    (["reproduce", "--set", "weight_AU=nan"], 2, ["weight_AU"]),
+    (["reproduce", "--set", "temporal_heads=5"], 2, ["temporal_heads", "5"]),
+    (["reproduce", "--set", "mae_decoder_width=0"], 2, ["mae_decoder_width"]),
+    (["reproduce", "--set", "profile=foo"], 2, ["profile"]),
     (["reproduce", "--cores", "0"], 2, ["--cores"]),
     (["reproduce", "--cores", "two"], 2, ["--cores", "two"]),
     (["reproduce", "--data", "/nowhere/at/all"], 1, ["/nowhere/at/all"]),
@@ -42,7 +47,7 @@ WRONG = [
     ([], 2, ["--help"]),
     (["check", "/nowhere/at/all"], 1, ["/nowhere/at/all"]),
     (["report", "--profile", "smoek"], 1, ["smoek"]),
-    (["score", "/nowhere/a.txt", "/nowhere/b.txt"], 1, ["/nowhere/a.txt"]),
+    (["score", "/nowhere/a.txt", "/nowhere/b.txt"], 1, ["/nowhere/", "cannot be read"]),
 ]
 
 
@@ -86,6 +91,20 @@ def test_a_place_that_cannot_be_written_is_named(capsys, tmp_path):
     assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path/"file")]) == 1
     error = capsys.readouterr().err
     assert str(tmp_path/"file") in error and len(error.strip().splitlines()) == 1 and (tmp_path/"file").read_text() == "not a folder"
+
+
+def test_check_refuses_what_the_chain_would(folder, capsys):
+    for path in (folder/"cropped_aligned"/"d").glob("*.jpg"): path.write_bytes(b"")
+    assert main(["check", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert "d/00000.jpg: cannot be decoded" in printed.out and "decoded" in printed.err
+
+
+def test_a_trial_shares_data_and_leaves_the_finished_run_alone(tmp_path):
+    plain, trial = (make_plan(load_config("tiny", words), out=tmp_path) for words in ([], ["epochs=3"]))
+    assert plain["packed"] == trial["packed"] and plain["folder"] == trial["folder"] and plain["run"] != trial["run"]
+    assert make_plan(load_config("tiny", ["bench_seed=1"]), out=tmp_path)["packed"] != plain["packed"]
+    assert make_plan(load_config("tiny", ["epochs=3"]), out=ROOT)["publish"] is None   # `--out .` is no way around
 
 
 def test_check_counts_what_is_there(folder, capsys):
