@@ -45,6 +45,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'affnb.cli': { 'affnb.cli.Parser': ('cli.html#parser', 'affnb/cli.py'),
                            'affnb.cli.Parser.error': ('cli.html#parser.error', 'affnb/cli.py'),
                            'affnb.cli.act': ('cli.html#act', 'affnb/cli.py'),
+                           'affnb.cli.at_work': ('cli.html#at_work', 'affnb/cli.py'),
                            'affnb.cli.check': ('cli.html#check', 'affnb/cli.py'),
                            'affnb.cli.check_parts': ('cli.html#check_parts', 'affnb/cli.py'),
                            'affnb.cli.committed': ('cli.html#committed', 'affnb/cli.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BENCH_SETTINGS', 'check_parts', 'make_plan', 'write_changed', 'write_sources', 'render', 'pack_data', 'describe',
-           'reap', 'run_notebook', 'run_chain', 'publish', 'committed', 'reproduce', 'check', 'score', 'report',
-           'Parser', 'make_parser', 'act', 'main']
+           'reap', 'run_notebook', 'at_work', 'run_chain', 'publish', 'committed', 'reproduce', 'check', 'score',
+           'report', 'Parser', 'make_parser', 'act', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse, dataclasses, json, os, shutil, subprocess, sys, tempfile, time
@@ -64,7 +64,7 @@ def write_changed(path, text:str)->bool:  # whether it was written
     with atomic(path) as temporary: temporary.write_text(text)
     return True
 
-# %% ../nbs/14_cli.ipynb #a087d23f
+# %% ../nbs/14_cli.ipynb #5e34db8b
 def write_sources(plan:dict)->list[str]:  # the names that changed
     "Writes RUN/sources/NAME.txt, a hash a notebook, module and settings: what the rules of the chain depend on."
     root, sources = project_root(), Path(plan["run"])/"sources"
@@ -74,7 +74,7 @@ def write_sources(plan:dict)->list[str]:  # the names that changed
     hashes["settings"] = text_hash(plan["config"], plan["packed"], *map(file_hash, weights))
     return [name for name, value in hashes.items() if write_changed(sources/f"{name}.txt", value + "\n")]
 
-# %% ../nbs/14_cli.ipynb #983abd64
+# %% ../nbs/14_cli.ipynb #5c4bebda
 def render(run_dir, workers:int=1)->None:
     "Renders the plan's benchmark, and the grid of faces that shows it."
     import numpy as np
@@ -89,7 +89,6 @@ def render(run_dir, workers:int=1)->None:
     with atomic(Path(plan["folder"])/"faces.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, images=images, row_names=rows, column_names=columns)
 
-# %% ../nbs/14_cli.ipynb #684fad62
 def pack_data(run_dir, workers:int=1)->None:
     "Packs the plan's data; what a killed try left half packed is removed first."
     from affnb.data import pack
@@ -107,7 +106,7 @@ def describe(run_dir)->None:
         with atomic(Path(run_dir)/"records"/"faces.npz") as path: shutil.copyfile(Path(plan["folder"])/"faces.npz", path)
     write_json(Path(run_dir)/"records"/"data.json", describe_data(open_run(run_dir)))
 
-# %% ../nbs/14_cli.ipynb #71a772b7
+# %% ../nbs/14_cli.ipynb #ee3d0081
 def reap(job:str)->int:  # how many processes were ended
     "Ends the processes that an earlier, killed try of this rule left at work."
     mine, ended = {os.getpid(), *(p.pid for p in psutil.Process().parents())}, 0
@@ -117,7 +116,7 @@ def reap(job:str)->int:  # how many processes were ended
         except (psutil.Error, OSError): continue
     return ended
 
-# %% ../nbs/14_cli.ipynb #4038accb
+# %% ../nbs/14_cli.ipynb #c56dac34
 def run_notebook(notebook, log, **parameters)->None:
     "Runs a notebook through papermill into `log`; raises `AffnbError` with the failing cell's last line."
     import papermill
@@ -135,7 +134,16 @@ def run_notebook(notebook, log, **parameters)->None:
         raise AffnbError(f"{error.ename + ': ' if error.ename not in ('AffnbError', 'UsageError') else ''}{error.evalue} [{log}]") from None
     print(f"  {time.perf_counter() - start:5.0f} s  {Path(log).stem}", flush=True)
 
-# %% ../nbs/14_cli.ipynb #72881179
+# %% ../nbs/14_cli.ipynb #21a3779a
+def at_work(job:str)->int|None:  # a process number
+    "The living command, if any, that is at work on this job."
+    for process in psutil.process_iter():
+        try:
+            parent = process.parent()
+            if process.environ().get("AFFNB_JOB") == job and parent and parent.pid != os.getpid() and parent.environ().get("AFFNB_JOB") != job and any("python" in word for word in parent.cmdline()[:1]): return parent.pid
+        except (psutil.Error, OSError): continue
+
+# %% ../nbs/14_cli.ipynb #620bb357
 def run_chain(plan:dict, cores:int, dry_run:bool=False)->bool:  # whether anything had to be done
     "Hands the plan to Snakemake; raises `AffnbError` with the first failing stage's sentence."
     run, root = Path(plan["run"]), project_root()
@@ -143,6 +151,7 @@ def run_chain(plan:dict, cores:int, dry_run:bool=False)->bool:  # whether anythi
              "--rerun-incomplete", "--rerun-triggers", "mtime", "--resources", f"gpu={max(1, plan['gpus'])}", "--nolock"]
     threads = str(plan["config"]["threads"])
     quiet = dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2", AFFNB_JOB=str(run))
+    if other := at_work(str(run)): raise AffnbError(f"{run}: another `affnb reproduce` (process {other}) is at work on this run: wait for it, or choose another folder with --out")
     reap(str(run))
     with open(run/"snakemake.log", "w") as log:
         process = subprocess.Popen(words + (["--dry-run"] if dry_run else []), stdout=None if not dry_run else log, stderr=log, env={**os.environ, **quiet})
@@ -157,7 +166,7 @@ def run_chain(plan:dict, cores:int, dry_run:bool=False)->bool:  # whether anythi
     if dry_run: print("\n".join(dict.fromkeys(line for line in said.splitlines() if line[:4] in ("job ", "----", "tota") or line.startswith(tuple("abcdefghijklmnopqrstuvwxyz")) and line.split()[-1].isdigit() and len(line.split()) == 2)) or "nothing to do")
     return "Nothing to be done" not in said
 
-# %% ../nbs/14_cli.ipynb #999e14b9
+# %% ../nbs/14_cli.ipynb #2101c81e
 def publish(plan:dict)->None:
     "Copies records and figures of a finished run to where they are kept; files that are the same stay untouched."
     for kind, target in zip(("records", "figures"), plan["publish"] or ()):
@@ -169,7 +178,7 @@ def publish(plan:dict)->None:
             if not (target/name).exists() or (target/name).read_bytes() != path.read_bytes():
                 with atomic(target/name) as temporary: shutil.copyfile(path, temporary)
 
-# %% ../nbs/14_cli.ipynb #a1a2aae8
+# %% ../nbs/14_cli.ipynb #6038f4d2
 def committed(plan:dict)->str|None:  # a CSV's text
     "The headline table of this profile as it is committed, before a run publishes over it."
     words = ["git", "show", f"HEAD:figures/{plan['profile']}/table_headline.csv"]
@@ -177,7 +186,7 @@ def committed(plan:dict)->str|None:  # a CSV's text
     except OSError: return None   # no git here
     return shown.stdout if plan["standard"] and shown.returncode == 0 else None
 
-# %% ../nbs/14_cli.ipynb #0b7f840f
+# %% ../nbs/14_cli.ipynb #9e78a863
 def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False)->None:
     "Runs the chain and prints the headline, where everything is, and how long it took."
     from affnb.data import check_folder, source_hash
@@ -202,7 +211,7 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
     print(f"tables and figures: {figures}\nrecords and executed notebooks: {run}")
     print(f"took {time.perf_counter() - start:.0f} s" if worked else f"nothing to do: everything is up to date ({time.perf_counter() - start:.0f} s)")
 
-# %% ../nbs/14_cli.ipynb #ced81c70
+# %% ../nbs/14_cli.ipynb #1929ea38
 def check(folder)->None:
     "Prints counts, missing labels and what is wrong; raises `AffnbError` where the folder cannot be used."
     import pandas as pd
@@ -222,7 +231,7 @@ def check(folder)->None:
     if not {"train", "validation"} <= set(left["split"]): raise AffnbError(f"{folder}: no image of the train or of the validation list can be decoded (first: {bad['image'].iloc[0]}): replace the files")
     assign_parts(left, Config().dev_share, Config().head_share, Config().window, 0)
 
-# %% ../nbs/14_cli.ipynb #183c1bb3
+# %% ../nbs/14_cli.ipynb #d1380f76
 def score(predictions, truth, as_json:bool=False)->None:
     "Prints the official score of a prediction file."
     from affnb.metrics import score_files
@@ -232,7 +241,7 @@ def score(predictions, truth, as_json:bool=False)->None:
     show = lambda v: "-" if v is None else " ".join(show(x) for x in v) if isinstance(v, (list, tuple)) else f"{v:.4f}"
     for key in keys: print(f"{key:16s}{show(found[key])}")
 
-# %% ../nbs/14_cli.ipynb #15c30d3e
+# %% ../nbs/14_cli.ipynb #9ac492a8
 def report(profile:str="smoke")->None:
     "Makes the published tables and figures of a profile again, from its records alone."
     from affnb.report import write_report
@@ -240,12 +249,11 @@ def report(profile:str="smoke")->None:
     if profile not in known: raise AffnbError(f"data/records/{profile}: no records of this profile{nearest(profile, known)}: run `affnb reproduce --profile {profile}` first")
     for path in write_report(root/"data"/"records"/profile, root/"figures"/profile): print(path)
 
-# %% ../nbs/14_cli.ipynb #d7dbb9d5
+# %% ../nbs/14_cli.ipynb #40860e30
 class Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line."
     def error(self, message): raise UsageError(f"{message}: `{self.prog} --help` lists what there is")
 
-# %% ../nbs/14_cli.ipynb #d1c5fbb2
 def make_parser()->Parser:
     "The commands and their words."
     parser = Parser(prog="affnb", description="An executable companion to Affective Behaviour Analysis via Progressive Learning.")
@@ -265,7 +273,7 @@ def make_parser()->Parser:
     command("run-notebook", "a step of the chain", ("notebook", {}), ("log", {}), ("parameters", dict(nargs="*")))
     return parser
 
-# %% ../nbs/14_cli.ipynb #b08eeefa
+# %% ../nbs/14_cli.ipynb #2a8c8e08
 def act(words:argparse.Namespace)->None:
     "Carries a command out."
     if words.command == "reproduce": reproduce(words.profile, words.data, words.seeds, words.cores, words.settings, words.out, words.dry_run)
@@ -284,7 +292,6 @@ def act(words:argparse.Namespace)->None:
     elif words.command == "run-notebook": run_notebook(words.notebook, words.log, **dict(p.split("=", 1) for p in words.parameters))
     else: raise UsageError("no command: `affnb --help` lists them; `affnb reproduce` is the one to start with")
 
-# %% ../nbs/14_cli.ipynb #c8f8c368
 def main(argv=None)->int:  # 0 done, 1 could not, 2 wrong usage
     "The command line; one line for an error, a traceback only with --debug."
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -172,7 +172,7 @@ def check_config(config:"Config"  # settings of the right types
         raise UsageError(f"setting `seeds` = {config.seeds}: name one or more different whole numbers from 0 up, for instance seeds=0,1,2")
     return config
 
-# %% ../nbs/00_core.ipynb #3c278d77
+# %% ../nbs/00_core.ipynb #df5a8aec
 def project_root()->Path:  # the folder that holds settings.ini, Snakefile and nbs/
     "The project's folder: the nearest one above the working directory, else the one that the package lies in."
     here = Path.cwd()
@@ -180,7 +180,6 @@ def project_root()->Path:  # the folder that holds settings.ini, Snakefile and n
         if (folder/"settings.ini").exists() and (folder/"Snakefile").exists(): return folder
     raise AffnbError(f"{here}: no affnb project here or above (no settings.ini beside a Snakefile): run from a clone of the repository")
 
-# %% ../nbs/00_core.ipynb #cf89859f
 def load_config(profile:str="tiny",  # a section of settings.ini
                 settings=(),         # changes, each `name=value`, as after `--set`
                 path=None            # the ini file; the project's own where None
@@ -199,7 +198,7 @@ def load_config(profile:str="tiny",  # a section of settings.ini
         changes[name.strip()] = value
     return check_config(Config(**{name: parse_setting(name, value) for name, value in changes.items()} | {"profile": profile}))
 
-# %% ../nbs/00_core.ipynb #ad29b938
+# %% ../nbs/00_core.ipynb #e89d72da
 def derived_seed(*what  # numbers and words that name this use of chance
                 )->int: # in [0, 2**63)
     "A seed for one use of chance: the first 63 bits of the SHA-256 of its name."
@@ -211,21 +210,21 @@ def generator(*what,        # numbers and words that name this use of chance
     "A random stream for one use of chance: the same for the same name, independent for another."
     return Generator(device=device).manual_seed(derived_seed(*what))
 
-# %% ../nbs/00_core.ipynb #1bd5b88a
+# %% ../nbs/00_core.ipynb #63cf3068
 def seed_everything(*what  # numbers and words that name what comes next
                    )->None:
     "Sets the global streams of torch, numpy and random to the derived seed."
     seed = derived_seed(*what)
     torch.manual_seed(seed); np.random.seed(seed % 2**32); random.seed(seed)
 
-# %% ../nbs/00_core.ipynb #06c12ed0
+# %% ../nbs/00_core.ipynb #eca3f334
 def pick_device(name:str="auto"   # auto | cpu | cuda
                )->torch.device:   # where tensors go
     "The device to compute on; raises `AffnbError` where cuda is asked for and absent."
     if name == "cuda" and not torch.cuda.is_available(): raise AffnbError("setting `device` = cuda: torch finds no GPU here; use device=auto or device=cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
-# %% ../nbs/00_core.ipynb #1c417907
+# %% ../nbs/00_core.ipynb #87bebde4
 def git_state(folder=None  # a checkout; the project's where None
              )->dict:      # commit (or None) and dirty (or None outside a checkout)
     "Which commit the code is at, and whether files differ from it."
@@ -244,7 +243,7 @@ def environment(device=None  # a torch device
     versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
     return dict(versions=versions, device=name, **git_state())
 
-# %% ../nbs/00_core.ipynb #4339c5d5
+# %% ../nbs/00_core.ipynb #54d6a45d
 @contextlib.contextmanager
 def atomic(path  # the file or folder to make
           ):     # a temporary path in the same folder, to write to
@@ -260,7 +259,7 @@ def atomic(path  # the file or folder to make
         os.replace(workshop/path.name, path)
     finally: shutil.rmtree(workshop, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #63e621c3
+# %% ../nbs/00_core.ipynb #5d033d61
 def write_json(path, value)->None:
     "Writes `value` to `path`, whole or not at all; raises `AffnbError` on NaN or infinity (write None)."
     plain = lambda v: v.item() if isinstance(v, np.generic) else v.tolist() if isinstance(v, np.ndarray) else str(v)
@@ -274,7 +273,7 @@ def read_json(path):
     except FileNotFoundError: raise AffnbError(f"{path}: not there: run the step that makes it first (`affnb reproduce`)") from None
     except (OSError, ValueError) as error: raise AffnbError(f"{path}: cannot be read as JSON ({error}): delete it and run again") from None
 
-# %% ../nbs/00_core.ipynb #70f62140
+# %% ../nbs/00_core.ipynb #91228a4f
 def text_hash(*texts)->str:  # 12 hexadecimal digits
     "A short SHA-256 of the texts, in order."
     digest = hashlib.sha256()
@@ -285,13 +284,13 @@ def file_hash(path)->str:    # 12 hexadecimal digits
     "A short SHA-256 of a file's bytes."
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
-# %% ../nbs/00_core.ipynb #c5884fec
+# %% ../nbs/00_core.ipynb #98f9f3de
 def notebook_hash(path   # an .ipynb file
                  )->str: # 12 hexadecimal digits
     "A short SHA-256 of the sources of a notebook's cells, outputs and metadata left out."
     return text_hash(*(cell["cell_type"] + "".join(cell["source"]) for cell in read_json(path)["cells"]))
 
-# %% ../nbs/00_core.ipynb #9c376750
+# %% ../nbs/00_core.ipynb #172e56ac
 def make_record(kind:str,        # train | arm | data
                 name:str,        # the stage or arm
                 seed:int,        # of the run

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CODE', 'masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
            'save_checkpoint', 'load_checkpoint', 'check_finite', 'train_epoch', 'fit', 'finish', 'predict', 'encode',
-           'Run', 'open_run', 'rows_of', 'batches_of', 'judge_on', 'labelled_tasks', 'train_frames', 'make_loss',
-           'code_hashes', 'leave']
+           'Run', 'open_run', 'rows_of', 'batches_of', 'judge_on', 'labelled_tasks', 'make_loss', 'code_hashes',
+           'train_frames', 'leave']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
 import json, math, time
@@ -57,7 +57,7 @@ def class_weights(targets:dict,  # task -> labels of the training frames
     ratio = np.clip(np.maximum(idle, 1) / np.maximum(active, 1), 1/30, 30)
     return {"EXPR": torch.tensor(share**-balance, dtype=torch.float32), "AU": torch.tensor(ratio**balance, dtype=torch.float32)}
 
-# %% ../nbs/05_train.ipynb #f0757dfd
+# %% ../nbs/05_train.ipynb #5e45432a
 def task_losses(outputs:dict,  # AU (B,T,12) and EXPR (B,T,8) logits, VA (B,T,2) in [-1, 1]; any of them
                 batch:Batch,   # targets and masks
                 weights:dict   # from `class_weights`, on the same device
@@ -75,14 +75,13 @@ def task_losses(outputs:dict,  # AU (B,T,12) and EXPR (B,T,8) logits, VA (B,T,2)
             losses[name] = ccc_loss(outputs["VA"][..., i].float(), targets["VA"][..., i], masks["VA"][..., i])
     return losses
 
-# %% ../nbs/05_train.ipynb #7a313aeb
 def total_loss(losses:dict,   # from `task_losses`
                config:Config  # weight_AU, weight_EXPR, weight_valence, weight_arousal
               )->Tensor:      # scalar
     "The weighted sum that is differentiated: L = sum of weight x loss over the tasks in play."
     return sum(getattr(config, f"weight_{name}") * loss for name, loss in losses.items())
 
-# %% ../nbs/05_train.ipynb #3acac4c6
+# %% ../nbs/05_train.ipynb #bba0a090
 def learning_rate(step:int,      # from 0
                   steps:int,     # of the whole training
                   warmup:float   # share of the steps in which the rate rises
@@ -92,7 +91,7 @@ def learning_rate(step:int,      # from 0
     if step < rising: return (step + 1) / rising
     return .5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
-# %% ../nbs/05_train.ipynb #4d6e76b0
+# %% ../nbs/05_train.ipynb #1f1fbcd3
 def make_optimizer(model:nn.Module, lr:float, weight_decay:float)->torch.optim.AdamW:
     "AdamW over the parameters that are trained; matrices and kernels decay, vectors and position embeddings do not."
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -101,7 +100,7 @@ def make_optimizer(model:nn.Module, lr:float, weight_decay:float)->torch.optim.A
               dict(params=[p for n, p in trained if not decays(n, p)], weight_decay=0.)]
     return torch.optim.AdamW(groups, lr=lr, betas=(.9, .95))
 
-# %% ../nbs/05_train.ipynb #becac626
+# %% ../nbs/05_train.ipynb #bb72e9ab
 def save_checkpoint(path, model:nn.Module, optimizer, **state)->None:
     "Writes weights, optimiser moments and a JSON-able state to one safetensors file, whole or not at all."
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
@@ -109,7 +108,6 @@ def save_checkpoint(path, model:nn.Module, optimizer, **state)->None:
         tensors |= {f"optimizer.{i}.{name}": value.contiguous() for name, value in moments.items()}
     with atomic(path) as temporary: save_file(tensors, temporary, metadata={"state": json.dumps(state)})
 
-# %% ../nbs/05_train.ipynb #81fdb744
 def load_checkpoint(path, model:nn.Module, optimizer, key:str)->dict|None:  # the state, or None
     "Restores what `save_checkpoint` wrote; None where there is none, or it belongs to another experiment."
     if not Path(path).exists(): return None
@@ -126,7 +124,7 @@ def load_checkpoint(path, model:nn.Module, optimizer, key:str)->dict|None:  # th
     optimizer.load_state_dict(saved)
     return state
 
-# %% ../nbs/05_train.ipynb #b80b66ea
+# %% ../nbs/05_train.ipynb #20c0251c
 def check_finite(losses:list,   # of scalars, on the device
                  batches:list,  # the rows of the same steps
                  step:int,      # the number of the first of them
@@ -139,7 +137,7 @@ def check_finite(losses:list,   # of scalars, on the device
         raise AffnbError(f"{name}: the loss is {losses[bad[0]].item()} at step {step + bad[0]}, batch of rows {rows} ...: "
                          "lower the learning rate (lr, mae_lr, head_lr) or look at these frames; the last good epoch is kept")
 
-# %% ../nbs/05_train.ipynb #85731db4
+# %% ../nbs/05_train.ipynb #6520a893
 def train_epoch(model, batches:Batches, loss_of, optimizer, schedule, epoch:int, config:Config, name:str, bar=None)->dict:
     "Trains one epoch; returns the mean loss, the mean of each part, the rate, and the frames seen."
     model.train()
@@ -161,7 +159,7 @@ def train_epoch(model, batches:Batches, loss_of, optimizer, schedule, epoch:int,
     means = {part: value.item() / (step + 1) for part, value in sums.items()}
     return dict(loss=means.pop("loss"), losses=means, frames=frames, lr=schedule.get_last_lr()[0])
 
-# %% ../nbs/05_train.ipynb #f64b130b
+# %% ../nbs/05_train.ipynb #5f6f34c0
 def fit(model:nn.Module, batches:Batches,
         loss_of,        # (model, batch) -> (scalar to minimise, dict of its parts)
         judge,          # model -> (score, higher is better; dict to remember)
@@ -193,7 +191,6 @@ def fit(model:nn.Module, batches:Batches,
     bar.close()
     return finish(model, folder, history, name)
 
-# %% ../nbs/05_train.ipynb #0b511ef4
 def finish(model:nn.Module, folder, history:list, name:str)->list[dict]:
     "Puts the best weights into the model; raises `AffnbError` where no epoch had a score."
     if not (Path(folder)/"best.safetensors").exists():
@@ -202,7 +199,7 @@ def finish(model:nn.Module, folder, history:list, name:str)->list[dict]:
     model.eval()
     return history
 
-# %% ../nbs/05_train.ipynb #b4c46db3
+# %% ../nbs/05_train.ipynb #2e5ed118
 @torch.inference_mode()
 def predict(model:nn.Module, batches:Batches,
             n_rows:int     # rows of the packed array
@@ -218,7 +215,6 @@ def predict(model:nn.Module, batches:Batches,
             found.setdefault(task, []).append(values.cpu().numpy())
     return {task: merge_windows(np.concatenate(values), batches.index.numpy(), batches.valid.numpy(), n_rows) for task, values in found.items()}
 
-# %% ../nbs/05_train.ipynb #5f2d5c20
 @torch.inference_mode()
 def encode(encoder:nn.Module, batches:Batches, n_rows:int)->np.ndarray:  # (N, D) float32
     "The encoder's feature of every frame, by packed row; computed once, stored, and reused by every arm that shares it."
@@ -229,7 +225,7 @@ def encode(encoder:nn.Module, batches:Batches, n_rows:int)->np.ndarray:  # (N, D
         found.append(feature.float().view(*batch.rows.shape, -1).cpu().numpy())
     return merge_windows(np.concatenate(found), batches.index.numpy(), batches.valid.numpy(), n_rows)
 
-# %% ../nbs/05_train.ipynb #5d52c1ba
+# %% ../nbs/05_train.ipynb #30d4b99a
 @dataclass(frozen=True)
 class Run:
     "Settings and data of a run, as every stage opens them."
@@ -242,7 +238,7 @@ class Run:
     data: dict            # hash, name and source of the data
     device: torch.device
 
-# %% ../nbs/05_train.ipynb #4f28895f
+# %% ../nbs/05_train.ipynb #f499407b
 def open_run(run_dir  # a folder that `affnb reproduce` planned
             )->Run:
     "Opens a run's settings and data; raises `AffnbError` where it was not planned or not packed yet."
@@ -254,7 +250,7 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")
     return Run(Path(run_dir), config, packed, table, *targets_of(table), data, pick_device(config.device))
 
-# %% ../nbs/05_train.ipynb #b8e6ff9c
+# %% ../nbs/05_train.ipynb #f266ea4f
 def rows_of(run:Run, part:str, role:str="", task:str=""  # task: only frames with a label of it
            )->pd.DataFrame:
     "The frames of a part (and role), in the table's order."
@@ -265,14 +261,13 @@ def rows_of(run:Run, part:str, role:str="", task:str=""  # task: only frames wit
         keep &= run.masks[task][rows].reshape(len(rows), -1).any(1)
     return run.table[keep]
 
-# %% ../nbs/05_train.ipynb #d2c83037
 def batches_of(run:Run, table:pd.DataFrame, seed:int=0, length:int=1, stride:int=1, features=None, pixels=True, augment="none", epoch_frames:int=0)->Batches:
     "Batches over the windows of these frames: of pixels, of stored features, or of both; single frames by default."
     size = run.config.batch_frames if length == 1 else run.config.batch_windows
     return Batches(run.packed.frames if pixels else None, run.table, *make_windows(table, length, stride), batch_size=size, device=run.device,
                    augment=augment, strength=run.config.augment_strength, seed=seed, frames_per_epoch=epoch_frames, features=features)
 
-# %% ../nbs/05_train.ipynb #b0a072e9
+# %% ../nbs/05_train.ipynb #310fb25f
 def judge_on(run:Run, batches:Batches, tasks)->object:  # model -> (score, dict)
     "Judges a model by the score of its tasks on the frames of the batches."
     rows = batches.index[batches.valid].unique().numpy()
@@ -290,7 +285,24 @@ def labelled_tasks(run:Run, role:str="encoder")->tuple:
     "The tasks that have a label among the training frames of a role; the others drop out of the loss."
     return tuple(task for task in TASKS if len(rows_of(run, "train", role, task)))
 
-# %% ../nbs/05_train.ipynb #ad142677
+# %% ../nbs/05_train.ipynb #160629ab
+def make_loss(run:Run, table:pd.DataFrame, config:Config):  # (model, batch) -> (loss, parts)
+    "The weighted loss of a model's tasks, with class weights from these training frames."
+    rows = table["row"].to_numpy()
+    weights = class_weights(*({task: values[rows] for task, values in arrays.items()} for arrays in (run.targets, run.masks)), config.balance)
+    weights = {task: value.to(run.device) for task, value in weights.items()}
+    def loss_of(model, batch):
+        losses = task_losses(model(batch), batch, weights)
+        return total_loss(losses, config), losses
+    return loss_of
+
+# %% ../nbs/05_train.ipynb #bd87111d
+CODE = ("core", "data", "metrics", "model", "train", "06_pretrain", "07_separate", "08_joint")
+
+def code_hashes(run:Run)->list[str]:
+    "What the code said when the run was planned: a checkpoint of other code is another experiment's."
+    return [path.read_text() for path in sorted((run.folder/"sources").glob("*.txt")) if path.stem in CODE]
+
 def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safetensors file whose encoder it begins with, or None
     "Trains encoder and heads on single frames; returns the model with its best weights, and the history."
     seed_everything(seed, name, "weights")
@@ -305,25 +317,7 @@ def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safete
     key = text_hash(run.data["hash"], tasks, start and file_hash(start), *code_hashes(run))
     return model, fit(model, batches, loss_of, judge, folder, config, config.epochs, config.lr, name, seed, key)
 
-# %% ../nbs/05_train.ipynb #160629ab
-def make_loss(run:Run, table:pd.DataFrame, config:Config):  # (model, batch) -> (loss, parts)
-    "The weighted loss of a model's tasks, with class weights from these training frames."
-    rows = table["row"].to_numpy()
-    weights = class_weights(*({task: values[rows] for task, values in arrays.items()} for arrays in (run.targets, run.masks)), config.balance)
-    weights = {task: value.to(run.device) for task, value in weights.items()}
-    def loss_of(model, batch):
-        losses = task_losses(model(batch), batch, weights)
-        return total_loss(losses, config), losses
-    return loss_of
-
-# %% ../nbs/05_train.ipynb #c9dd9647
-CODE = ("core", "data", "metrics", "model", "train", "06_pretrain", "07_separate", "08_joint")
-
-def code_hashes(run:Run)->list[str]:
-    "What the code said when the run was planned: a checkpoint of other code is another experiment's."
-    return [path.read_text() for path in sorted((run.folder/"sources").glob("*.txt")) if path.stem in CODE]
-
-# %% ../nbs/05_train.ipynb #b2cb3be1
+# %% ../nbs/05_train.ipynb #a79d8cf5
 def leave(run:Run, name:str, seed:int, model, history:list, features=None, predictions=None, **cost)->None:  # cost: parameters, flops
     "Writes weights, features, predictions and the training record of a stage."
     folder = run.folder/f"seed{seed}"/name
