@@ -19,6 +19,7 @@ def notebook(name, **parameters):
     return f"AFFNB_JOB='{{log}}' '{PYTHON}' -m affnb.cli run-notebook '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
 
 LEARNING = ("core", "data", "model", "train")
+BENCHMARK = ("faces", "benchmark") if PLAN["benchmark"] else ()
 
 wildcard_constraints: seed=r"\d+", task="|".join(TASKS), arm="|".join(a.replace("+", r"\+") for a in ARMS)
 
@@ -27,7 +28,7 @@ rule all:
 
 if PLAN["benchmark"]:
     rule render:   # its folder is named by settings and code: what lies there is right
-        output: f"{PLAN['folder']}/training_set_annotations.txt", f"{PLAN['folder']}/faces.npz"
+        output: f"{PLAN['folder']}/training_set_annotations.txt"
         threads: workflow.cores
         shell: f"'{PYTHON}' -m affnb.cli render '{RUN}' --workers {{threads}}"
 
@@ -38,7 +39,7 @@ rule pack:
     shell: f"'{PYTHON}' -m affnb.cli pack '{RUN}' --workers {{threads}}"
 
 rule describe:
-    input: said("core", "data", "metrics", "train", "evaluate"), f"{PACKED}/manifest.json", f"{PLAN['folder']}/faces.npz" if PLAN["benchmark"] else []
+    input: said("core", "data", "metrics", "train", "evaluate", *BENCHMARK), f"{PACKED}/manifest.json"
     output: f"{RECORDS}/data.json"
     shell: f"'{PYTHON}' -m affnb.cli describe '{RUN}'"
 

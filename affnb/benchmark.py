@@ -7,9 +7,10 @@ __all__ = ['REAL', 'UNNAMED', 'HEADER', 'LISTS', 'REASONS', 'unnamed_moments', '
            'frame_gaps', 'expression_episodes', 'smooth_path', 'rough_path', 'before_clipping', 'affect_path',
            'unit_path', 'Labels', 'label_process', 'cut_videos', 'stretches', 'annotation_table', 'video_names',
            'write_list', 'video_chance', 'video_person', 'render_video', 'plan_videos', 'truth_table',
-           'write_benchmark', 'label_statistics', 'real_statistics', 'tolerance', 'calibration_table']
+           'write_benchmark', 'label_statistics', 'real_statistics', 'tolerance', 'calibration_table', 'typical_faces',
+           'write_showcase']
 
-# %% ../nbs/02_benchmark.ipynb #69075677
+# %% ../nbs/02_benchmark.ipynb #4f8665f9
 import math, multiprocessing, numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, generator, write_json
-from .faces import FaceKnobs, render, sample_identities, sample_views
+from .faces import FaceKnobs, face_grid, render, sample_identities, sample_views
 
 # %% ../nbs/02_benchmark.ipynb #9834c168
 REAL = dict(                                                            # s-Aff-Wild2; validation labels, unless said otherwise
@@ -148,7 +149,7 @@ def rough_path(gaps:Tensor, time:float, generator)->Tensor:  # (V, T, 2), standa
     for i in range(1, gaps.shape[1]): z[:, i] = keep[:, i]*z[:, i-1] + (1 - keep[:, i]**2).sqrt()*z[:, i]
     return z
 
-# %% ../nbs/02_benchmark.ipynb #e2f672bc
+# %% ../nbs/02_benchmark.ipynb #971efb2f
 def before_clipping(mean:Tensor, sd:Tensor)->tuple:  # of a normal variable that has this mean and sd after clipping to [-1, 1]
     "Mean and standard deviation to draw with, by fixed-point iteration."
     z, m, s = torch.special.ndtri((torch.arange(999, dtype=mean.dtype) + .5)/999), mean.clone(), sd.clone()
@@ -170,7 +171,7 @@ def affect_path(kind:Tensor, gaps:Tensor, generator, knobs=Knobs())->tuple:  # a
     shown = va + double(knobs.slip)*randn(generator, len(gaps), 1, 2) + double(knobs.flutter)*rough_path(gaps, knobs.flutter_time, generator)
     return va.clamp(-1, 1), shown.clamp(-1, 1)
 
-# %% ../nbs/02_benchmark.ipynb #c4daeed0
+# %% ../nbs/02_benchmark.ipynb #89c04462
 def unit_path(kind:Tensor, starts:Tensor, envelope:Tensor, gaps:Tensor, generator, knobs=Knobs())->Tensor:  # (V, T, 12), in [0, 1]
     "Intensities of the action units; speech redraws AU25 often, and moves lips and jaw."
     given, shape = torch.tensor(knobs.units, dtype=torch.float64).T, (len(gaps), 12)
@@ -188,7 +189,7 @@ def unit_path(kind:Tensor, starts:Tensor, envelope:Tensor, gaps:Tensor, generato
         rows.append(intensity)
     return torch.stack(rows, 1).clamp(0, 1)
 
-# %% ../nbs/02_benchmark.ipynb #f694b798
+# %% ../nbs/02_benchmark.ipynb #f815b27e
 @dataclass(frozen=True)
 class Labels:
     "What is annotated of a set of videos, and what their faces show."
@@ -214,7 +215,7 @@ def label_process(n_videos:int,   # V
     expressivity = low + (high-low)*rand(generator, n_videos, 1, 1)
     return Labels(gaps.cumsum(1).long(), kind, va, intensity >= knobs.unit_threshold, (expressivity*intensity).clamp(max=1), shown)
 
-# %% ../nbs/02_benchmark.ipynb #69319324
+# %% ../nbs/02_benchmark.ipynb #17a7d917
 def cut_videos(labels:Labels, lengths)->list:  # one Labels a video, of numpy arrays without the first axis
     "The first rows of each video."
     return [Labels(*(getattr(labels, f.name)[i, :n].numpy() for f in fields(Labels))) for i, n in enumerate(lengths.tolist())]
@@ -240,7 +241,7 @@ def annotation_table(videos:list,           # (name, Labels) pairs
     table |= dict(zip(AFFECT, np.where(no_affect, np.nan, of("va").T))) | dict(expression=np.where(kind == UNNAMED, np.nan, kind))
     return pd.DataFrame(table | dict(zip(AU_NAMES, np.where(no_units, np.nan, of("aus").T))))
 
-# %% ../nbs/02_benchmark.ipynb #8fb4757f
+# %% ../nbs/02_benchmark.ipynb #fe247fc4
 HEADER = "image,valence,arousal,expression,aus"
 LISTS = (("train", "training_set_annotations.txt"), ("validation", "validation_set_annotations.txt"), ("test", "MTL.txt"))
 
@@ -254,13 +255,14 @@ def write_list(path, split:str, videos:list, seed:int, knobs=Knobs())->list:  # 
     chance = generator(seed, "list", split)
     table = annotation_table(videos, split == "train", chance, knobs).drop(columns=["video", "frame"])
     luck = rand(chance, len(table)).numpy() if split != "test" else np.full(len(table), .5)
-    codes = table.fillna(dict.fromkeys(AFFECT, -5.) | dict.fromkeys(("expression", *AU_NAMES), -1)).astype(dict.fromkeys(("expression", *AU_NAMES), int))
+    codes = table.fillna(dict.fromkeys(("expression", *AU_NAMES), -1)).astype(dict.fromkeys(("expression", *AU_NAMES), int))
+    for name in AFFECT: codes[name] = table[name].map("{:.3f}".format).where(table[name].notna(), "-5")
     listed = table[["image"]].assign(rest="") if split == "test" else codes
     listed = listed.loc[listed.index.repeat(1 + (luck < knobs.duplicates))]
-    Path(path).write_text(HEADER + "\n" + listed.to_csv(index=False, header=False, float_format="%.3f"))
+    Path(path).write_text(HEADER + "\n" + listed.to_csv(index=False, header=False))
     return table["image"][luck > 1 - knobs.absent].tolist()
 
-# %% ../nbs/02_benchmark.ipynb #d2ac956b
+# %% ../nbs/02_benchmark.ipynb #7b768296
 def video_chance(seed:int, name:str): return generator(seed, "video", name)
 
 def video_person(name:str, seed:int, knobs=Knobs())->dict:  # trait -> (1,) or (1, 3)
@@ -282,7 +284,7 @@ def render_video(folder, name:str, labels:Labels, size:int, seed:int, knobs=Knob
             Image.fromarray(image).save(Path(folder)/name/f"{frame:05d}.jpg", quality=quality)
     torch.set_num_threads(threads)
 
-# %% ../nbs/02_benchmark.ipynb #93a7f669
+# %% ../nbs/02_benchmark.ipynb #497b87d0
 def plan_videos(groups:list, seed:int, knobs=Knobs())->dict:  # split -> list of (name, labels of one video)
     "Names and labels of all videos; `groups` lists (split, videos, frames), frames being the mean length unless all are clips."
     names, videos = iter(video_names(sum(n for _, n, _ in groups), generator(seed, "names"))), {split: [] for split, _ in LISTS}
@@ -299,7 +301,7 @@ def truth_table(videos:list)->pd.DataFrame:  # image, video, kind, valence, arou
                           | dict(zip((*AFFECT, *AU_NAMES), np.concatenate([part.shown, part.intensity], 1).T.astype(np.float32)))) for name, part in videos]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/02_benchmark.ipynb #83960b66
+# %% ../nbs/02_benchmark.ipynb #07254bc6
 def write_benchmark(folder,                 # where to; must be new, empty or an earlier benchmark
                     clips:int, clip_frames:int,                    # short training videos, and their frames
                     long_videos:int, long_frames:int,              # long training videos, and their mean length
@@ -331,7 +333,7 @@ def write_benchmark(folder,                 # where to; must be new, empty or an
         write_json(temporary/"benchmark.json", dict(version=knobs.version, seed=seed, size=size, counts=counts, knobs=asdict(knobs)))
     return counts
 
-# %% ../nbs/02_benchmark.ipynb #9f83004c
+# %% ../nbs/02_benchmark.ipynb #9b1a0634
 def label_statistics(table:pd.DataFrame  # rows in listed order: video, frame (a number), valence, arousal, expression, AU1 ... AU26; NaN: missing
                     )->pd.Series:        # by (statistic, group)
     "What can be counted on a list of annotations: shares, means, probabilities, persistence, autocorrelation, gaps, lengths."
@@ -353,7 +355,7 @@ def label_statistics(table:pd.DataFrame  # rows in listed order: video, frame (a
     found |= {("frames to the next row", f"{q:.0%}"): gaps.quantile(q) for q in REAL["gaps"]}
     return pd.Series(found | {("frames a video", how): value for how, value in zip(REAL["frames"], (lengths.min(), lengths.median(), lengths.mean(), lengths.max()))})
 
-# %% ../nbs/02_benchmark.ipynb #0354dc8b
+# %% ../nbs/02_benchmark.ipynb #e64d5313
 def real_statistics()->pd.Series:  # by (statistic, group)
     "`REAL` in the names of `label_statistics`."
     found = {("expression share", e): v for e, v in zip(EXPRESSIONS, REAL["shares"])}
@@ -373,7 +375,7 @@ def tolerance(statistic:str, real:float)->float:
     if statistic.startswith("frames"): return .1*real
     return .10 if statistic.startswith(("mean", "sd", "autocorrelation")) else .05
 
-# %% ../nbs/02_benchmark.ipynb #068fd188
+# %% ../nbs/02_benchmark.ipynb #c412a095
 REASONS = {("frames a video", "shortest"): "one video decides it; a log-normal with the right median and mean seldom goes below 20"}
 
 def calibration_table(rows:int=200_000,  # about so many label rows; nothing is rendered
@@ -400,3 +402,16 @@ def calibration_table(rows:int=200_000,  # about so many label rows; nothing is 
     unexplained = [" ".join(key) for key, far, reason in zip(real.index, off, reasons) if far and not reason]
     if unexplained: raise AffnbError(f"the benchmark departs from the real labels without a stated reason: {', '.join(unexplained)}: turn the knob, or state the reason in REASONS")
     return table
+
+# %% ../nbs/02_benchmark.ipynb #b49a2c08
+def typical_faces(knobs=Knobs())->tuple:  # (name, intensities (12,), (valence, arousal)) of the six expressions with a face of their own
+    "The action units that show more often than not with an expression, and its mean affect: columns for `face_grid`."
+    given = (torch.tensor(knobs.units) > .5)*.9
+    return tuple((EXPRESSIONS[e], given[:, e], (knobs.valence[e], knobs.arousal[e])) for e in range(1, 7))
+
+def write_showcase(folder, seed:int=0, people:int=6, size:int=80)->None:
+    "Writes the records calibration.csv and faces.npz (people x action units and expressions)."
+    with atomic(Path(folder)/"calibration.csv") as path: calibration_table().to_csv(path, index=False, float_format="%.6g")
+    images, rows, columns = face_grid(people, size, seed, typical_faces())
+    with atomic(Path(folder)/"faces.npz") as path, open(path, "wb") as file:
+        np.savez_compressed(file, images=(images*255).round().byte().numpy(), row_names=rows, column_names=columns)

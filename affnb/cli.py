@@ -74,20 +74,15 @@ def write_sources(plan:dict)->list[str]:  # the names that changed
     hashes["settings"] = text_hash(plan["config"], plan["packed"], *map(file_hash, weights))
     return [name for name, value in hashes.items() if write_changed(sources/f"{name}.txt", value + "\n")]
 
-# %% ../nbs/14_cli.ipynb #5c4bebda
+# %% ../nbs/14_cli.ipynb #a787b00b
 def render(run_dir, workers:int=1)->None:
-    "Renders the plan's benchmark, and the grid of faces that shows it."
-    import numpy as np
-    from affnb.benchmark import face_grid, write_benchmark
+    "Renders the plan's benchmark."
+    from affnb.benchmark import write_benchmark
     plan = read_json(Path(run_dir)/"plan.json")
     c = argparse.Namespace(**plan["config"])
     write_benchmark(plan["folder"], clips=c.bench_clips, clip_frames=c.bench_clip_frames, long_videos=c.bench_long,
                     long_frames=c.bench_long_frames, validation_videos=c.bench_validation, validation_frames=c.bench_validation_frames,
                     test_videos=c.bench_test, size=c.bench_size, seed=c.bench_seed, workers=workers)
-    images, rows, columns = face_grid(6, 80, c.bench_seed)
-    images = (images.clamp(0, 1) * 255).round().byte().numpy()
-    with atomic(Path(plan["folder"])/"faces.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(file, images=images, row_names=rows, column_names=columns)
 
 def pack_data(run_dir, workers:int=1)->None:
     "Packs the plan's data; what a killed try left half packed is removed first."
@@ -98,13 +93,14 @@ def pack_data(run_dir, workers:int=1)->None:
     pack(plan["folder"], packed, plan["config"]["image_size"], workers=workers)
 
 def describe(run_dir)->None:
-    "Writes the record that describes the plan's data, and the faces that show it."
-    from affnb.evaluate import describe_data
+    "Writes the records that describe the plan's data: counts, one video and, for the benchmark, its faces and its calibration."
+    from affnb.benchmark import write_showcase
+    from affnb.evaluate import describe_data, write_video
     from affnb.train import open_run
-    plan = read_json(Path(run_dir)/"plan.json")
-    if plan["benchmark"]:
-        with atomic(Path(run_dir)/"records"/"faces.npz") as path: shutil.copyfile(Path(plan["folder"])/"faces.npz", path)
-    write_json(Path(run_dir)/"records"/"data.json", describe_data(open_run(run_dir)))
+    run = open_run(run_dir)
+    if run.data["source"] == "synthetic": write_showcase(Path(run_dir)/"records", run.config.bench_seed)
+    write_video(run)
+    write_json(Path(run_dir)/"records"/"data.json", describe_data(run))
 
 # %% ../nbs/14_cli.ipynb #ee3d0081
 def reap(job:str)->int:  # how many processes were ended

@@ -15,16 +15,16 @@ from types import SimpleNamespace
 from torch import Tensor
 from .core import AU_NAMES, generator
 
-# %% ../nbs/02a_faces.ipynb #8fe24698
+# %% ../nbs/02a_faces.ipynb #d32d77fd
 @dataclass(frozen=True)
 class FaceKnobs:
     "How faces may look: (name, lowest, highest), (name, share of people), (name, colours), (name, centre, standard deviation)."
-    traits: tuple = (("head_width", .66, .82), ("crown", .86, .95), ("chin", .74, .86), ("jaw", .06, .34), ("square", 0, .6), ("ears", .04, .09),
+    traits: tuple = (("head_width", .66, .82), ("crown", .86, .95), ("chin", .72, .82), ("jaw", .06, .34), ("square", 0, .6), ("ears", .04, .09),
         ("hairline", -.80, -.66), ("hair_volume", .04, .20), ("hair_length", -.2, 1.3), ("curl", -.5, 1), ("strands", 12, 34), ("parting", -.12, .12),
-        ("brow_y", -.42, -.36), ("brow_thick", .024, .052), ("brow_arch", 0, .036), ("brow_tilt", -.008, .008), ("brow_length", .17, .22),
-        ("eye_x", .31, .37), ("eye_w", .14, .175), ("eye_h", .080, .106), ("eye_slant", -.02, .03), ("iris", .066, .078),
+        ("brow_y", -.42, -.36), ("brow_thick", .024, .052), ("brow_arch", .006, .022), ("brow_tilt", -.003, .003), ("brow_length", .17, .22),
+        ("eye_x", .31, .37), ("eye_w", .14, .175), ("eye_h", .074, .092), ("eye_slant", -.015, .02), ("iris", .068, .079),
         ("nose_w", .10, .17), ("nose_y", .17, .25), ("nose_bridge", .03, .06),
-        ("mouth_y", .47, .54), ("mouth_w", .24, .31), ("lip_upper", .036, .066), ("lip_lower", .055, .090), ("cupid", .004, .020),
+        ("mouth_y", .46, .52), ("mouth_w", .24, .31), ("lip_upper", .044, .070), ("lip_lower", .048, .076), ("cupid", .010, .024),
         ("age", 0, 1), ("shine", .3, 1), ("lashes", .3, 1), ("lipstick", .25, .6), ("blush", -.25, .25), ("mole_x", -.5, .5), ("mole_y", .1, .7),
         ("beard_dark", .35, .85), ("beard_full", 0, 1), ("rim", .007, .017), ("rim_square", 0, .8),
         ("stripe_x", -6, 6), ("stripe_y", -6, 6), ("warp", 0, 3), ("contrast", .3, 1.5))
@@ -40,7 +40,7 @@ class FaceKnobs:
         ("backdrop2", ((.95, .93, .88), (.20, .28, .40), (.60, .60, .45), (.40, .30, .28), (.35, .35, .40), (.75, .62, .66))),
         ("clothes", ((.15, .18, .28), (.75, .74, .72), (.45, .14, .16), (.20, .34, .26), (.12, .12, .13), (.62, .52, .30))))
     lean: float = .08         # standard deviation of what one side of the face has more of an action unit than both have on average
-    views: tuple = (("yaw", 0, .11), ("pitch", 0, .08), ("roll", 0, .07), ("shift_x", 0, .035), ("shift_y", 0, .035), ("zoom", 1.02, .03),
+    views: tuple = (("yaw", 0, .11), ("pitch", 0, .06), ("roll", 0, .07), ("shift_x", 0, .035), ("shift_y", 0, .035), ("zoom", 1.02, .03),
         ("light_x", 0, .5), ("light_y", -.15, .3), ("shade", .46, .06), ("warmth", 0, .05), ("gaze", 0, .012), ("gain", .93, .07),
         ("blur", .10, .04), ("noise", .01, .0035), ("occlusion", -.50, .5), ("occluder_from", 1.57, .9), ("occluder_width", .125, .035), ("occluder_hue", 0, 1.5))
     view_steady: float = .6   # share of a view's variance that is the video's own
@@ -120,10 +120,10 @@ def sided(s, p, a, *names):
     "The actions, with those named a little stronger on one side of the face."
     return SimpleNamespace(**vars(a) | {name: getattr(a, name)*(1 + p.lean[:, AU_NAMES.index(name)]*s.side) for name in names})
 
-# %% ../nbs/02a_faces.ipynb #ed746951
+# %% ../nbs/02a_faces.ipynb #e3d5235f
 def head_shape(s, p, a):
     "Coordinates on the head, and its squared radius: 1 on the outline."
-    ny = (s.y + .1)/torch.where(s.y > -.1, p.chin + .1 + .185*a.AU26, p.crown)
+    ny = (s.y + .1)/torch.where(s.y > -.1, p.chin + .1 + .15*a.AU26, p.crown)
     low = ny.clamp(0, 1.2)**2
     nx = s.x/(p.head_width*(1 - p.jaw*low))
     return nx, ny, nx**2 + ny**2 - p.square*low*nx**2
@@ -168,54 +168,55 @@ def glasses(image, s, p):
     bridge = torch.maximum((s.y + .16).abs() - .012, torch.minimum(s.m - p.eye_x + .19, torch.maximum(p.eye_x + .2 - s.m, s.m - p.head_width)))
     return paint(image, .9*p.glasses*torch.maximum(cover(rim - p.rim, s.px), cover(bridge, s.px)), p.clothes*.35)
 
-# %% ../nbs/02a_faces.ipynb #1d6b6d14
+# %% ../nbs/02a_faces.ipynb #2685b3f8
 def upper_relief(s, p, a, v):
     "Forehead lines (AU1 in the middle, AU2 outside), furrows between the brows (AU4), age, and the forehead's shine."
     a = sided(s, p, a, "AU1", "AU2", "AU4")
     lines = ridge(torch.sin((s.y + .62 + .08*s.x*s.x + .03*a.AU1)*math.pi/.11), .40)
-    where = .50*a.AU1*bump(s.x, s.y+.64, .24, .09) + .42*a.AU2*bump(s.m-.40, s.y+.66, .16, .08) + .07*p.age*bump(s.x, s.y+.6, .5, .10)
-    relief = -lines*where - .56*a.AU4*stroke(s.m, s.y, .055, -.45, .045, -.29, .024) + .20*a.AU4*bump(s.x, s.y+.40, .03, .08)
+    where = .50*a.AU1*bump(s.x, s.y+.64, .24, .09) + .42*a.AU2*bump(s.m-.42, s.y+.63, .16, .08) + .07*p.age*bump(s.x, s.y+.6, .5, .10)
+    relief = -lines*where - .44*a.AU4*stroke(s.m, s.y, .058, p.brow_y, .040, p.brow_y+.12, .026) + .12*a.AU4*bump(s.x, s.y-p.brow_y-.05, .03, .07)
     return relief - .12*bump(s.m-.2, s.y+.27, .13, .07) + .14*p.shine*bump(s.x - .25*v.light_x, s.y+.60, .24, .12)
 
-# %% ../nbs/02a_faces.ipynb #2c2489c4
+# %% ../nbs/02a_faces.ipynb #2adb29d6
 def middle_relief(s, p, a, v):
     "Crow's feet, raised cheeks and the fold above them (AU6), the line of a tightened lid (AU7); bags, freckles, the nose's ridge."
     a = sided(s, p, a, "AU6", "AU7")
     d, h = s.m - p.eye_x - p.eye_w - .015, s.y + .12
     rays = ridge(h, .016) + ridge(h - .6*d, .018) + ridge(h + .6*d, .018)
-    relief = -(.54*a.AU6 + .07*p.age)*rays.clamp(max=1)*cover(-d, .05)*bump(d, h, .15, .13)
+    relief = -(.44*a.AU6 + .07*p.age)*rays.clamp(max=1)*cover(-d, .05)*bump(d, h, .15, .13)
     pouch = s.y - .035 - .06*(1 - ((s.m - .36)/.2)**2)
-    relief = relief + .30*a.AU6*bump(s.m-.42, s.y-.17, .16, .075) - .54*a.AU6*ridge(pouch, .026)*bump(s.m-.37, s.y-.06, .18, .2)
+    relief = relief + .30*a.AU6*bump(s.m-.42, s.y-.17, .16, .075) - .46*a.AU6*ridge(pouch, .028)*bump(s.m-.37, s.y-.06, .18, .2)
     relief = relief - (.30*a.AU7*ridge(s.y + .05, .02) + .10*p.age*ridge(s.y + .03, .025))*ridge(s.m - p.eye_x, .13)
     dots = (torch.sin(s.x*61 + 2*torch.sin(s.y*37))*torch.sin(s.y*57 - s.m*31) - .45).clamp(min=0)*bump(s.m-.25, s.y-.12, .25, .1)
     return relief - .5*p.freckles*dots + (.10 + 4*v.light_x*s.x)*bump(s.x, s.y, p.nose_bridge, .20)
 
-# %% ../nbs/02a_faces.ipynb #4a8899a0
+# %% ../nbs/02a_faces.ipynb #10a59adf
 def nose_relief(s, p, a, v):
     "Tip, nostrils, wings, a mole; the folds of AU10 (straight, from the nose), AU12 (curved, beside the mouth) and age."
     a = sided(s, p, a, "AU10", "AU12")
-    wing, my, wide, lift = p.nose_w, p.mouth_y, p.mouth_w*1.22, .035*a.AU10
+    wing, my, wide, lift = p.nose_w, p.mouth_y, p.mouth_w*1.22, .045*a.AU10
+    t = (s.y - p.nose_y + .02)/(my - p.nose_y); bend = t*(2 - t)                    # 0 at the nose's wing, 1 beside the mouth, where folds run upright
     relief = .16*bump(s.x - .04*v.light_x, s.y-p.nose_y+.05, .06, .05) - .30*bump(s.x, s.y-p.nose_y-.045, wing*.9, .030)
-    relief = relief - .32*bump(s.m-wing*.5, s.y-p.nose_y-.02+lift, .03, .02)
-    relief = relief - (.18 + .08*a.AU10)*bump(s.m-wing-.01-.02*a.AU10, s.y-p.nose_y+.015+lift, .025, .06)
-    relief = relief - (.02 + .05*p.age + .42*a.AU10)*stroke(s.m, s.y, wing+.05, p.nose_y-.02-lift, p.mouth_w+.07, my-.06, .038)
-    relief = relief - .32*a.AU12*stroke(s.m, s.y, wing+.09, p.nose_y+.03, wide+.10, my-.08, .032) - .30*a.AU12*bump(s.m-wide-.035, s.y-my+.10, .03, .045)
+    relief = relief - .32*bump(s.m-wing*.5-.015*a.AU10, s.y-p.nose_y-.02+lift, .03, .02)
+    relief = relief - (.18 + .08*a.AU10)*bump(s.m-wing-.01-.03*a.AU10, s.y-p.nose_y+.015+lift, .025, .06)
+    relief = relief - (.02 + .05*p.age + .36*a.AU10)*ridge(s.m-wing-.05-(p.mouth_w+.05-wing)*bend, .042)*ridge(t-.48, .55)
+    relief = relief - .36*a.AU12*ridge(s.m-wing-.08-(wide+.02-wing)*bend, .038)*ridge(t-.58, .42)
     relief = relief - .6*p.mole*bump(s.x-p.mole_x, s.y-p.mole_y, .02, .02)
-    return relief + .16*a.AU10*bump(s.m-.30, s.y-.20, .10, .08) + .12*a.AU12*bump(s.m-.42, s.y-.26, .12, .09)
+    return relief + .16*a.AU10*bump(s.m-.30, s.y-.20, .10, .08) + .18*a.AU12*bump(s.m-.44, s.y-.22, .13, .09)
 
-# %% ../nbs/02a_faces.ipynb #5d51e236
+# %% ../nbs/02a_faces.ipynb #86073110
 def lower_relief(s, p, a, v):
     "Chin; lines below the corners (AU15), upright wrinkles (AU23), bulges (AU24), hollow cheeks (AU26)."
     a = sided(s, p, a, "AU15", "AU26")
     my = p.mouth_y + .075*a.AU26
     relief = -.15*bump(s.x, s.y-my-.15-.05*a.AU26, .14, .035) + .08*bump(s.x - .1*v.light_x, s.y-my-.24-.06*a.AU26, .10, .06)
-    relief = relief - .46*a.AU15*stroke(s.m, s.y, p.mouth_w+.05, my+.07, p.mouth_w+.08, my+.24, .032) + .20*a.AU15*bump(s.x, s.y-my-.22, .12, .05)
-    above, below = ridge(s.y-my+.080, .032), ridge(s.y-my-.090, .038)
-    pucker = (above + below)*(.1 - torch.cos(s.x*(2*math.pi/.11)))*ridge(s.x, .16)
-    pressed = (.24*(above + below) - .45*ridge(s.y-my-.16+1.2*s.x*s.x, .024))*ridge(s.x, .22) - .3*bump(s.m-p.mouth_w-.02, s.y-my, .03, .05)
-    return relief + .30*a.AU23*pucker + a.AU24*pressed - .22*a.AU26*stroke(s.m, s.y, .50, .26, .38, .66, .085)
+    relief = relief - .32*a.AU15*stroke(s.m, s.y, p.mouth_w+.02, my+.13, p.mouth_w+.08, my+.19, .034) + .26*a.AU15*bump(s.x, s.y-my-.22, .13, .055)
+    dy = s.y - my; above, below = ridge(dy + .085, .042), ridge(dy - .090, .045)
+    pucker = (above + below)*(.12 - ridge(torch.cos(s.x/(.6 + 3*dy.abs())*(math.pi/.12)), .45))*ridge(s.x, .17)
+    pressed = (.17*(above + below) - .30*ridge(dy - .165 + s.x*s.x, .032))*ridge(s.x, .22) - .2*bump(s.m-p.mouth_w-.02, dy, .035, .05)
+    return relief + .26*a.AU23*pucker + a.AU24*pressed - .15*a.AU26*bump(s.m-.46, s.y-.42, .14, .24)
 
-# %% ../nbs/02a_faces.ipynb #85690694
+# %% ../nbs/02a_faces.ipynb #174deee7
 def skin(s, p, a, v, nx, ny, rho, relief):
     "Light (N, H, W) and lit skin (N, 3, H, W), with flush, warmth and relief."
     key = .24*(nx*v.light_x + ny*v.light_y)
@@ -228,30 +229,30 @@ def skin(s, p, a, v, nx, ny, rho, relief):
 
 def beard(image, s, p, a):
     "Full beard, goatee, stubble or moustache, for those who have one."
-    jaw = cover(.36 + .14*torch.cos(s.x*4)*p.beard_full - s.y + .8*(1 - p.beard_full)*(s.m - .25).clamp(min=0), .16)
-    chin, lip = jaw*(1 - bump(s.x, s.y-p.mouth_y, .26, .10)), bump(s.x, s.y - p.mouth_y + .115 - .04*a.AU26, .24, .038)
+    jaw = cover(.36 + .14*torch.cos(s.x*4)*p.beard_full - s.y + .8*(1 - p.beard_full)*(s.m - .25).clamp(min=0), .30)
+    chin, lip = jaw*(1 - bump(s.x, s.y-p.mouth_y, .26, .10)), bump(s.x, s.y - p.mouth_y + .115 - .04*a.AU26, .24, .046)
     opacity = (p.beard_dark*torch.maximum(p.beard*chin, 1.2*p.moustache*lip)).clamp(max=.85)
     return image*(1 - opacity[:, None]*(1 - p.hair/p.skin))
 
-# %% ../nbs/02a_faces.ipynb #5f9ee21c
+# %% ../nbs/02a_faces.ipynb #1cfbe718
 def brows(image, s, p, a, v, light):
     "Paints the brows."
     a = sided(s, p, a, "AU1", "AU2", "AU4")
     inner = .12 - .05*a.AU4
     t = (s.m - inner)/(p.eye_x + p.brow_length - inner); u = t.clamp(0, 1)
     y = p.brow_y - p.brow_arch*4*u*(1-u) + p.brow_tilt*(1-2*u) + a.AU4*(.13 - .10*u)
-    y = y - .15*a.AU1*(1-u)**1.5 - .12*a.AU2*u*(3.4 - 2.6*u)
+    y = y - .15*a.AU1*(1-u)**1.5 - .125*a.AU2*u*u*(4.7 - 3.9*u)
     opacity = cover((s.y-y).abs() - p.brow_thick*(1 - .55*u*u), s.px*1.4)*cover((t-.5).abs()*.44 - .22, s.px*1.5)
     return paint(image, .92*opacity, torch.minimum(p.hair*.75, p.skin*.42))
 
-# %% ../nbs/02a_faces.ipynb #d6d31816
+# %% ../nbs/02a_faces.ipynb #b913ca2c
 def eyes(image, s, p, a, v, light):
     "Paints eyeballs, irises, pupils, lids, lashes and eye shadow."
     a = sided(s, p, a, "AU6", "AU7")
     u = (s.m - p.eye_x)/p.eye_w; h = s.y + .14 + p.eye_slant*u; arc = (1 - u*u).clamp(min=0)
     wide = a.arousal - .35
-    up = p.eye_h*(1 + .75*wide)*(1 - .52*a.AU7)*(1 - .12*a.AU6) + .01
-    low = p.eye_h*.75*(1 + .15*wide)*(1 - .60*a.AU7)*(1 - .50*a.AU6)
+    up = p.eye_h*(1 + .75*wide)*(1 - .40*a.AU7)*(1 - .12*a.AU6) + .01
+    low = p.eye_h*.75*(1 + .15*wide)*(1 - .75*a.AU7)*(1 - .50*a.AU6)
     within, lid = cover((u.abs() - 1)*p.eye_w, s.px), h + up*arc
     ball = cover(torch.maximum(-lid, h - low*arc), s.px)*within
     image = image*(1 - (within*(.16*ridge(lid + .05, .02) + .20*ridge(h - low*arc, .016)))[:, None])
@@ -264,28 +265,28 @@ def eyes(image, s, p, a, v, light):
     image = paint(image, ball*spark, torch.ones_like(p.skin))
     return image*(1 - (within*ridge(lid, .020)*(.35 + .45*p.lashes))[:, None])
 
-# %% ../nbs/02a_faces.ipynb #a9206a24
+# %% ../nbs/02a_faces.ipynb #e924fd88
 def mouth(image, s, p, a, v, light):
     "Paints lips, the line between them or the opening, and teeth."
     b, parted = sided(s, p, a, "AU10", "AU12", "AU15"), (a.AU25*2.5).clamp(max=1)
-    gap = .10*a.AU25*(1 - .5*a.AU24) + .19*a.AU26*parted
-    half = p.mouth_w*(1 + .24*a.AU12 + .06*a.AU15 + .06*a.AU10 - .45*a.AU23 - .14*a.AU26)
-    u = s.m/half; q = (1 - u*u).clamp(min=0); full = q*(1.5 - .5*q); curl = u.clamp(max=1.2)**2
-    line = p.mouth_y + .085*a.AU26 + .02*a.AU12 - .04*b.AU10*torch.sqrt(q) + curl*(.16*b.AU15*curl - .15*b.AU12 - .035*a.valence - .031)
-    thin = (1 - .5*a.AU23)*(1 - .92*a.AU24)
-    top, bottom = line - q*(.25*gap + .03*a.AU10*parted), line + .75*gap*q
-    peak = top - full*(p.lip_upper*thin*(1 + .25*a.AU26) + .055*b.AU10) + p.cupid*thin*ridge(s.x, .045)
+    slit, drop = .05*a.AU25*(1 - .5*a.AU24), .17*a.AU26*parted; gap = 2*slit + drop
+    half = p.mouth_w*(1 + .24*a.AU12 + .06*a.AU15 + .06*a.AU10 - .28*a.AU23 - .14*a.AU26)
+    u = s.m/half; q = (1 - u*u).clamp(min=0); full = q*(1.5 - .5*q); curl = u.clamp(max=1.2)**2; dip = ridge(s.x, .045)
+    line = p.mouth_y + .075*a.AU26 + .02*a.AU12 + .006*dip - .04*b.AU10*torch.sqrt(q) + curl*(.16*b.AU15*curl - .15*b.AU12 - .035*a.valence - .010)
+    thin = (1 - .58*a.AU23)*(1 - .88*a.AU24)
+    top, bottom = line - q*(slit + .25*drop + .03*a.AU10*parted), line + q*(slit + .75*drop)
+    peak = top - q*(p.lip_upper*thin*(1 + .25*a.AU26) + .035*b.AU10) + p.cupid*thin*dip
     floor = bottom + full*p.lip_lower*thin*(1 + .25*a.AU26)
     inside = cover(s.m - half, s.px)
     lips = cover(torch.maximum(peak - s.y, s.y - floor), s.px)*inside
     hole = cover(torch.maximum(top - s.y, s.y - bottom), s.px)*inside*(gap/.03).clamp(max=1)
-    red = torch.lerp(p.lips, p.lips*p.lips.new_tensor([.95, .62, .66])[:, None, None], a.AU23[:, None])
+    red = torch.lerp(p.lips, p.lips*p.lips.new_tensor([.95, .72, .75])[:, None, None], a.AU23[:, None])
     shape = .86 + .06*(s.y > line) + .14*bump(s.x - .1*v.light_x, s.y - bottom - .5*p.lip_lower, .12, .025)
     image = paint(image, lips, red*(light*shape)[:, None])
     image = image*(1 - .6*(ridge(s.y-line, .016)*inside*(1 - gap/.04).clamp(min=0))[:, None])
     image = paint(image, hole, image.new_tensor([.22, .05, .06])[:, None, None])
-    teeth = hole*cover(s.y - top - .055, s.px*1.5)*(gap/.06).clamp(max=1)
-    return paint(image, teeth, image.new_tensor([.88, .86, .82])[:, None, None]*light[:, None])
+    teeth = hole*cover(s.y - top - .038, s.px*2.5)*q*(gap/.06).clamp(max=1)
+    return paint(image, teeth, image.new_tensor([.80, .77, .72])[:, None, None]*light[:, None])
 
 # %% ../nbs/02a_faces.ipynb #4d30f7f3
 def camera(image, view, generator=None):

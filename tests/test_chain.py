@@ -49,7 +49,7 @@ def test_from_nothing_to_the_headline(project):
         assert all((figures/f"{name}.{kind}").stat().st_size > 1000 for kind in ("svg", "png"))
         beside = json.loads((figures/f"{name}.json").read_text())
         assert beside["records"] and beside["versions"] and "commit" in beside and "config" in beside and "device" in beside
-    for name in ("table_headline", "table_data", "table_cost", "table_baselines"):
+    for name in ("table_headline", "table_data", "table_cost", "table_bounds"):
         assert all((figures/f"{name}.{kind}").exists() for kind in ("csv", "md", "json"))
     assert {f"arm-{arm}-seed0.json" for arm in ARMS} <= {path.name for path in records.iterdir()}
     assert "progressive" in project.said and str(figures) in project.said and "took" in project.said
@@ -158,7 +158,7 @@ def test_real_faces(project, tmp_path):
     assert table[["AU", "valence", "arousal", "VA", "P"]].isna().all(axis=None) and table["EXPR"].notna().all()
     assert "–" in (tmp_path/"figures"/"smoke"/"table_headline.md").read_text()
     assert table.loc["progressive", "EXPR"] >= .25
-    baselines = pd.read_csv(tmp_path/"figures"/"smoke"/"table_baselines.csv").set_index("arm")
+    baselines = pd.read_csv(tmp_path/"figures"/"smoke"/"table_bounds.csv").set_index("arm")
     assert .2 < baselines.loc["pixels", "EXPR"] < .5
     records = json.loads(next(tmp_path.glob("data/records/smoke/arm-progressive-seed0.json")).read_text())
     assert records["source"] == "real" and records["metrics"]["AU"] is None and records["metrics"]["P"] is None

@@ -73,7 +73,7 @@ def test_headline_has_the_contract_s_columns_and_values(records, report):
     table = pd.read_csv(report[0]/"table_headline.csv")
     assert table.columns.tolist() == ["arm", *(f"{s}{e}" for s in ("AU", "EXPR", "valence", "arousal", "VA", "P") for e in ("", "_lo", "_hi")), "n_seeds"]
     assert table.arm.tolist() == list(ARMS) and (table.n_seeds == 2).all()
-    assert pd.read_csv(report[0]/"table_baselines.csv").arm.tolist() == list(BASELINES)
+    assert pd.read_csv(report[0]/"table_bounds.csv").arm.tolist() == list(BASELINES)
     for arm in ARMS:
         runs = [json.loads((records/f"arm-{arm}-seed{s}.json").read_text()) for s in (0, 1)]
         row = table.set_index("arm").loc[arm]
