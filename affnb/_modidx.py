@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'affnb.faces.camera': ('faces.html#camera', 'affnb/faces.py'),
                              'affnb.faces.cover': ('faces.html#cover', 'affnb/faces.py'),
                              'affnb.faces.eyes': ('faces.html#eyes', 'affnb/faces.py'),
+                             'affnb.faces.face_explorer': ('faces.html#face_explorer', 'affnb/faces.py'),
                              'affnb.faces.face_grid': ('faces.html#face_grid', 'affnb/faces.py'),
                              'affnb.faces.face_sheet': ('faces.html#face_sheet', 'affnb/faces.py'),
                              'affnb.faces.front_hair': ('faces.html#front_hair', 'affnb/faces.py'),

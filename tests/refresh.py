@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 from in_step import ROOT, render_readme
 
 NBS, RUN = ROOT/"nbs", ROOT/"data"/"runs"/"smoke"/"notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 STAGES = {"06_pretrain": "06_pretrain-seed0", "07_separate": "07_separate-AU-seed0", "08_joint": "08_joint-progressive-seed0",
           "11_evaluate": "11_evaluate-seed0", "12_report": "12_report"}
 
@@ -29,9 +30,11 @@ def main():
             if path.stem in STAGES: notebook = take_outputs(path.stem, RUN/f"{STAGES[path.stem]}.ipynb")
             else:
                 notebook = nbformat.read(path, 4)
-                NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NBS)}}).execute()
-            for cell in notebook.cells:   # progress bars and warnings of libraries are no result
-                if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+                NotebookClient(notebook, timeout=600, store_widget_state=False, resources={"metadata": {"path": str(NBS)}}).execute()
+            for cell in filter(lambda c: c.cell_type == "code", notebook.cells):   # progress bars and warnings of libraries are no result,
+                cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+                for output in cell.outputs:                                          # and a widget needs a kernel behind it
+                    if WIDGET in output.get("data", {}): output["data"] = {"text/plain": "Sliders: open this notebook in JupyterLab (`make lab`) and run it to move them."}
             nbformat.write(notebook, path)
             print(path.name, path.stat().st_size // 1024, "kB", flush=True)
         for tool in ("nbdev-clean", "nbdev-export"): subprocess.run([str(Path(sys.executable).parent/tool)], cwd=ROOT, check=True)
