@@ -10,8 +10,8 @@ __all__ = ['REAL', 'UNNAMED', 'HEADER', 'LISTS', 'REASONS', 'unnamed_moments', '
            'write_benchmark', 'label_statistics', 'real_statistics', 'tolerance', 'calibration_table', 'typical_faces',
            'write_showcase']
 
-# %% ../nbs/02_benchmark.ipynb #4f8665f9
-import math, multiprocessing, numpy as np, pandas as pd, torch
+# %% ../nbs/02_benchmark.ipynb #04463951
+import multiprocessing, numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields

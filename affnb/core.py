@@ -8,8 +8,8 @@ __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', '
            'load_config', 'derived_seed', 'generator', 'seed_everything', 'pick_device', 'git_state', 'environment',
            'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash', 'notebook_hash', 'make_record']
 
-# %% ../nbs/00_core.ipynb #1f9d8547
-import configparser, contextlib, dataclasses, difflib, hashlib, json, math, os, platform, random, shutil, subprocess, tempfile
+# %% ../nbs/00_core.ipynb #ffbb0ff4
+import configparser, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, shutil, subprocess, tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path

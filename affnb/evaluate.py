@@ -7,19 +7,19 @@ __all__ = ['shares_of', 'describe_data', 'predictions_of', 'trivial', 'grey_pixe
            'drawn_parameters', 'oracle', 'video_mean', 'nearest', 'costs_of', 'evaluate', 'longest_video',
            'write_video', 'write_timeline', 'write_submission']
 
-# %% ../nbs/11_evaluate.ipynb #0e8ef616
+# %% ../nbs/11_evaluate.ipynb #e224262e
 import numpy as np, pandas as pd, torch
-from safetensors.torch import load_file
 from pathlib import Path
+from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, make_record, read_json, write_json
-from .metrics import score, to_record, video_statistics
 from .data import frame_numbers
-from .train import Run, labelled_tasks, open_run, rows_of
+from .metrics import score, to_record, video_statistics
+from .train import Run, labelled_tasks, rows_of
 
 # %% ../nbs/11_evaluate.ipynb #92b3a643
 def shares_of(targets:dict, masks:dict)->dict:

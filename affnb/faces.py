@@ -365,17 +365,17 @@ def face_grid(n:int,          # people
     images = render(many(people), aus.repeat(n, 1), va.repeat(n, 1), many(views), size)
     return images.reshape(n, len(columns), 3, size, size), [f"person {i+1}" for i in range(n)], [c[0] for c in columns]
 
-# %% ../nbs/01a_faces.ipynb #32820d02
-def face_explorer(size:int=224,  # pixels a side
+# %% ../nbs/01a_faces.ipynb #c0c5631d
+def face_explorer(size:int=288,  # pixels a side
                   seed:int=0     # other people
                  ):              # an ipywidgets box, to be shown by Jupyter
     "Sliders for action units, valence, arousal and identity; the face is drawn anew as they move."
     import ipywidgets as widgets
-    wide = dict(layout=widgets.Layout(width="21em"), style=dict(description_width="13em"), readout_format=".2f")
+    wide = dict(layout=widgets.Layout(width="29em"), style=dict(description_width="14em"))
     units = {name: widgets.FloatSlider(0., min=0, max=1, step=.05, description=f"{name} {meaning}", **wide) for name, meaning in AU_MEANINGS.items()}
     affect = {name: widgets.FloatSlider(value, min=-1, max=1, step=.05, description=name, **wide) for name, value in (("valence", .1), ("arousal", .2))}
-    who = widgets.IntSlider(0, min=0, max=999, description="identity", layout=wide["layout"], style=wide["style"])
-    picture = widgets.Image(format="png", width=size, height=size)
+    who = widgets.IntSlider(0, min=0, max=999, description="identity", **wide)
+    picture = widgets.Image(format="png", layout=widgets.Layout(width=f"{size}px", height=f"{size}px"))
     def draw(_=None):
         person, view = sample_identities(1, generator(seed, "explorer", who.value)), {name: torch.tensor([float(centre)]) for name, centre, _ in FaceKnobs().views}
         aus, va = (torch.tensor([[slider.value for slider in part.values()]]) for part in (units, affect))
@@ -384,4 +384,4 @@ def face_explorer(size:int=224,  # pixels a side
         picture.value = file.getvalue()
     for slider in (who, *affect.values(), *units.values()): slider.observe(draw, "value")
     draw()
-    return widgets.HBox([picture, widgets.VBox([who, *affect.values()]), widgets.VBox(list(units.values()))])
+    return widgets.HBox([widgets.VBox([picture, who, *affect.values()]), widgets.VBox(list(units.values()))])

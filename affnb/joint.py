@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARMS', 'Arm', 'needs', 'start_of', 'stored_features', 'feature_stack', 'train_head', 'cost_of', 'train_arm']
 
-# %% ../nbs/08_joint.ipynb #26aca8c6
+# %% ../nbs/08_joint.ipynb #b54574a3
 import hashlib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from .core import TASKS, Config, derived_seed, file_hash, nearest, seed_everything, text_hash, UsageError
 from .data import Batch
 from .model import count_flops, count_parameters, load_weights, make_encoder, make_model
-from .train import (Run, batches_of, code_hashes, encode, fit, judge_on, labelled_tasks, leave, make_loss, open_run, predict,
+from .train import (Run, batches_of, code_hashes, encode, fit, judge_on, labelled_tasks, leave, make_loss, predict,
                          rows_of, train_frames)
 
 # %% ../nbs/08_joint.ipynb #59b23957

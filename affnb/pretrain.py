@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['mae_loss', 'mae_judge', 'pretrain', 'examples']
 
-# %% ../nbs/06_pretrain.ipynb #9b96c8e1
-import math
+# %% ../nbs/06_pretrain.ipynb #77c4161e
 import numpy as np, torch
 from .core import atomic, derived_seed, file_hash, generator, project_root, seed_everything, text_hash
 from .model import MaskedAutoencoder, count_flops, load_weights, make_autoencoder, make_encoder, reconstruct
-from .train import Run, batches_of, code_hashes, fit, leave, open_run, rows_of
+from .train import Run, batches_of, code_hashes, fit, leave, rows_of
 
 # %% ../nbs/06_pretrain.ipynb #89cfa9e6
 def mae_loss(mae:MaskedAutoencoder,  # in training

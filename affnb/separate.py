@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['train_task']
 
-# %% ../nbs/07_separate.ipynb #2ffaba87
-import numpy as np, torch
+# %% ../nbs/07_separate.ipynb #400c0af3
 from .core import TASKS, AffnbError
 from .model import count_flops
-from .train import Run, batches_of, encode, labelled_tasks, leave, open_run, predict, rows_of, train_frames
+from .train import Run, batches_of, encode, labelled_tasks, leave, predict, train_frames
 
 # %% ../nbs/07_separate.ipynb #8dcfc398
 def train_task(run:Run, task:str, seed:int):  # model or None, history, features (N, D) or None, predictions

@@ -125,16 +125,23 @@ def test_truth_stands_beside_the_lists(folder):
 
 PINNED = {"2": ("d64e4b930530976c", "99ce954efa46c178")}     # version -> hashes of the knobs and of rounded labels; its picture is benchmark-VERSION.png
 
-def test_the_version_pins_knobs_labels_and_faces():
-    "A changed knob, label or face is a new version: add a line to PINNED and a picture, and say so in the CHANGELOG."
-    assert KNOBS.version in PINNED, "a new version: pin it here"
+PICTURE = Path(__file__).parent/f"benchmark-{KNOBS.version}.png"
+
+def fingerprint():
+    "Hashes of the knobs and of labels in thousandths, and a grid of faces, (H, W, 3) uint8."
     short = lambda data: hashlib.sha256(data).hexdigest()[:16]
     labels = label_process(20, 50, generator(0, "pinned"), KNOBS)
     rounded = torch.cat([labels.frame[..., None], labels.kind[..., None], *((part*1000).round().long() for part in (labels.va, labels.aus.long(), labels.intensity, labels.shown))], 2)
-    assert (short(json.dumps(dataclasses.asdict(KNOBS)).encode()), short(rounded.numpy().astype("<i4").tobytes())) == PINNED[KNOBS.version]
     images = face_grid(4, 64, 0, typical_faces())[0]
-    fresh = (images*255).round().byte().permute(0, 3, 1, 4, 2).reshape(4*64, -1, 3).numpy()
-    stored = np.asarray(Image.open(Path(__file__).parent/f"benchmark-{KNOBS.version}.png"))
+    picture = (images*255).round().byte().permute(0, 3, 1, 4, 2).reshape(4*64, -1, 3).numpy()
+    return (short(json.dumps(dataclasses.asdict(KNOBS)).encode()), short(rounded.numpy().astype("<i4").tobytes())), picture
+
+def test_the_version_pins_knobs_labels_and_faces():
+    "A changed knob, label or face is a new version (see CONTRIBUTING)."
+    assert KNOBS.version in PINNED, "a new version: `python tests/test_benchmark.py` writes its picture and prints its line"
+    hashes, fresh = fingerprint()
+    assert hashes == PINNED[KNOBS.version]
+    stored = np.asarray(Image.open(PICTURE))
     assert stored.shape == fresh.shape and np.abs(stored.astype(int) - fresh).max() <= 1      # one grey level
 
 def test_knobs_are_frozen():
@@ -236,3 +243,9 @@ def test_ten_thousand_frames_in_bounded_memory(tmp_path):
     assert run.returncode == 0, run.stderr[-500:]
     frames, kilobytes = map(int, run.stdout.split()[-2:])
     assert frames >= 10_000 and kilobytes < 1e6
+
+if __name__ == "__main__":   # to pin a new version
+    hashes, picture = fingerprint()
+    if PICTURE.exists(): sys.exit(f"{PICTURE}: version {KNOBS.version} has its picture; a change needs a new version in Knobs")
+    Image.fromarray(picture).save(PICTURE)
+    print(f'PINNED: "{KNOBS.version}": {hashes}')

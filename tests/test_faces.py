@@ -204,3 +204,17 @@ def test_cost():
         people, views, aus, va = sample_identities(32, generator(0)), sample_views(32, generator(1)), torch.rand(32, 12), torch.rand(32, 2)
         start = time.process_time(); render(people, aus, va, views, 64, generator(2)); spent.append((time.process_time() - start)/32)
     assert torch.get_num_threads() == 1 and min(spent) < .002
+
+# ---- the explorer
+
+def test_every_slider_of_the_explorer_moves_the_face():
+    from affnb.faces import face_explorer
+    explorer = face_explorer(48)
+    (picture, who, *affect), units = explorer.children[0].children, explorer.children[1].children
+    assert [slider.description.split()[0] for slider in units] == list(AU_NAMES) and [slider.description for slider in affect] == ["valence", "arousal"]
+    for slider, value in ((who, 5), *((slider, 1.) for slider in (*affect, *units))):
+        before, start = picture.value, slider.value
+        slider.value = value
+        assert picture.value != before, slider.description
+        slider.value = start
+        assert picture.value == before, slider.description        # and back

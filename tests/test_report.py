@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import bootstrap, score, to_record, video_statistics
-from affnb.report import (ARMS, BASELINES, caption, cell, comparison_table, dev_score, finding, headline_text, read_records, readable, score_table,
+from affnb.report import (ARMS, BOUNDS, caption, cell, comparison_table, dev_score, finding, headline_text, read_records, readable, score_table,
                           verdict, write_report)
 
-NOISE = {"scratch": .9, "separate": .6, "joint": .7, "joint+fusion": .6, "joint+temporal": .6, "progressive": .4, "trivial": 5, "pixels": 1.}
+NOISE = {"scratch": .9, "separate": .6, "joint": .7, "joint+fusion": .6, "joint+temporal": .6, "progressive": .4, "trivial": 5, "pixels": 1., "oracle-1": .2, "nearest-leaked": .3}
 
 def make(folder, arms=NOISE, seeds=(0, 1), tasks=("AU", "EXPR", "VA"), videos=10, source="synthetic", extras=True):
     "Records in the format of the chain: real metrics, invented predictions."
@@ -26,7 +26,7 @@ def make(folder, arms=NOISE, seeds=(0, 1), tasks=("AU", "EXPR", "VA"), videos=10
             guesses = {task: guesses[task] for task in tasks}
             metrics, sums = score(guesses, targets, masks), to_record(video_statistics(guesses, targets, masks, names))
             write_json(folder/f"arm-{arm}-seed{seed}.json", dict(record="arm", arm=arm, seed=seed, **head, metrics=metrics, statistics=sums, stored_features="+" in arm))
-            if arm in ("trivial", "pixels", "separate") or not extras: continue
+            if arm in (*BOUNDS, "separate") or not extras: continue
             history = [dict(epoch=e + 1, score=.1*e, loss=1/(e + 1), losses={t: .3 for t in tasks}, lr=1e-3, frames=64, seconds=.2, dev=metrics) for e in range(2)]
             write_json(folder/f"train-{arm}-seed{seed}.json", dict(record="train", name=arm, stage=arm, seed=seed, **head, history=history))
     if not extras: return folder
@@ -41,12 +41,17 @@ def make(folder, arms=NOISE, seeds=(0, 1), tasks=("AU", "EXPR", "VA"), videos=10
             for name in AU_NAMES: frames[f"{who}:{name}"] = np.nan if here("AU") else (np.arange(30) > 15).astype(float)
             frames[f"{who}:expression"] = np.nan if here("EXPR") else np.arange(30) // 6
         frames.to_csv(folder/f"timeline-seed{seed}.csv", index=False)
+    drawn = {f"drawn:{name}": np.cos(np.arange(30)/5) for name in ("valence", "arousal", *AU_NAMES)} if source == "synthetic" else {}
+    frames.filter(regex="image|position|truth").assign(**drawn).to_csv(folder/"video.csv", index=False)
+    np.savez_compressed(folder/"video.npz", images=truth.integers(0, 255, (4, 16, 16, 3), dtype=np.uint8), positions=[0, 10, 20, 29])
     counts = [dict(split=s, listed=100, duplicates=1, absent=2, undecodable=0, frames=97, videos=5, valence_arousal=90, expression=50, aus=80, all=40) for s in ("train", "validation", "test")]
     some = lambda task, values: values if task in tasks else [None]*len(values)
     write_json(folder/"data.json", dict(record="data", name=head["data"]["name"], source=source, hash="abc", counts=counts, parts={"train encoder": dict(frames=70, videos=3), "dev": dict(frames=27, videos=2)},
                expression_shares=dict(zip(EXPRESSIONS, some("EXPR", [.2] + [.1]*6 + [.2]))), au_prevalence=dict(zip(AU_NAMES, some("AU", [.1*i for i in range(1, 10)] + [.05]*3))),
                au_cooccurrence=[some("AU", [.5]*12) for _ in range(12)], va_histogram=dict(edges=np.linspace(-1, 1, 5).tolist(), counts=[[int("VA" in tasks)*(i + j) for j in range(4)] for i in range(4)])))
-    if source == "synthetic": np.savez_compressed(folder/"faces.npz", images=truth.integers(0, 255, (2, 3, 3, 16, 16), dtype=np.uint8), row_names=["a", "b"], column_names=["neutral", "AU1", "AU2"])
+    if source == "synthetic":
+        (folder/"calibration.csv").write_text("statistic,group,real,benchmark,reason\nprevalence,AU1,0.21,0.2134567,\nframes a video,shortest,11,24,one video decides it\n")
+        np.savez_compressed(folder/"faces.npz", images=truth.integers(0, 255, (2, 3, 3, 16, 16), dtype=np.uint8), row_names=["a", "b"], column_names=["neutral", "AU1", "AU2"])
     return folder
 
 @pytest.fixture(scope="module")
@@ -57,8 +62,8 @@ def report(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")/"figures"
     return folder, write_report(records, folder)
 
-TABLES = [f"table_{n}" for n in ("headline", "baselines", "comparisons", "data", "cost")]
-FIGURES = [f"fig_{n}" for n in ("data", "faces", "mae", "curves", "per_class", "timeline")]
+TABLES = [f"table_{n}" for n in ("headline", "bounds", "calibration", "comparisons", "data", "cost")]
+FIGURES = [f"fig_{n}" for n in ("data", "faces", "mae", "curves", "per_class", "timeline", "video")]
 
 def test_every_table_and_figure_with_its_sidecar(report):
     folder, paths = report
@@ -73,7 +78,10 @@ def test_headline_has_the_contract_s_columns_and_values(records, report):
     table = pd.read_csv(report[0]/"table_headline.csv")
     assert table.columns.tolist() == ["arm", *(f"{s}{e}" for s in ("AU", "EXPR", "valence", "arousal", "VA", "P") for e in ("", "_lo", "_hi")), "n_seeds"]
     assert table.arm.tolist() == list(ARMS) and (table.n_seeds == 2).all()
-    assert pd.read_csv(report[0]/"table_bounds.csv").arm.tolist() == list(BASELINES)
+    assert pd.read_csv(report[0]/"table_bounds.csv").arm.tolist() == [arm for arm in BOUNDS if arm in NOISE]
+    calibration = pd.read_csv(report[0]/"table_calibration.csv")
+    assert calibration.columns.tolist() == ["statistic", "group", "real", "benchmark", "reason"] and calibration.loc[0, "benchmark"] == .2134567
+    assert "| 0.2135 " in (report[0]/"table_calibration.md").read_text() and "nan" not in (report[0]/"table_calibration.md").read_text()
     for arm in ARMS:
         runs = [json.loads((records/f"arm-{arm}-seed{s}.json").read_text()) for s in (0, 1)]
         row = table.set_index("arm").loc[arm]
@@ -94,7 +102,7 @@ def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
 def test_real_faces_with_expressions_only(tmp_path):
     folder = make(tmp_path/"records", tasks=("EXPR",), source="real", seeds=(3,))
     paths = {p.name: p for p in write_report(folder, tmp_path/"figures")}
-    assert "fig_faces.png" not in paths and "fig_timeline.png" in paths
+    assert not {"fig_faces.png", "table_calibration.csv"} & set(paths) and {"fig_timeline.png", "fig_video.png"} <= set(paths)
     lines = paths["table_headline.csv"].read_text().splitlines()
     assert lines[6].startswith("progressive,,,,0.") and ",,,,,,,,,,,,1" in lines[6], "empty cells, not zeros or nan"
     words = paths["table_headline.md"].read_text()
@@ -146,7 +154,7 @@ def test_missing_and_broken_records_are_refused_and_nothing_is_written(records, 
         with pytest.raises(AffnbError, match="affnb reproduce"): write_report(folder, figures)
     broken = make(tmp_path/"records", ["joint"], (0,))
     for name, text in (("arm-joint-seed0.json", "{"), ("arm-joint-seed0.json", "[]"), ("arm-joint-seed0.json", '{"record": "arm", "arm": "joint"}'),
-                       ("train-joint-seed0.json", "{}"), ("data.json", "nope"), ("mae-seed0.npz", "nope"), ("faces.npz", ""), ("timeline-seed0.csv", "")):
+                       ("train-joint-seed0.json", "{}"), ("data.json", "nope"), ("mae-seed0.npz", "nope"), ("faces.npz", ""), ("timeline-seed0.csv", ""), ("calibration.csv", ""), ("video.csv", ""), ("video.npz", "nope")):
         whole = (broken/name).read_bytes()
         (broken/name).write_text(text)
         with pytest.raises(AffnbError) as error: write_report(broken, figures)
