@@ -57,7 +57,7 @@ def unnamed_moments()->dict:  # units (12,), valence and arousal (mean, sd)
         found[name] = (round(float(first), 3), round(float((second - first**2)**.5), 3))
     return found
 
-# %% ../nbs/02_benchmark.ipynb #e0da4a4f
+# %% ../nbs/02_benchmark.ipynb #299c9597
 @dataclass(frozen=True)
 class Knobs(FaceKnobs):
     "Every setting of the benchmark. A changed knob is a new version."
@@ -76,11 +76,13 @@ class Knobs(FaceKnobs):
     favourite: float = .25      # share of episodes that show the video's favourite expression
     episode: float = 600.       # mean length of an episode, in frames
     onset: float = 12.; offset: float = 20.  # frames until an episode is at its apex, and to fade
-    mood: tuple = (50., 40.)    # time constants of valence and arousal around the expression's mean, in frames:
-    temper: tuple = (4000., 5000.); temper_share: tuple = (.66, .35)  # of what passes, of what stays for long, and the latter's share of the variance
+    mood: tuple = (50., 40.)    # valence and arousal around the expression's mean: time constant, in frames, of the part that passes,
+    temper: tuple = (4000., 5000.)  # and of the part that stays for most of a video;
+    temper_share: tuple = (.66, .35)  # that part's share of the variance
     ease: float = 12.           # frames in which affect follows a new expression
-    slip: tuple = (.45, .03)    # visible minus annotated valence, arousal: standard deviation of a video's own part,
-    flutter: tuple = (.52, .28); flutter_time: float = 8.  # the same of the part that passes, and the frames in which it does
+    slip: tuple = (.45, .03)    # visible minus annotated valence, arousal: standard deviation of the part that a whole video has,
+    flutter: tuple = (.52, .28) # and of the part that comes and goes;
+    flutter_time: float = 8.    # its time constant, in frames
     unit_rate: float = .033     # action units are drawn anew so often a frame
     unit_delay: float = 4.      # frames that a muscle needs
     unit_threshold: float = .25 # intensity from which an action unit is annotated
@@ -93,7 +95,7 @@ class Knobs(FaceKnobs):
     absent: float = .004        # share of rows whose file is not there
     quality: tuple = (60, 96)   # of a video's JPEG files: lowest, highest
 
-# %% ../nbs/02_benchmark.ipynb #dafe80c4
+# %% ../nbs/02_benchmark.ipynb #a432e1ca
 def rand(generator, *shape)->Tensor: return torch.rand(*shape, generator=generator, dtype=torch.float64)
 def randn(generator, *shape)->Tensor: return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -104,7 +106,7 @@ def video_lengths(n:int, frames:int, generator, knobs=Knobs())->Tensor:  # (n,),
     return 1 + (weights.cumsum(0)/weights.sum()*n*(frames - 1)).round().diff(prepend=torch.zeros(1)).long()
 
 def frame_gaps(n_videos:int, n_frames:int, generator, clips:bool=False, knobs=Knobs())->Tensor:  # (V, T), at least 1
-    "Frames from each listed frame to the next."
+    "Frames from the listed frame before to each listed frame."
     draw = lambda: rand(generator, n_videos, n_frames)
     gaps = knobs.gap*torch.exp(knobs.gap_spread*randn(generator, n_videos, n_frames))
     gaps = gaps - (draw() < knobs.pause_share)*knobs.pause*torch.log(draw().clamp(min=1e-6))
@@ -241,14 +243,14 @@ def annotation_table(videos:list,           # (name, Labels) pairs
     table |= dict(zip(AFFECT, np.where(no_affect, np.nan, of("va").T))) | dict(expression=np.where(kind == UNNAMED, np.nan, kind))
     return pd.DataFrame(table | dict(zip(AU_NAMES, np.where(no_units, np.nan, of("aus").T))))
 
-# %% ../nbs/02_benchmark.ipynb #fe247fc4
+# %% ../nbs/02_benchmark.ipynb #d4d72ca6
 HEADER = "image,valence,arousal,expression,aus"
 LISTS = (("train", "training_set_annotations.txt"), ("validation", "validation_set_annotations.txt"), ("test", "MTL.txt"))
 
 def video_names(n:int, generator)->list:  # n different names
     "Names like those of real videos; one may be the beginning of another."
     endings = ("", "", "", "-30-1280x720", "-24-640x360", "_left", "_right")
-    return [f"{number+1}{endings[number*7919 % len(endings)]}" for number in torch.randperm(n, generator=generator).tolist()]
+    return [f"{number+1}{endings[number % len(endings)]}" for number in torch.randperm(n, generator=generator).tolist()]
 
 def write_list(path, split:str, videos:list, seed:int, knobs=Knobs())->list:  # images that are listed but will be absent
     "Writes a split's annotation list of (name, labels) pairs, with its blemishes; the test list has images only."

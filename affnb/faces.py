@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from .core import AU_MEANINGS, AU_NAMES, generator
 
-# %% ../nbs/01a_faces.ipynb #189804bf
+# %% ../nbs/01a_faces.ipynb #f9b0bce3
 @dataclass(frozen=True)
 class FaceKnobs:
     "How faces may look: (name, lowest, highest), (name, share of people), (name, colours), (name, centre, standard deviation)."
@@ -40,7 +40,7 @@ class FaceKnobs:
         ("backdrop", ((.85, .85, .82), (.30, .36, .45), (.45, .52, .38), (.60, .48, .40), (.20, .20, .22), (.55, .68, .78))),
         ("backdrop2", ((.95, .93, .88), (.20, .28, .40), (.60, .60, .45), (.40, .30, .28), (.35, .35, .40), (.75, .62, .66))),
         ("clothes", ((.15, .18, .28), (.75, .74, .72), (.45, .14, .16), (.20, .34, .26), (.12, .12, .13), (.62, .52, .30))))
-    lean: float = .08         # standard deviation of what one side of the face has more of an action unit than both have on average
+    lean: float = .08         # standard deviation of one side's relative difference from the mean of both, for each action unit
     views: tuple = (("yaw", 0, .11), ("pitch", 0, .06), ("roll", 0, .07), ("shift_x", 0, .035), ("shift_y", 0, .035), ("zoom", 1.02, .03),
         ("light_x", 0, .5), ("light_y", -.15, .3), ("shade", .46, .06), ("warmth", 0, .05), ("gaze", 0, .012), ("gain", .93, .07),
         ("blur", .10, .04), ("noise", .01, .0035), ("occlusion", -.50, .5),
