@@ -29,7 +29,7 @@ def check_parts(config:Config)->None:
         path = getattr(config, name)
         if path not in ("", "timm") and not (project_root()/path).is_file(): raise AffnbError(f"setting `{name}` = {path}: no such file: give a .safetensors file, or leave it empty")
 
-# %% ../nbs/14_cli.ipynb #b8a3dcc9
+# %% ../nbs/14_cli.ipynb #cb9571f3
 BENCH_SETTINGS = ("bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation",
                   "bench_validation_frames", "bench_test", "bench_size", "bench_seed")
 
@@ -47,7 +47,7 @@ def make_plan(config:Config,  # the settings
     standard = config == load_config(config.profile) and data is None
     name = config.profile if standard else f"{config.profile}-{text_hash(config, data and Path(data).resolve())}"
     code = lambda *modules: [file_hash(root/"affnb"/f"{module}.py") for module in modules]
-    bench = text_hash(*(getattr(config, s) for s in BENCH_SETTINGS), *code("benchmark", "core"))
+    bench = text_hash(*(getattr(config, s) for s in BENCH_SETTINGS), *code("benchmark", "faces", "core"))
     folder = Path(data).resolve() if data else here/"data"/"benchmark"/bench
     packed = here/"data"/"packed"/f"{text_hash(folder if data else bench, source, *code('data', 'core'))}-{config.image_size}"
     lists = [str(path) for path in find_lists(folder).values()] if data else [str(folder/"training_set_annotations.txt")]

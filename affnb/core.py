@@ -45,7 +45,7 @@ def nearest(name:str,   # what was typed
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=.5)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
-# %% ../nbs/00_core.ipynb #cf3daeee
+# %% ../nbs/00_core.ipynb #b1519cbe
 @dataclass(frozen=True)
 class DataSettings:
     "How frames are packed and divided, and how large the synthetic benchmark is."
@@ -56,8 +56,8 @@ class DataSettings:
     bench_clip_frames: int = 7     # frames a clip
     bench_long: int = 44           # long training videos
     bench_long_frames: int = 120   # frames a long training video
-    bench_validation: int = 40     # validation videos
-    bench_validation_frames: int = 90  # frames a validation video
+    bench_validation: int = 60     # validation videos
+    bench_validation_frames: int = 60  # frames a validation video
     bench_test: int = 4            # videos of the unlabelled test list
     bench_size: int = 112          # pixels a side of the rendered frames
     bench_seed: int = 0            # another seed, other people

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['shares_of', 'describe_data', 'predictions_of', 'trivial', 'grey_pixels', 'principal_pixels', 'linear',
-           'drawn_parameters', 'oracle', 'video_mean', 'nearest', 'costs_of', 'evaluate', 'longest_video',
-           'write_video', 'write_timeline', 'write_submission']
+           'drawn_parameters', 'with_surroundings', 'oracle', 'video_mean', 'nearest', 'costs_of', 'evaluate',
+           'longest_video', 'write_video', 'write_timeline', 'write_submission']
 
-# %% ../nbs/11_evaluate.ipynb #e224262e
+# %% ../nbs/11_evaluate.ipynb #cb46cf0d
 import numpy as np, pandas as pd, torch
 from pathlib import Path
 from safetensors.torch import load_file
@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, make_record, read_json, write_json
+from .benchmark import UNNAMED, Knobs, label_process
+from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record, read_json, write_json
 from .data import frame_numbers
 from .metrics import score, to_record, video_statistics
 from .train import Run, labelled_tasks, rows_of
@@ -84,28 +85,27 @@ def principal_pixels(run:Run, components:int=100, seed:int=0)->np.ndarray:  # (N
     grey, train = grey_pixels(run.packed.frames), rows_of(run, "train")["row"].to_numpy()
     return make_pipeline(PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed), StandardScaler()).fit(grey[train]).transform(grey)
 
-# %% ../nbs/11_evaluate.ipynb #be41371b
-def linear(run:Run,            # labels and parts
-           seen:np.ndarray,    # (N, F) what the reader sees of each packed row
-           rows                # training rows to fit on
+# %% ../nbs/11_evaluate.ipynb #63c8e2fb
+def linear(learn:np.ndarray,   # (L, F) what the reader learns from,
+           targets:dict,       # task -> (L, .) with these labels
+           masks:dict,         # task -> (L, .) where they are known
+           seen:np.ndarray     # (N, F) what it is asked about
           )->dict:             # task -> (N, .)
     "A linear reader a task: logistic for expressions, weighted by inverse frequency; ridge for action units (on 0/1, threshold .5), valence and arousal."
     found = {}
-    for task in labelled_tasks(run):
-        labels, known = run.targets[task], run.masks[task]
+    for task, labels in targets.items():
         if task == "EXPR":
-            at = rows[known[rows]]
-            fit = LogisticRegression(max_iter=500, C=.1, class_weight="balanced").fit(seen[at], labels[at])
-            found[task] = np.zeros((len(seen), 8)); found[task][:, fit.classes_] = fit.predict_proba(seen)
+            at, found[task] = masks[task], np.zeros((len(seen), 8))
+            if len(kinds := np.unique(labels[at])) > 1: found[task][:, kinds] = LogisticRegression(max_iter=500, C=.1, class_weight="balanced").fit(learn[at], labels[at]).predict_proba(seen)
+            else: found[task][:, kinds] = 1
             continue
         found[task] = np.zeros((len(seen), labels.shape[1]))
-        for i in range(labels.shape[1]):
-            at = rows[known[rows, i]]
-            if len(at): found[task][:, i] = Ridge(10.).fit(seen[at], labels[at, i]).predict(seen)
+        for i, at in enumerate(masks[task].T):
+            if at.any(): found[task][:, i] = Ridge(10.).fit(learn[at], labels[at, i]).predict(seen)
         found[task] = found[task].clip(0 if task == "AU" else -1, 1)
     return found
 
-# %% ../nbs/11_evaluate.ipynb #b8960327
+# %% ../nbs/11_evaluate.ipynb #bcad0266
 def drawn_parameters(run:Run)->pd.DataFrame|None:  # valence, arousal, AU1 ... AU26 by packed row; None for data that nobody drew
     "What the frames of the benchmark were drawn with."
     path = Path(read_json(run.folder/"plan.json")["folder"])/"truth.parquet"
@@ -113,18 +113,26 @@ def drawn_parameters(run:Run)->pd.DataFrame|None:  # valence, arousal, AU1 ... A
     truth = pd.read_parquet(path).set_index("image")
     return truth.loc[run.table.sort_values("row")["image"], [*AFFECT, *AU_NAMES]]
 
-def oracle(run:Run, truth:pd.DataFrame, window:int)->dict:  # task -> (N, .)
-    "A linear reader of the true face parameters, of the frame and of their mean over a window around it; fitted on training videos of 20 frames and more."
+def with_surroundings(values:pd.DataFrame, video, window:int)->np.ndarray:  # (N, 2 F)
+    "Each row, in order of time, beside the mean over a window around it, within its video."
+    around = values.groupby(np.asarray(video)).rolling(window, center=True, min_periods=1).mean().droplevel(0).loc[values.index]
+    return np.concatenate([values, around], 1)
+
+def oracle(run:Run, truth:pd.DataFrame, window:int, videos:int=200, frames:int=120)->dict:  # task -> (N, .)
+    "A linear reader of the true face parameters, of the frame and of their mean over a window; learns from labels of further videos of the same generator."
+    knobs = Knobs(**read_json(Path(read_json(run.folder/"plan.json")["folder"])/"benchmark.json")["knobs"])
+    labels = label_process(videos, frames, generator("oracle"), knobs)
+    flat = lambda part: part.flatten(0, 1).numpy()
+    targets = dict(AU=flat(labels.aus).astype(float), EXPR=flat(labels.kind), VA=flat(labels.va))
+    masks = {task: np.ones(values.shape, bool) for task, values in targets.items()} | dict(EXPR=targets["EXPR"] != UNNAMED)
+    learn = with_surroundings(pd.DataFrame(np.concatenate([flat(labels.shown), flat(labels.intensity)], 1), columns=truth.columns), np.repeat(np.arange(videos), frames), window)
     table = run.table.sort_values("row").reset_index(drop=True)
     order = table.assign(number=frame_numbers(table)).sort_values(["video", "number"])
-    around = truth.set_axis(table.index).loc[order.index].groupby(order["video"]).rolling(window, center=True, min_periods=1).mean().droplevel(0).sort_index()
-    seen = np.concatenate([truth.to_numpy(), around.to_numpy()], 1)
-    rows = rows_of(run, "train")
-    long = rows["row"][rows.groupby("video")["row"].transform("size") >= 20].to_numpy()
-    rows = long if len(long) else rows["row"].to_numpy()
-    return linear(run, StandardScaler().fit(seen[rows]).transform(seen), rows)
+    seen = with_surroundings(truth.set_axis(table.index).loc[order.index], order["video"], window)[np.argsort(order.index)]
+    scale = StandardScaler().fit(learn)
+    return linear(scale.transform(learn), *({task: part[task] for task in labelled_tasks(run)} for part in (targets, masks)), scale.transform(seen))
 
-# %% ../nbs/11_evaluate.ipynb #0281a995
+# %% ../nbs/11_evaluate.ipynb #43241e26
 def video_mean(run:Run)->dict:  # task -> (N, .), 0 off validation
     "Every validation frame answered by its video's own mean label (majority expression): a leak, not a model."
     found = {task: np.zeros((len(run.table), {"AU": 12, "EXPR": 8, "VA": 2}[task])) for task in labelled_tasks(run)}
@@ -146,7 +154,7 @@ def nearest(run:Run, seen:np.ndarray, leaked:bool, seed:int=0)->dict:  # task ->
         found[task] = np.zeros((len(run.table), labels.shape[1]))
         for rows, among in known:
             there = run.masks[task][among].reshape(len(among), -1).all(1)
-            if there.any(): found[task][rows] = labels[among[there][NearestNeighbors(n_neighbors=1).fit(seen[among[there]]).kneighbors(seen[rows])[1][:, 0]]]
+            if there.any() and len(rows): found[task][rows] = labels[among[there][NearestNeighbors(n_neighbors=1).fit(seen[among[there]]).kneighbors(seen[rows])[1][:, 0]]]
     return found
 
 # %% ../nbs/11_evaluate.ipynb #c1e717a5

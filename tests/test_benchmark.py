@@ -8,9 +8,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from affnb import benchmark
 from affnb.benchmark import (HEADER, LISTS, REAL, REASONS, UNNAMED, Knobs, annotation_table, calibration_table, cut_videos, label_process, plan_videos, real_statistics, render_video,
                              smooth_path, tolerance, truth_table, typical_faces, video_lengths, video_names, video_person, write_benchmark, write_list)
-from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, generator
+from affnb.core import AU_NAMES, AffnbError, generator, load_config
 from affnb.data import read_annotations
 from affnb.faces import face_grid
 
@@ -54,9 +55,22 @@ def test_people_never_cross_a_split(folder):
         apart = torch.cdist(people/people.std(0).clamp(min=1e-6), people/people.std(0).clamp(min=1e-6)).fill_diagonal_(torch.inf)
         assert len(set(names)) == len(names) and apart.min() > 2       # in standard deviations, over all traits together
 
-def test_a_face_is_its_video_s_own_in_every_frame(folder):
-    "A person looks the same at the video's start and end, given the same action units: identity is a property of the video alone."
-    assert torch.equal(traits(["7"], 0), traits(["7"], 0)) and not torch.equal(traits(["7"], 0), traits(["7"], 1)) and not torch.equal(traits(["7"], 0), traits(["70"], 0))
+def test_the_files_show_those_people(tmp_path, monkeypatch):
+    "What is rendered is the video's own person, in every batch of every video of every split, and nobody else's."
+    drawn, real_render = [], benchmark.render
+    monkeypatch.setattr(benchmark, "render", lambda people, *rest: drawn.append(people) or real_render(people, *rest))
+    order, real_video = [], benchmark.render_video
+    monkeypatch.setattr(benchmark, "render_video", lambda *job: (order.append((job[1], len(drawn))), real_video(*job)))
+    write_benchmark(tmp_path/"b", clips=4, clip_frames=3, long_videos=1, long_frames=70, validation_videos=2, validation_frames=40, test_videos=1, size=16, seed=5)
+    assert len(order) == 8 and len(drawn) >= 8 + 2              # the long video takes several batches
+    ends = [start for _, start in order[1:]] + [len(drawn)]
+    people = {}
+    for (name, start), end in zip(order, ends):
+        mine = video_person(name, 5, KNOBS)
+        for batch in drawn[start:end]: assert all(torch.equal(batch[trait], mine[trait].expand_as(batch[trait])) for trait in mine)
+        people[name] = torch.cat([value.flatten() for value in mine.values()])
+    together = torch.stack(list(people.values()))
+    assert torch.cdist(together, together).fill_diagonal_(1).min() > .1
 
 def test_another_seed_has_nobody_in_common():
     one, other = (traits([str(i) for i in range(300)], seed) for seed in (0, 1))
@@ -82,6 +96,11 @@ def test_format(folder):
     there = {f"{f.parent.name}/{f.name}" for f in (path/"cropped_aligned").rglob("*.jpg")}
     assert there <= listed and len(listed - there) == counts["absent"]
     assert Image.open(next((path/"cropped_aligned").rglob("*.jpg"))).size == (16, 16)
+
+@pytest.mark.parametrize("wrong", [dict(clips=-1), dict(clip_frames=0), dict(long_frames=0), dict(clips=0, long_videos=0), dict(validation_videos=0), dict(validation_frames=0), dict(test_videos=-1), dict(size=0), dict(workers=0)])
+def test_a_benchmark_of_nothing_is_refused_in_one_line(tmp_path, wrong):
+    with pytest.raises(AffnbError) as error: write_benchmark(tmp_path/"b", **(dict(clips=2, clip_frames=2, long_videos=1, long_frames=30, validation_videos=1, validation_frames=3, test_videos=1, size=8, seed=0) | wrong))
+    assert "\n" not in str(error.value) and all(str(value) in str(error.value) for value in wrong.values()) and not (tmp_path/"b").exists()
 
 def test_blemishes_at_their_rates(tmp_path):
     knobs = dataclasses.replace(KNOBS, duplicates=.2, absent=.1)
@@ -123,7 +142,7 @@ def test_truth_stands_beside_the_lists(folder):
 
 # ---- the version
 
-PINNED = {"2": ("d64e4b930530976c", "99ce954efa46c178")}     # version -> hashes of the knobs and of rounded labels; its picture is benchmark-VERSION.png
+PINNED = {"2": ("380514835be35f8a", "99ce954efa46c178")}     # version -> hashes of the knobs and of rounded labels; its picture is benchmark-VERSION.png
 
 PICTURE = Path(__file__).parent/f"benchmark-{KNOBS.version}.png"
 
@@ -165,7 +184,17 @@ def test_what_calibration_is_measured_against():
     real = real_statistics()
     assert real["expression share", "Other"] == .30 and real["P(AU25 | expression)", "Happiness"] == .98 and real["prevalence", "AU6"] == .33 and real["mean of valence", "Fear"] == -.71
     assert real["autocorrelation of arousal", "lag 20"] == .51 and real["variance between videos", "valence"] == .41 and real["frames to the next row", "99%"] == 79
-    assert [tolerance(s, 100) for s in ("expression share", "P(AU1 | expression)", "missing in training", "mean of valence", "autocorrelation of arousal", "frames a video")] == [.05, .05, .05, .1, .1, 10]
+    assert [tolerance(s, .5) for s in ("expression share", "P(AU1 | expression)", "missing in training", "mean of valence", "autocorrelation of arousal")] == [.05, .05, .05, .1, .1]
+    assert tolerance("prevalence", .03) == .02 and tolerance("frames a video", 100) == 10
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_sets_show_every_expression(seed):
+    "At the smoke profile's size every kind of episode is shown by three validation videos at least, whatever the seed."
+    config = load_config("smoke")
+    videos = plan_videos([("train", config.bench_long, config.bench_long_frames), ("validation", config.bench_validation, config.bench_validation_frames)], seed, KNOBS)
+    for part in ("train", "validation"):
+        shown = np.array([np.bincount(labels.kind, minlength=9) for _, labels in videos[part]])
+        assert (shown > 0).sum(0).min() >= 3 and abs(shown[:, UNNAMED].sum()/shown.sum() - KNOBS.unnamed) < .1
 
 def test_a_departure_without_a_reason_is_refused():
     with pytest.raises(AffnbError, match="prevalence AU12") as error: calibration_table(40_000, knobs=dataclasses.replace(KNOBS, units=tuple((.9,)*9 for _ in AU_NAMES)))
@@ -211,26 +240,44 @@ def clips(tmp_path_factory):
         render_video(root/"rest", name, dataclasses.replace(part, intensity=part.intensity*0, shown=part.shown*0), 48, 0, KNOBS)
     return videos, read_pictures(root/"faces", videos), read_pictures(root/"rest", videos)
 
-def read_labels(videos, pictures):
-    "What a linear reader of these pixels knows about labels of people that it was not fitted to: mean AUC of the AUs, macro-F1, largest |correlation|."
+def read_labels(videos, pictures, components=60):
+    "What a linear reader of these pixels knows about labels of people that it was not fitted to: AUC of each common AU, macro-F1, largest |correlation|."
     of = lambda name: np.concatenate([getattr(part, name) for _, part in videos])
     train = np.repeat(np.arange(len(videos)) < 350, 6)
-    seen = make_pipeline(StandardScaler(), PCA(60, random_state=0), StandardScaler()).fit(pictures[train]).transform(pictures)
-    auc = [roc_auc_score(on[~train], Ridge(30.).fit(seen[train], on[train]).predict(seen[~train])) for on in of("aus").T.astype(float)]
+    steps = [StandardScaler(), PCA(components, random_state=0), StandardScaler()] if components else [StandardScaler()]
+    pictures = pictures.reshape(len(pictures), -1).astype(np.float32)
+    seen = make_pipeline(*steps).fit(pictures[train]).transform(pictures)
+    auc = {name: roc_auc_score(on[~train], Ridge(30.).fit(seen[train], on[train]).predict(seen[~train])) for name, on in zip(AU_NAMES, of("aus").T.astype(float)) if on.mean() > .15}
     kind = of("kind"); named = kind != UNNAMED
     found = LogisticRegression(max_iter=500, C=.1, class_weight="balanced").fit(seen[train & named], kind[train & named]).predict(seen[~train & named])
     correlation = [abs(np.corrcoef(va[~train], Ridge(30.).fit(seen[train], va[train]).predict(seen[~train]))[0, 1]) for va in of("va").T]
-    return np.mean(auc), f1_score(kind[~train & named], found, average="macro"), max(correlation)
+    return auc, f1_score(kind[~train & named], found, average="macro"), max(correlation)
 
-def test_corners_background_and_resting_faces_are_at_chance(clips):
+def cut(pictures, windows): return np.concatenate([pictures[:, rows, columns].reshape(len(pictures), -1) for rows, columns in windows], 1)
+EDGES = slice(0, 4), slice(-4, None)
+CORNERS = [(rows, columns) for rows in EDGES for columns in EDGES]
+BACKGROUND = [(slice(None), EDGES[0]), (slice(None), EDGES[1]), (slice(0, 3), slice(None))]
+
+@pytest.mark.parametrize("what,components", [("corners", 0), ("background", 60), ("resting faces", 60)])
+def test_what_is_no_face_in_motion_reads_at_chance(clips, what, components):
     videos, faces, rest = clips
-    corners = np.concatenate([faces[:, rows, columns].reshape(len(faces), -1) for rows in (slice(0, 5), slice(-5, None)) for columns in (slice(0, 5), slice(-5, None))], 1)
-    background = np.concatenate([faces[:, :, :4].reshape(len(faces), -1), faces[:, :, -4:].reshape(len(faces), -1), faces[:, :3].reshape(len(faces), -1)], 1)
-    for name, pictures in dict(corners=corners, background=background, rest=rest.reshape(len(rest), -1)).items():
-        auc, f1, correlation = read_labels(videos, pictures.astype(np.float32))
-        assert .46 < auc < .54 and f1 < .18 and correlation < .12, name
-    auc, f1, correlation = read_labels(videos, faces.reshape(len(faces), -1).astype(np.float32))
-    assert auc > .62 and f1 > .22 and correlation > .15           # the same reader does see the face
+    auc, f1, correlation = read_labels(videos, {"corners": cut(faces, CORNERS), "background": cut(faces, BACKGROUND), "resting faces": rest}[what], components)
+    assert len(auc) >= 7 and .46 < np.mean(list(auc.values())) < .54 and max(auc.values()) < .58 and f1 < .18 and correlation < .12
+
+def test_the_reader_would_notice(clips):
+    "The same reader does see the face, and a cue of a few grey levels that is planted in the corners."
+    videos, faces, _ = clips
+    auc, f1, correlation = read_labels(videos, faces)
+    assert np.mean(list(auc.values())) > .62 and f1 > .22 and correlation > .15
+    smile = np.concatenate([part.aus[:, AU_NAMES.index("AU12")] for _, part in videos])
+    corners = cut(faces, CORNERS).astype(int)
+    corners[:, :48] += 12*smile[:, None]
+    assert read_labels(videos, corners, 0)[0]["AU12"] > .65
+
+def test_gaps_tell_no_action_unit():
+    labels = label_process(300, 200, generator("gaps"), KNOBS)
+    gaps = labels.frame.diff(dim=1).flatten().numpy()
+    for name, on in zip(AU_NAMES, labels.aus[:, 1:].flatten(0, 1).T.numpy()): assert abs(roc_auc_score(on, gaps) - .5) < .03, name
 
 # ---- size
 

@@ -93,6 +93,16 @@ def test_a_place_that_cannot_be_written_is_named(capsys, tmp_path):
     assert str(tmp_path/"file") in error and len(error.strip().splitlines()) == 1 and (tmp_path/"file").read_text() == "not a folder"
 
 
+@pytest.mark.parametrize("module,renders", [("faces", True), ("benchmark", True), ("core", True), ("report", False), ("model", False)])
+def test_what_is_rendered_is_named_by_the_code_that_draws_it(monkeypatch, module, renders):
+    "Edit a module: a new folder for faces where it draws them, the old one where it does not."
+    from affnb import cli
+    config = load_config("tiny")
+    before, real = make_plan(config), cli.file_hash
+    monkeypatch.setattr(cli, "file_hash", lambda path: "edited" if Path(path).stem == module else real(path))
+    assert (make_plan(config)["folder"] != before["folder"]) == renders == (make_plan(config)["packed"] != before["packed"])
+
+
 def test_check_refuses_what_the_chain_would(folder, capsys):
     for path in (folder/"cropped_aligned"/"d").glob("*.jpg"): path.write_bytes(b"")
     assert main(["check", str(folder)]) == 1
