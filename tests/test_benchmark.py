@@ -9,8 +9,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from affnb import benchmark
-from affnb.benchmark import (HEADER, LISTS, REAL, REASONS, UNNAMED, Knobs, annotation_table, calibration_table, cut_videos, label_process, plan_videos, real_statistics, render_video,
-                             smooth_path, tolerance, truth_table, typical_faces, video_lengths, video_names, video_person, write_benchmark, write_list)
+from affnb.benchmark import (HEADER, LISTS, REASONS, UNNAMED, Knobs, annotation_table, calibration_table, cut_videos, label_process, plan_videos, real_statistics, render_video,
+                             smooth_path, tolerance, typical_faces, video_lengths, video_names, video_person, write_benchmark, write_list)
 from affnb.core import AU_NAMES, AffnbError, generator, load_config
 from affnb.data import read_annotations
 from affnb.faces import face_grid
