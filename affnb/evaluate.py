@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shares_of', 'describe_data', 'predictions_of', 'trivial', 'grey_pixels', 'principal_pixels', 'linear',
            'drawn_parameters', 'with_surroundings', 'oracle', 'video_mean', 'nearest', 'costs_of', 'evaluate',
-           'longest_video', 'write_video', 'write_timeline', 'write_submission']
+           'example_video', 'write_video', 'write_timeline', 'write_submission']
 
 # %% ../nbs/11_evaluate.ipynb #cb46cf0d
 import numpy as np, pandas as pd, torch
@@ -175,19 +175,20 @@ def evaluate(run:Run, arm:str, predictions:dict, seed:int, **cost)->dict:  # the
     write_json(run.folder/"records"/f"arm-{arm}-seed{seed}.json", record)
     return record
 
-# %% ../nbs/11_evaluate.ipynb #2fb2e17c
-def longest_video(run:Run)->pd.DataFrame:  # image, position, row, truth:valence ... truth:AU26, truth:expression
-    "The annotations of the longest validation video, in its order; NaN where unlabelled."
+# %% ../nbs/11_evaluate.ipynb #9031ad82
+def example_video(run:Run)->pd.DataFrame:  # image, position, row, truth:valence ... truth:AU26, truth:expression
+    "The annotations of the validation video that names the most expressions (the longest of those), in its order; NaN where unlabelled."
     rows = rows_of(run, "validation")
-    rows = rows[rows["video"] == rows["video"].value_counts(sort=True).index[0]]
+    rich = rows.groupby("video").agg(kinds=("expression", "nunique"), size=("row", "size")).sort_values(["kinds", "size"], ascending=False, kind="stable")
+    rows = rows[rows["video"] == rich.index[0]]
     at = rows["row"].to_numpy()
     label = {task: np.where(run.masks[task][at], run.targets[task][at], np.nan) for task in TASKS}
     truth = dict(zip(AFFECT, label["VA"].T)) | dict(zip(AU_NAMES, label["AU"].T)) | dict(expression=label["EXPR"])
     return pd.DataFrame(dict(image=rows["image"].to_numpy(), position=np.arange(len(at)), row=at) | {f"truth:{name}": values for name, values in truth.items()})
 
 def write_video(run:Run, pictures:int=12)->pd.DataFrame:
-    "The longest validation video beside the records: some of its frames (video.npz), its annotations and, on the benchmark, what was drawn (video.csv)."
-    frame, drawn = longest_video(run), drawn_parameters(run)
+    "One validation video beside the records: some of its frames (video.npz), its annotations and, on the benchmark, what was drawn (video.csv)."
+    frame, drawn = example_video(run), drawn_parameters(run)
     at = frame.pop("row").to_numpy()
     if drawn is not None: frame = pd.concat([frame, drawn.iloc[at].add_prefix("drawn:").reset_index(drop=True)], axis=1)
     shown = np.unique(np.linspace(0, len(at) - 1, pictures).round().astype(int))
@@ -196,10 +197,10 @@ def write_video(run:Run, pictures:int=12)->pd.DataFrame:
         np.savez_compressed(file, images=np.stack([run.packed.frames[i] for i in at[shown]]), positions=shown)
     return frame
 
-# %% ../nbs/11_evaluate.ipynb #8f72f621
+# %% ../nbs/11_evaluate.ipynb #f7a1a8a3
 def write_timeline(run:Run, seed:int, arms=("joint", "progressive"))->pd.DataFrame:
-    "Truth and the arms' predictions along the longest validation video, beside the records; unlabelled is empty."
-    frame, columns = longest_video(run), {}
+    "Truth and the arms' predictions along one validation video, beside the records; unlabelled is empty."
+    frame, columns = example_video(run), {}
     at = frame.pop("row").to_numpy()
     for arm in arms:
         found = predictions_of(run, arm, seed)

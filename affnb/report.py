@@ -211,7 +211,7 @@ def draw_data(records:Records)->Figure:
     figure.suptitle("; ".join(most) or "These data have no labels of expressions or action units")
     return figure
 
-# %% ../nbs/12_report.ipynb #66ef436b
+# %% ../nbs/12_report.ipynb #ea3156b2
 def draw_grid(images,   # (R, C, 3, H, W) uint8, or float in [0, 1]
               rows,     # R names
               columns,  # C names, or none
@@ -235,7 +235,7 @@ def draw_faces(records:Records)->Figure|None:  # None where the records have no 
     path = records.folder/"faces.npz"
     if not path.exists(): return None
     faces = read_arrays(path, ("images", "row_names", "column_names"))
-    return draw_grid(faces["images"], faces["row_names"], faces["column_names"], f"{len(faces['images'])} rendered people, each with {faces['images'].shape[1]} expressions of the face")
+    return draw_grid(faces["images"], faces["row_names"], faces["column_names"], f"{len(faces['images'])} people who do not exist: each action unit shows on everyone, alone and in expressions")
 
 def read_arrays(path, names)->dict:
     "Arrays of an .npz file; raises `AffnbError` where it cannot be read or lacks one."
@@ -366,7 +366,7 @@ def draw_strips(axis, frames:DataFrame, name:str, arms)->None:
     present = sorted({int(v) for v in strips[np.isfinite(strips)]})
     axis.legend(handles=[Patch(color=palette(c), label=EXPRESSIONS[c]) for c in present], loc="upper left", bbox_to_anchor=(1, 1.05), frameon=False, fontsize=8)
 
-# %% ../nbs/12_report.ipynb #2da61892
+# %% ../nbs/12_report.ipynb #5e6d1d8e
 def draw_video(records:Records)->Figure|None:
     "Some frames of one validation video over its annotated valence, arousal, expression and action units."
     path = records.folder/"video.npz"
@@ -391,7 +391,7 @@ def draw_video(records:Records)->Figure|None:
     for axis in axes: axis.set_xlim(-.5, len(frames) - .5)
     for axis in axes[:3]: axis.tick_params(labelbottom=False)
     kinds = frames["truth:expression"].dropna().nunique()
-    figure.suptitle(f"Video {str(frames['image'].iloc[0]).rpartition('/')[0]}, {len(frames)} rows: {kinds} expression{'s' * (kinds != 1)}, affect around them, action units that come and go")
+    figure.suptitle(f"Video {str(frames['image'].iloc[0]).rpartition('/')[0]}, {len(frames)} rows: {kinds} expression{'s' * (kinds != 1)}, affect that wanders, action units that come and go")
     return figure
 
 FIGURES = (("data", draw_data, r"data\.json"), ("faces", draw_faces, r"faces\.npz"), ("mae", draw_mae, "mae-|train-mae-"), ("curves", draw_curves, "train-"),
