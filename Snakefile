@@ -19,7 +19,6 @@ def notebook(name, **parameters):
     return f"AFFNB_JOB='{{log}}' '{PYTHON}' -m affnb.cli run-notebook '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
 
 LEARNING = ("core", "data", "model", "train")
-BENCHMARK = ("faces", "benchmark") if PLAN["benchmark"] else ()
 
 wildcard_constraints: seed=r"\d+", task="|".join(TASKS), arm="|".join(a.replace("+", r"\+") for a in ARMS)
 
@@ -39,7 +38,7 @@ rule pack:
     shell: f"'{PYTHON}' -m affnb.cli pack '{RUN}' --workers {{threads}}"
 
 rule describe:
-    input: said("core", "data", "metrics", "train", "evaluate", *BENCHMARK), f"{PACKED}/manifest.json"
+    input: said("core", "data", "faces", "benchmark", "metrics", "train", "evaluate"), f"{PACKED}/manifest.json"
     output: f"{RECORDS}/data.json"
     shell: f"'{PYTHON}' -m affnb.cli describe '{RUN}'"
 
@@ -73,7 +72,7 @@ rule joint:
     shell: notebook("08_joint", seed="{wildcards.seed}", arm="{wildcards.arm}")
 
 rule evaluate:
-    input: said("11_evaluate", "core", "data", "metrics", "train"),
+    input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "train"),
            expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *ARMS]),
            expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *ARMS])
     output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.json", arm=["separate", *ARMS, "trivial", "pixels"]),
