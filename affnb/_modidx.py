@@ -110,6 +110,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'affnb.data.read_annotations': ('data.html#read_annotations', 'affnb/data.py'),
                             'affnb.data.read_lines': ('data.html#read_lines', 'affnb/data.py'),
                             'affnb.data.read_rows': ('data.html#read_rows', 'affnb/data.py'),
+                            'affnb.data.sample_grid': ('data.html#sample_grid', 'affnb/data.py'),
+                            'affnb.data.share_of': ('data.html#share_of', 'affnb/data.py'),
                             'affnb.data.shuffled': ('data.html#shuffled', 'affnb/data.py'),
                             'affnb.data.source_hash': ('data.html#source_hash', 'affnb/data.py'),
                             'affnb.data.targets_of': ('data.html#targets_of', 'affnb/data.py')},

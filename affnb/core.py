@@ -115,7 +115,9 @@ class TrainSettings:
     finetune_encoder: bool = False # train the encoder on with them, frame by frame, instead of on stored features
     seeds: tuple[int, ...] = (0,)  # one run each
     bootstrap: int = 1000          # resamples for an interval
-    threads: int = 1               # CPU threads of a rule: part of the settings, for 1 and 2 give other weights
+    threads: int = 1               # CPU threads of a process: part of the settings, for 1 and 2 give other weights
+    processes: int = 1             # processes that train one model together: a GPU each, or `threads` of the CPU each
+    compile: bool = False          # let torch.compile make kernels of the training step (a minute at first; pays in long trainings on a GPU)
     device: str = "auto"           # auto | cpu | cuda
 
 # %% ../nbs/00_core.ipynb #a0a44f9f
@@ -154,7 +156,7 @@ def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
     shares = ("dev_share", "head_share", "mae_mask_ratio", "drop_path", "dropout", "warmup")
-    positive = ("image_size", "bench_size", "epochs", "mae_epochs", "head_epochs", "batch_frames", "batch_windows", "window", "stride", "threads",
+    positive = ("image_size", "bench_size", "epochs", "mae_epochs", "head_epochs", "batch_frames", "batch_windows", "window", "stride", "threads", "processes",
                 "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
                 "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
     counts = ("bench_test", "patch_size", "width", "depth", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
