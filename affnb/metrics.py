@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'COUNTS', 'MOMENTS', 'COLUMNS', 'PREDICTED', 'RANGES', 'ccc', 'f1_from_counts', 'f1_binary', 'f1_macro',
-           'checked', 'score', 'with_means', 'Statistics', 'frame_columns', 'video_statistics', 'score_from_statistics',
-           'ccc_from_moments', 'to_record', 'from_record', 'resample_counts', 'interval', 'mean_scores', 'triples',
-           'bootstrap', 'paired_bootstrap', 'prediction_rows', 'read_predictions', 'score_files']
+           'checked', 'score', 'counts_of', 'with_means', 'Statistics', 'frame_sums', 'video_statistics',
+           'score_from_statistics', 'ccc_from_moments', 'to_record', 'from_record', 'resample_counts', 'interval',
+           'mean_scores', 'triples', 'bootstrap', 'paired_bootstrap', 'prediction_rows', 'read_predictions',
+           'score_files']
 
 # %% ../nbs/03_metrics.ipynb #0fa6ebc1
 from dataclasses import dataclass
@@ -89,10 +90,15 @@ def score(predictions:dict, # task -> probabilities AU (N,12), EXPR (N,8), or va
             if mask.any(): parts[f"CCC_{name}"] = ccc(pred[mask], true[mask])
     if "EXPR" in ready and ready["EXPR"][2].any():
         pred, true, mask = ready["EXPR"]
-        parts["EXPR_per_class"] = [f1_binary(pred[mask] == c, true[mask] == c) for c in range(len(EXPRESSIONS))]
+        table = np.bincount((8*true[mask] + pred[mask]).astype(int), minlength=64).reshape(8, 8)   # of annotated against predicted classes
+        parts["EXPR_per_class"] = f1_from_counts(hit := table.diagonal(), table.sum(0) - hit, table.sum(1) - hit).tolist()
     if "AU" in ready and ready["AU"][2].any():
-        parts["AU_per_unit"] = [f1_binary(p[m] >= .5, t[m]) for p, t, m in zip(*(a.T for a in ready["AU"]))]
+        parts["AU_per_unit"] = f1_from_counts(*(c.sum(0) for c in counts_of(ready["AU"][0] >= .5, ready["AU"][1] > 0, ready["AU"][2]))).tolist()
     return with_means(parts)
+
+def counts_of(said, true, mask)->tuple:  # bool, any shape -> true positives, false positives, false negatives of each element
+    "Which elements hit, which are false alarms and which are missed."
+    return said & true & mask, said & ~true & mask, ~said & true & mask
 
 def with_means(parts:dict # CCC_valence, CCC_arousal, EXPR_per_class, AU_per_unit; None or arrays with anything in front
               )->dict:    # the same, with VA, EXPR, AU and P
@@ -119,29 +125,24 @@ class Statistics:
     values: ndarray  # (V, C) float64
 
 # %% ../nbs/03_metrics.ipynb #b790db5b
-def frame_columns(ready:dict, # what `checked` returns
-                  n:int       # frames
-                 )->dict:     # column -> (N,) what each frame adds to it
-    "What each frame adds to each sum; nothing where it has no label."
-    columns = {}
+def frame_sums(ready:dict, # what `checked` returns
+               n:int       # frames
+              )->ndarray:  # (N, C) float64, by `COLUMNS`
+    "What each frame adds to each sum; 0 where it has no label."
+    of = {"VA": np.zeros((n, 2, 6)), "n": np.zeros((n, 2)), "EXPR": np.zeros((n, 8, 3)), "AU": np.zeros((n, 12, 3))}
+    if any(len(true) != n for _, true, _ in ready.values()): raise AffnbError(f"score: {n} video names for {len(next(iter(ready.values()))[1])} frames: give one a frame")
     if "VA" in ready:
-        for i, name in enumerate(AFFECT):
-            pred, true, mask = (a[:, i] for a in ready["VA"])
-            centre = true[mask].mean(dtype=float) if mask.any() else 0.
-            x, y, m = (np.where(mask, a - centre, 0.) for a in (pred, true.astype(float), np.full(n, 1. + centre)))
-            columns |= {f"{name}:{k}": v for k, v in zip(MOMENTS, (m, x, y, x*x, y*y, x*y))}
-    yes_no = {}
+        pred, true, mask = ready["VA"]
+        centre = np.where(mask, true, 0).sum(0, dtype=float)/np.maximum(mask.sum(0), 1)
+        x, y = (np.where(mask, a - centre, 0.) for a in (pred, true.astype(float)))
+        of["VA"] = np.stack([mask, x, y, x*x, y*y, x*y], -1)
     if "EXPR" in ready:
-        pred, true, mask = ready["EXPR"]
-        columns["EXPR:n"] = mask
-        yes_no |= {name: (pred == c, true == c, mask) for c, name in enumerate(EXPRESSIONS)}
+        pred, true, mask = (a[:, None] for a in ready["EXPR"])
+        of["n"][:, 0], of["EXPR"] = mask[:, 0], np.stack(counts_of(pred == np.arange(8), true == np.arange(8), mask), -1)
     if "AU" in ready:
         pred, true, mask = ready["AU"]
-        columns["AU:n"] = mask.any(1)
-        yes_no |= {name: (pred[:, u] >= .5, true[:, u] > 0, mask[:, u]) for u, name in enumerate(AU_NAMES)}
-    for name, (p, t, m) in yes_no.items():
-        columns |= {f"{name}:{k}": v for k, v in zip(COUNTS, (p & t & m, p & ~t & m, ~p & t & m))}
-    return columns
+        of["n"][:, 1], of["AU"] = mask.any(1), np.stack(counts_of(pred >= .5, true > 0, mask), -1)
+    return np.concatenate([part.reshape(n, -1) for part in of.values()], 1, dtype=float)
 
 # %% ../nbs/03_metrics.ipynb #d45b1de6
 def video_statistics(predictions:dict, # as `score` takes them
@@ -150,12 +151,10 @@ def video_statistics(predictions:dict, # as `score` takes them
                      videos            # (N,) the video of each frame, by its exact name
                     )->Statistics:     # one row a video, videos sorted
     "Additive sums for each video; the score of the whole set is `score_from_statistics` of their total."
-    names, which = np.unique(np.asarray(videos, dtype=str), return_inverse=True)
-    added = frame_columns(checked(predictions, targets, masks), len(which))
-    if added and any(len(v) != len(which) for v in added.values()): raise AffnbError(f"score: {len(which)} video names for {len(next(iter(added.values())))} frames: give one a frame")
-    values = np.zeros((len(names), len(COLUMNS)))
-    for c, column in enumerate(COLUMNS):
-        if column in added: values[:, c] = np.bincount(which, added[column], len(names))
+    names, which, frames = np.unique(np.asarray(videos, dtype=str), return_inverse=True, return_counts=True)
+    added = frame_sums(checked(predictions, targets, masks), len(which))
+    starts = np.cumsum(frames) - frames
+    values = np.add.reduceat(added[np.argsort(which, kind="stable")], starts) if len(names) else np.zeros((0, len(COLUMNS)))
     return Statistics(names.tolist(), list(COLUMNS), values)
 
 # %% ../nbs/03_metrics.ipynb #b7f117dd
