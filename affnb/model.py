@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['patchify', 'unpatchify', 'ConvStem', 'check_word', 'build_encoder', 'count_parameters', 'count_flops', 'fill',
-           'save_weights', 'read_weights', 'load_weights', 'timm_weights', 'make_encoder', 'draw_mask', 'hide_patches',
-           'MaskedAutoencoder', 'make_autoencoder', 'reconstruct', 'Fusion', 'CausalBlock', 'frame_positions',
-           'Temporal', 'Heads', 'AffectModel', 'make_model']
+           'save_weights', 'read_weights', 'load_weights', 'timm_weights', 'make_encoder', 'draw_mask', 'count_visible',
+           'take', 'hide_patches', 'MaskedAutoencoder', 'make_autoencoder', 'reconstruct', 'Fusion', 'CausalBlock',
+           'frame_positions', 'Temporal', 'Heads', 'AffectModel', 'make_model']
 
 # %% ../nbs/04_model.ipynb #b6b28145
 import math, warnings
@@ -164,9 +164,16 @@ def draw_mask(n_images:int,          # B
               generator:Generator    # a source of chance
              )->Tensor:              # (B, L) bool on the generator's device, True where hidden
     "Hides the same number of patches of every image, at random places."
-    hidden = min(round(n_patches * ratio), n_patches - 1)
     rank = torch.rand(n_images, n_patches, generator=generator, device=generator.device).argsort(1).argsort(1)
-    return rank < hidden
+    return rank < n_patches - count_visible(n_patches, ratio)
+
+def count_visible(n_patches:int, ratio:float)->int:
+    "How many patches a mask leaves, at least one: known without looking, so that a GPU need not be waited for."
+    return n_patches - min(round(n_patches * ratio), n_patches - 1)
+
+def take(tokens:Tensor, places:Tensor)->Tensor:  # (B, L, D), (B, K) -> (B, K, D)
+    "The tokens at these places."
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
 
 def hide_patches(images:Tensor,  # (B, 3, H, W), normalised
                  mask:Tensor,    # (B, L) bool, True where hidden
@@ -191,17 +198,23 @@ class MaskedAutoencoder(nn.Module):
         for linear in (m for part in (self.enter, self.blocks, self.leave) for m in part.modules() if isinstance(m, nn.Linear)):
             nn.init.xavier_uniform_(linear.weight); nn.init.zeros_(linear.bias)
 
+    def places(self, mask):
+        "(B, L) -> places of visible and of hidden patches, in order: (B, V), (B, L - V)."
+        visible = count_visible(mask.shape[1], self.mask_ratio)
+        return mask.int().argsort(stable=True, dim=1).split([visible, mask.shape[1] - visible], 1)
+
     def encode(self, images, mask):
         "(B, 3, H, W), (B, L) -> (B, prefix + visible, D): hidden pixels blanked before the stem, hidden tokens dropped after it."
         x = self.encoder._pos_embed(self.encoder.patch_embed(hide_patches(images, mask, self.patch_size)))
-        visible = x[:, self.n_prefix:][~mask].unflatten(0, (len(x), -1))
+        visible = take(x[:, self.n_prefix:], self.places(mask)[0])
         x = self.encoder.blocks(self.encoder.norm_pre(torch.cat([x[:, :self.n_prefix], visible], 1)))   # a class token stays visible
         return self.encoder.fc_norm(self.encoder.norm(x))   # timm makes one of the two an identity
 
     def decode(self, tokens, mask):
         "(B, prefix + visible, D), (B, L) -> (B, L, p*p*3)."
         x = self.enter(tokens)
-        patches = self.mask_token.to(x.dtype).expand(*mask.shape, -1).masked_scatter(~mask[..., None], x[:, self.n_prefix:])
+        places = self.places(mask)[0][..., None].expand(-1, -1, x.shape[-1])
+        patches = self.mask_token.to(x.dtype).expand(*mask.shape, -1).scatter(1, places, x[:, self.n_prefix:])
         return self.leave(self.blocks(torch.cat([x[:, :self.n_prefix], patches + self.positions], 1))[:, self.n_prefix:])
 
     def target(self, images):
@@ -213,9 +226,9 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, images, generator):
         "(B, 3, H, W) -> loss, prediction (B, L, p*p*3), mask (B, L) that is True where hidden."
-        mask = draw_mask(len(images), self.positions.shape[1], self.mask_ratio, generator).to(images.device)
-        prediction = self.decode(self.encode(images, mask), mask)
-        return F.mse_loss(prediction[mask].float(), self.target(images)[0][mask]), prediction, mask
+        mask = draw_mask(len(images), self.positions.shape[1], self.mask_ratio, generator).to(images.device, non_blocking=True)
+        prediction, hidden = self.decode(self.encode(images, mask), mask), self.places(mask)[1]
+        return F.mse_loss(take(prediction, hidden).float(), take(self.target(images)[0], hidden)), prediction, mask
 
 # %% ../nbs/04_model.ipynb #84c27436
 def make_autoencoder(config:Config,              # MAE settings
