@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from PIL import Image
+from affnb import data
 from affnb.core import AU_NAMES, AffnbError, UsageError, generator, read_json
 from affnb.data import (COLUMNS, HEADER, Batches, assign_parts, augment_frames, check_folder, decode_all, find_lists, make_windows, merge_windows,
                         open_packed, pack, prepare_frames, read_annotations, targets_of)
@@ -199,11 +200,143 @@ def test_packing_is_done_again_only_when_something_changed(tmp_path):
     assert third[1] != second[1] and open_packed(tmp_path/"p").table.valence[0] == np.float32(.26)
     (tmp_path/"p/frames.npy").unlink(); stamp(size=12); open_packed(tmp_path/"p")   # an incomplete pack is no pack
 
-def test_a_killed_packing_leaves_nothing_and_the_next_is_whole(tmp_path):
-    folder = write_folder(tmp_path/"f", {"a": clip(300)}, {"b": clip(3)})
-    code = "import sys, affnb.data as d, os; d.decode_into = lambda array, start, paths: os.kill(os.getpid(), 9); d.pack(sys.argv[1], sys.argv[2], 16)"
-    assert subprocess.run([sys.executable, "-c", code, folder, tmp_path/"p"]).returncode == -9
-    assert not (tmp_path/"p").exists(); pack(folder, tmp_path/"p", 16); assert len(open_packed(tmp_path/"p").frames) == 303
+def contents(pack): return {p.name: p.read_bytes() for p in pack.iterdir()}
+
+def killed(f):
+    "Runs f in a process of its own, to be killed there."
+    pid = os.fork()
+    if pid == 0:
+        try: f()
+        finally: os._exit(3)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9
+
+def junk(path):
+    "Spoils a file so that its name, size and time do not tell."
+    was = path.stat(); path.write_bytes(b"x"*was.st_size); os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+@pytest.fixture
+def decoded(monkeypatch):
+    "The images that this process decodes."
+    seen, decode = [], data.decode_image
+    monkeypatch.setattr(data, "decode_image", lambda path, size: (seen.append("/".join(Path(path).parts[-2:])), decode(path, size))[1])
+    return seen
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_packing_goes_on_from_what_it_had_finished(tmp_path, monkeypatch, workers):
+    folder = write_folder(tmp_path/"f", {"a": clip(700)}, {"b": clip(3)}); (folder/"cropped_aligned/a/00070.jpg").write_bytes(b"no"); pack(folder, tmp_path/"whole", 16)
+    decode = data.decode_image
+    def packs():
+        packing, count = os.getpid(), iter(range(10**6))
+        def fatal(path, size):
+            (tmp_path/f"worker{os.getpid()}").touch(); time.sleep(.002)
+            if next(count) == 200: os.kill(packing, 9)
+            return decode(path, size)
+        monkeypatch.setattr(data, "decode_image", fatal); pack(folder, tmp_path/"p", 16, workers)
+    assert killed(packs) and not (tmp_path/"p").exists()
+    alive = lambda: [w for w in tmp_path.glob("worker*") if Path(f"/proc/{w.name[6:]}").exists()]
+    for _ in range(50):
+        if not alive(): break
+        time.sleep(.1)
+    assert not alive() and len(list(tmp_path.glob("worker*"))) == workers   # nobody is left who might write
+    marks = np.fromfile(tmp_path/".p-unfinished/marks", np.uint8); done = np.flatnonzero(marks == data.DONE); assert 190 < len(done) < 690
+    for image in check_folder(folder)[0].image[done]: junk(folder/"cropped_aligned"/image)   # whoever decodes them again must fail
+    pack(folder, tmp_path/"p", 16, workers); assert contents(tmp_path/"p") == contents(tmp_path/"whole") and not (tmp_path/".p-unfinished").exists()
+
+def test_a_packing_may_be_killed_at_any_step(tmp_path, monkeypatch, decoded):
+    "At each write, half of it done, and before each renaming and removal: what is there is whole, and the next packing gives what it should."
+    folder = write_folder(tmp_path/"f", {"a": clip(6)}, {"b": clip(3)}); pack(folder, tmp_path/"p", 16); old = contents(tmp_path/"p")
+    for i in (2, 3): (folder/f"cropped_aligned/a/0000{i}.jpg").write_bytes(b"no")
+    for i in (1, 5): Image.new("RGB", (20, 20), (0, 9*i, 5)).save(folder/f"cropped_aligned/a/0000{i}.jpg")
+    pack(folder, tmp_path/"whole", 16); whole, steps = contents(tmp_path/"whole"), 0
+    def dying(f, halve):
+        def step(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left: return f(*args, **kwargs)
+            if halve: args[0].seek(args[1]); args[0].write(args[2][:len(args[2])//2]); args[0].flush()
+            os.kill(os.getpid(), 9)
+        return step
+    while True:
+        steps += 1; left = steps; shutil.rmtree(tmp_path/"q", ignore_errors=True); shutil.copytree(tmp_path/"p", tmp_path/"q")
+        def packs():
+            for where, name in ((data, "put"), (data, "set_length"), (os, "rename"), (os, "replace"), (shutil, "rmtree")): monkeypatch.setattr(where, name, dying(getattr(where, name), name == "put"))
+            pack(folder, tmp_path/"q", 16); os._exit(7)
+        if not killed(packs): break
+        if (tmp_path/"q").exists(): assert contents(tmp_path/"q") in (old, whole)
+        decoded.clear(); pack(folder, tmp_path/"q", 16)
+        assert contents(tmp_path/"q") == whole and sorted(os.listdir(tmp_path)) == ["f", "p", "q", "whole"] and set(decoded) <= {f"a/0000{i}.jpg" for i in (1, 2, 3, 5)}
+    assert steps > 40
+
+def test_what_a_killed_packing_of_other_data_left_is_thrown_away(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path/"f", {"a": clip(30)}, {"b": clip(3)}); decode = data.decode_image
+    def packs(count=iter(range(99))): monkeypatch.setattr(data, "decode_image", lambda *a: decode(*a) if next(count) < 20 else os.kill(os.getpid(), 9)); pack(folder, tmp_path/"p", 16)
+    assert killed(packs) and (tmp_path/".p-unfinished").exists()
+    picture = folder/"cropped_aligned/a/00002.jpg"; was = picture.stat(); Image.new("RGB", (16, 16), (1, 2, 200)).save(picture, quality=95); os.utime(picture, ns=(was.st_atime_ns, was.st_mtime_ns + 1))
+    pack(folder, tmp_path/"p", 16); assert abs(open_packed(tmp_path/"p").frames[1, 0, 0].astype(int) - (1, 2, 200)).max() < 9 and not (tmp_path/".p-unfinished").exists()
+
+def test_two_packings_at_once_wait_for_each_other(tmp_path):
+    folder = write_folder(tmp_path/"f", {"a": clip(300)}, {"b": clip(3)}); pack(folder, tmp_path/"whole", 16)
+    code = "import sys; from affnb.data import pack; pack(sys.argv[1], sys.argv[2], 16, 2)"
+    both = [subprocess.Popen([sys.executable, "-c", code, folder, tmp_path/"p"]) for _ in range(2)]
+    assert [p.wait() for p in both] == [0, 0] and contents(tmp_path/"p") == contents(tmp_path/"whole") and sorted(os.listdir(tmp_path)) == ["f", "p", "whole"]
+
+def test_only_what_changed_is_decoded(tmp_path, decoded):
+    folder = write_folder(tmp_path/"f", {"a": clip(20), "c": clip(5)}, {"b": clip(5)}); images = folder/"cropped_aligned"
+    def again(size=16): decoded.clear(); pack(folder, tmp_path/"p", size); found = sorted(decoded); pack(folder, tmp_path/"fresh", size); assert contents(tmp_path/"p") == contents(tmp_path/"fresh"); shutil.rmtree(tmp_path/"fresh"); return found
+    def edit(file, f): (folder/file).write_text(f((folder/file).read_text()))
+    assert len(again()) == 30
+    edit("training_set_annotations.txt", lambda t: t.replace("0.25", "0.26", 1)); assert again() == [] and open_packed(tmp_path/"p").table.valence[0] == np.float32(.26)
+    edit("training_set_annotations.txt", lambda t: "\n".join([HEADER, *reversed(t.split()[1:])])); assert again() == []   # another order
+    (images/"a/00007.jpg").unlink(); shutil.rmtree(images/"c"); assert again() == []                                     # fewer
+    Image.new("RGB", (16, 16), (200, 0, 9)).save(images/"a/00099.jpg"); edit("training_set_annotations.txt", lambda t: f"{t}\na/00099.jpg,{FULL}\n"); assert again() == ["a/00099.jpg"]
+    Image.new("RGB", (30, 30), (0, 200, 9)).save(images/"a/00002.jpg"); (images/"b/00003.jpg").write_bytes(b"no"); assert again() == ["a/00002.jpg", "b/00003.jpg"]
+    (images/"a/00011.jpg").write_bytes(b""); assert again() == ["a/00011.jpg", "b/00003.jpg"]                            # what failed is tried again
+    was = (images/"a/00012.jpg").stat(); (images/"a/00012.jpg").write_bytes((images/"a/00013.jpg").read_bytes().ljust(was.st_size, b"\0")[:was.st_size]); os.utime(images/"a/00012.jpg", ns=(0, was.st_mtime_ns + 1))
+    assert again() == ["a/00011.jpg", "a/00012.jpg", "b/00003.jpg"]                                                      # same size, another time
+    assert len(again(12)) == 30 - 1 - 5 + 1                                                                              # another size is another pack
+
+def test_a_pack_that_cannot_be_trusted_is_not_copied_from(tmp_path, decoded):
+    folder = write_folder(tmp_path/"f", {"a": clip(4)}, {"b": clip(2)})
+    for spoil in (lambda p: p.unlink(), lambda p: p.write_text(p.read_text().replace("Pillow", "Willow")), lambda p: p.write_text(p.read_text().replace('"version": 2', '"version": 1'))):
+        pack(folder, tmp_path/"p", 16); spoil(tmp_path/"p/manifest.json"); decoded.clear(); pack(folder, tmp_path/"p", 16); assert len(decoded) == 6
+
+MEMORY = """
+import os, re, sys
+from pathlib import Path
+from affnb import data
+def megabytes(kind): return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])/1024
+decode, before, workers = data.decode_into, {}, Path(sys.argv[4])
+def decode_into(*args):
+    before.setdefault(os.getpid(), megabytes("VmRSS")); result = decode(*args)
+    (workers/str(os.getpid())).write_text(str(megabytes("VmHWM") - before[os.getpid()])); return result
+data.decode_into = decode_into
+start = megabytes("VmHWM"); data.pack(*sys.argv[1:3], 256, int(sys.argv[3]))
+print(megabytes("VmHWM") - start, *(path.read_text() for path in workers.iterdir()))
+"""
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_does_not_grow_with_the_frames(tmp_path, workers):
+    "Decoding, closing a gap, and copying 236 MB of frames in 60 MB, and 30 MB a worker."
+    folder = write_folder(tmp_path/"f", {"a": clip(1)}, {"b": clip(2)}, size=8); images = folder/"cropped_aligned"; (tmp_path/"w").mkdir()
+    for i in range(1000, 2200): os.link(images/"a/00001.jpg", images/f"a/{i}.jpg")
+    (images/"a/1000.jpg").unlink(); (images/"a/1000.jpg").write_bytes(b"no")
+    with (folder/"training_set_annotations.txt").open("a") as f: f.writelines(f"a/{i}.jpg,{FULL}\n" for i in range(1000, 2200))
+    for victim in ("b/00001.jpg", "a/00001.jpg"):   # from nothing; then from the first
+        words = subprocess.run([sys.executable, "-c", MEMORY, folder, tmp_path/"p", str(workers), tmp_path/"w"], capture_output=True, text=True, check=True).stdout.split()
+        assert (tmp_path/"p/frames.npy").stat().st_size > 235e6 and float(words[0]) < 60 and max(map(float, words[1:])) < 30, words
+        (images/victim).unlink()
+
+def test_a_disk_that_fills_up_and_a_worker_that_dies_are_named(tmp_path, monkeypatch, decoded):
+    folder, put, decode = write_folder(tmp_path/"f", {"a": clip(30)}, {"b": clip(3)}), data.put, data.decode_image
+    def full(file, place, pixels):
+        if place > 10_000: raise OSError(28, "No space left on device")
+        put(file, place, pixels)
+    monkeypatch.setattr(data, "put", full); assert "No space left on device" in error(pack, folder, tmp_path/"p", 16)
+    monkeypatch.setattr(data, "put", put); monkeypatch.setattr(data, "decode_image", lambda path, size: os._exit(1))
+    assert "decoding process died" in error(pack, folder, tmp_path/"p", 16, workers=2)
+    monkeypatch.setattr(data, "decode_image", decode); decoded.clear(); pack(folder, tmp_path/"p", 16); assert len(decoded) == 20   # the rest
 
 def test_a_failed_packing_keeps_the_old_one(tmp_path, monkeypatch):
     folder = write_folder(tmp_path/"f", {"a": clip(3)}, {"b": clip(3)}); pack(folder, tmp_path/"p", 16)
