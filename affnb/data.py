@@ -233,13 +233,13 @@ def copy_unchanged(out, manifest, array, marks, table)->None:
     if any(old.manifest.get(k) != manifest[k] for k in ("version", "decoder", "size")): return
     todo = np.flatnonzero(open_array(array, marks, len(table), manifest["size"]) == TODO)
     pairs = table.iloc[todo].assign(place=todo).merge(old.table[["image", "bytes", "modified", "row"]])
-    copy_frames(Path(out)/"frames.npy", pairs.row, array, pairs.place, manifest["size"], marks)
+    copy_frames(Path(out)/"frames.npy", pairs.row.tolist(), array, pairs.place.tolist(), manifest["size"], marks)
 
 def close_gaps(array, marks, n:int, size:int)->None:
     "Moves the frames below those that failed up by as many places, and cuts the end off."
     marked = open_array(array, marks, n, size); kept = np.flatnonzero(marked != FAILED)
     places = np.flatnonzero((kept > np.arange(len(kept))) & (marked[kept] == DONE))
-    copy_frames(array, kept[places], array, places, size, marks)
+    copy_frames(array, kept[places].tolist(), array, places.tolist(), size, marks)
     set_length(array, len(kept), size)
 
 # %% ../nbs/01_data.ipynb #64434045
@@ -252,7 +252,7 @@ def fill(folder, out, work, manifest, table, counts, workers:int)->None:
     if not (array.exists() and wanted.exists() and read_json(wanted) == manifest):
         shutil.rmtree(new, ignore_errors=True); marks.unlink(missing_ok=True); new.mkdir(); write_json(wanted, manifest)
     copy_unchanged(out, manifest, array, marks, table)
-    failed = decode_all(array, [str(folder/"cropped_aligned"/i) for i in table.image], size, workers, marks)
+    failed = decode_all(array, [f"{folder}/cropped_aligned/{image}" for image in table.image], size, workers, marks)
     close_gaps(array, marks, len(table), size)
     broken, table = table.iloc[failed], table.drop(index=failed)
     if not {"train", "validation"} <= set(table.split): marks.unlink(); raise AffnbError(f"{folder}: no image of the train or of the validation list can be decoded (first: {broken.image.iloc[0]})")
