@@ -6,7 +6,6 @@
 __all__ = ['ARMS', 'Arm', 'needs', 'start_of', 'stored_features', 'feature_stack', 'train_head', 'cost_of', 'train_arm']
 
 # %% ../nbs/08_joint.ipynb #b54574a3
-import hashlib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 import numpy as np, torch
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from .core import TASKS, Config, derived_seed, file_hash, nearest, seed_everything, text_hash, UsageError
 from .data import Batch
 from .model import count_flops, count_parameters, load_weights, make_encoder, make_model
-from .train import (Run, batches_of, code_hashes, encode, fit, judge_on, labelled_tasks, leave, make_loss, predict,
+from .train import (Run, as_program, batches_of, code_hashes, encode, fit, judge_on, labelled_tasks, launch_stage, leave, make_loss, predict,
                          rows_of, train_frames)
 
 # %% ../nbs/08_joint.ipynb #59b23957
@@ -76,7 +75,8 @@ def train_head(run:Run, arm:str, encoder, own, seed:int):  # model, history, pre
     table = rows_of(run, "train", "head")
     batches = batches_of(run, table, derived_seed(seed, name), augment=config.augment if live else "none", epoch_frames=config.head_epoch_frames, **windows)
     judge = judge_on(run, batches_of(run, rows_of(run, "dev"), **windows), labelled_tasks(run))
-    key = text_hash(run.data["hash"], arm, hashlib.sha256(own).hexdigest(), *(file_hash(run.folder/f"seed{seed}"/t/"features.safetensors") for t in fused), *code_hashes(run))
+    source = f"{a.shares}/features" if a.shares else f"{arm}/best"   # what `own` comes from
+    key = text_hash(run.data["hash"], arm, *(file_hash(run.folder/f"seed{seed}"/f"{name}.safetensors") for name in [source, *(f"{t}/features" for t in fused)]), *code_hashes(run))
     history = fit(model, batches, make_loss(run, table, config), judge, run.folder/f"seed{seed}"/arm/"head", config, config.head_epochs, config.head_lr, name, seed, key)
     others = batches_of(run, run.table[run.table["part"] != "train"], **windows)
     return model, history, predict(model, others, len(run.table))
@@ -96,6 +96,7 @@ def cost_of(run:Run, arm:str, encoder, model, seed:int)->dict:  # parameters, fl
 def train_arm(run:Run, arm:str, seed:int):  # model, history, predictions
     "Trains an arm: its encoder, unless it shares one; then fusion and temporal module, if it has any; leaves files and record."
     needs(arm, run.config)
+    launch_stage(run, "affnb.joint", seed, arm=arm)
     a, n, history = ARMS[arm], len(run.table), []
     if a.shares:
         encoder, own = make_encoder(replace(run.config, pretrained="")).to(run.device), stored_features(run, a.shares, seed)
@@ -109,3 +110,5 @@ def train_arm(run:Run, arm:str, seed:int):  # model, history, predictions
     steps = [h | dict(step=step) for step, part in (("encoder", history), ("head", more)) for h in part]
     leave(run, arm, seed, model, steps, own, predictions, **cost_of(run, arm, encoder, model, seed))
     return model, history, more, predictions
+
+if __name__ == "__main__" and "__file__" in globals(): as_program(train_arm, "arm")   # started by torchrun, not in a notebook

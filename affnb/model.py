@@ -18,6 +18,7 @@ from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic, nearest, project_root
+from .parallel import WholeNorm
 
 # %% ../nbs/04_model.ipynb #9a2852ad
 def patchify(images:Tensor,   # (B, 3, H, W)
@@ -45,7 +46,7 @@ class ConvStem(nn.Module):
         self.img_size, self.patch_size, self.grid_size, self.num_patches = (img_size, img_size), (patch_size, patch_size), (side, side), side * side
         channels = [in_chans, *(max(16, embed_dim >> k) // 16 * 16 for k in range(stages - 1, 0, -1)), embed_dim]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False) for i, o in zip(channels, channels[1:]))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(o) for o in channels[1:])
+        self.norms = nn.ModuleList(WholeNorm(o) for o in channels[1:])
 
     def forward(self, x):
         x = x.contiguous(memory_format=torch.channels_last)   # faster on CPUs

@@ -9,7 +9,8 @@ __all__ = ['mae_loss', 'mae_judge', 'pretrain', 'examples']
 import numpy as np, torch
 from .core import atomic, derived_seed, file_hash, generator, project_root, seed_everything, text_hash
 from .model import MaskedAutoencoder, count_flops, load_weights, make_autoencoder, make_encoder, reconstruct
-from .train import Run, batches_of, code_hashes, fit, leave, rows_of
+from .parallel import mean_over, rank, total, world
+from .train import Run, as_program, batches_of, code_hashes, fit, launch_stage, leave, rows_of
 
 # %% ../nbs/06_pretrain.ipynb #89cfa9e6
 def mae_loss(mae:MaskedAutoencoder,  # in training
@@ -17,24 +18,26 @@ def mae_loss(mae:MaskedAutoencoder,  # in training
             ):                       # the loss, and an empty dict of parts
     "The loss of a step; masks are drawn from a stream that follows the epoch's seed, so that a resumed epoch is the same."
     draws = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
-    return mae(batch.frames.flatten(0, 1), draws)[0], {}
+    return mean_over(mae(batch.frames.flatten(0, 1), draws)[0], len(batch.rows), batch.of), {}
 
 # %% ../nbs/06_pretrain.ipynb #72150d50
 def mae_judge(run:Run, seed:int):  # model -> (score, dict)
     "Judges an autoencoder by its loss on dev, under masks that never change; the score is its negative."
     batches = batches_of(run, rows_of(run, "dev"))
     def judge(mae):
-        draws, losses, frames = generator(seed, "dev masks"), 0., 0
+        draws, sums = generator(seed, "dev masks", *([rank()] if world() > 1 else [])), torch.zeros(2, dtype=torch.float64, device=run.device)
         for batch in batches.ordered():
             images = batch.frames.flatten(0, 1)
-            losses, frames = losses + mae(images, draws)[0].item() * len(images), frames + len(images)
-        return -losses / frames, {"loss": losses / frames}
+            sums += torch.stack([mae(images, draws)[0].double() * len(images), sums.new_full((), len(images))])
+        loss, frames = total(sums).tolist()
+        return -loss / frames, {"loss": loss / frames}
     return judge
 
 # %% ../nbs/06_pretrain.ipynb #1589becf
 def pretrain(run:Run, seed:int):  # the trained autoencoder and its history
     "Stage 0: trains the masked autoencoder on the training frames and leaves its weights and record."
     config = run.config
+    launch_stage(run, "affnb.pretrain", seed)
     seed_everything(seed, "mae", "weights")
     mae = make_autoencoder(config, make_encoder(config)).to(run.device)
     start = config.mae_start and project_root()/config.mae_start
@@ -46,6 +49,8 @@ def pretrain(run:Run, seed:int):  # the trained autoencoder and its history
     frame = next(iter(faces.ordered())).frames[:1, 0]
     leave(run, "mae", seed, mae, history, flops=count_flops(mae.encoder, frame))
     return mae, history
+
+if __name__ == "__main__" and "__file__" in globals(): as_program(pretrain)   # started by torchrun, not in a notebook
 
 # %% ../nbs/06_pretrain.ipynb #f6461751
 def examples(run:Run, mae:MaskedAutoencoder, seed:int, n:int=8)->dict:  # original, masked, reconstructed: (n, 3, H, W) uint8

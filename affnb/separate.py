@@ -8,7 +8,7 @@ __all__ = ['train_task']
 # %% ../nbs/07_separate.ipynb #400c0af3
 from .core import TASKS, AffnbError
 from .model import count_flops
-from .train import Run, batches_of, encode, labelled_tasks, leave, predict, train_frames
+from .train import Run, as_program, batches_of, encode, labelled_tasks, launch_stage, leave, predict, train_frames
 
 # %% ../nbs/07_separate.ipynb #8dcfc398
 def train_task(run:Run, task:str, seed:int):  # model or None, history, features (N, D) or None, predictions
@@ -17,6 +17,7 @@ def train_task(run:Run, task:str, seed:int):  # model or None, history, features
     if task not in labelled_tasks(run):
         leave(run, task, seed, None, [])
         return None, [], None, {}
+    launch_stage(run, "affnb.separate", seed, task=task)
     model, history = train_frames(run, task, (task,), run.folder/f"seed{seed}"/"mae"/"model.safetensors", seed)
     everything = batches_of(run, run.table)
     features = encode(model.encoder, everything, len(run.table))
@@ -24,3 +25,5 @@ def train_task(run:Run, task:str, seed:int):  # model or None, history, features
     flops = count_flops(model, next(iter(everything.ordered())), frames=run.config.batch_frames)
     leave(run, task, seed, model, history, features, predictions, flops=flops)
     return model, history, features, predictions
+
+if __name__ == "__main__" and "__file__" in globals(): as_program(train_task, "task")   # started by torchrun, not in a notebook

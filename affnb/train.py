@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CODE', 'masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
-           'save_checkpoint', 'load_checkpoint', 'check_finite', 'train_epoch', 'fit', 'finish', 'predict', 'encode',
-           'Run', 'open_run', 'rows_of', 'batches_of', 'judge_on', 'labelled_tasks', 'make_loss', 'code_hashes',
-           'train_frames', 'leave']
+           'keep_weights', 'save_checkpoint', 'load_checkpoint', 'check_finite', 'train_epoch', 'fit', 'finish',
+           'put_together', 'predict', 'encode', 'Run', 'open_run', 'rows_of', 'batches_of', 'judge_on',
+           'labelled_tasks', 'whole_batch', 'make_loss', 'code_hashes', 'train_frames', 'leave', 'launch_stage',
+           'as_program']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
-import json, math, time
+import argparse, json, math, os, sys, time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors import safe_open
@@ -20,9 +22,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from .core import (TASKS, AffnbError, Config, atomic, derived_seed, file_hash, make_record, pick_device, read_json,
                         seed_everything, text_hash, write_json)
-from .data import Batch, Batches, Packed, assign_parts, make_windows, merge_windows, open_packed, targets_of
+from .data import Batch, Batches, Packed, assign_parts, hold_frames, make_windows, merge_windows, open_packed, targets_of
 from .metrics import score
 from .model import count_parameters, load_weights, make_encoder, make_model, save_weights
+from .parallel import everyone, join, launch, part, rank, together, wait, whole, world
 
 # %% ../nbs/05_train.ipynb #22411573
 def masked_mean(values:Tensor,  # any shape
@@ -98,9 +101,13 @@ def make_optimizer(model:nn.Module, lr:float, weight_decay:float)->torch.optim.A
     decays = lambda name, p: p.ndim > 1 and "pos_embed" not in name and "token" not in name
     groups = [dict(params=[p for n, p in trained if decays(n, p)], weight_decay=weight_decay),
               dict(params=[p for n, p in trained if not decays(n, p)], weight_decay=0.)]
-    return torch.optim.AdamW(groups, lr=lr, betas=(.9, .95))
+    return torch.optim.AdamW(groups, lr=lr, betas=(.9, .95), fused=True)   # one pass over all weights, on CPUs too
 
 # %% ../nbs/05_train.ipynb #bb72e9ab
+def keep_weights(model:nn.Module, path)->None:
+    "Writes every tensor of a model under its own name, whole or not at all."
+    with atomic(path) as temporary: save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+
 def save_checkpoint(path, model:nn.Module, optimizer, **state)->None:
     "Writes weights, optimiser moments and a JSON-able state to one safetensors file, whole or not at all."
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
@@ -150,7 +157,7 @@ def train_epoch(model, batches:Batches, loss_of, optimizer, schedule, epoch:int,
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step(); schedule.step()
         for part, value in {"loss": loss, **parts}.items(): sums[part] = sums.get(part, 0) + value.detach()
-        losses.append(loss.detach()); rows.append(batch.rows); frames += batch.rows.numel()
+        losses.append(loss.detach()); rows.append(batch.rows); frames += (batch.of or len(batch.rows)) * batch.rows.shape[1]
         if len(losses) == every:
             check_finite(losses, rows, epoch * len(batches) + step + 1 - every, name)
             losses, rows = [], []
@@ -173,22 +180,25 @@ def fit(model:nn.Module, batches:Batches,
     folder, key = Path(folder), text_hash(config, name, seed, epochs, lr, key)
     optimizer, steps = make_optimizer(model, lr, config.weight_decay), epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config.warmup))
+    wait()
     state = load_checkpoint(folder/"last.safetensors", model, optimizer, key) or dict(history=[], best=-math.inf)
     history, best = state["history"], state["best"]
     for _ in range(len(history) * len(batches)): schedule.step()
-    bar = tqdm(total=steps, initial=len(history) * len(batches), desc=name, unit="step", mininterval=2, leave=False)
+    live, own = together(model), (rank(),) if world() > 1 else ()   # each process draws its own dropout
+    live = torch.compile(live) if config.compile else live
+    bar = tqdm(total=steps, initial=len(history) * len(batches), desc=name, unit="step", mininterval=2, leave=False, disable=rank() > 0)
     for epoch in range(len(history), epochs):
-        seed_everything(seed, name, epoch)
-        start, trained = time.perf_counter(), train_epoch(model, batches, loss_of, optimizer, schedule, epoch, config, name, bar)
+        seed_everything(seed, name, epoch, *own)
+        start, trained = time.perf_counter(), train_epoch(live, batches, loss_of, optimizer, schedule, epoch, config, name, bar)
         model.eval()
         with torch.inference_mode(): score, dev = judge(model)
         history.append(dict(epoch=epoch + 1, score=score, dev=dev, seconds=time.perf_counter() - start, **trained))
-        if score > best:
-            best = score
-            with atomic(folder/"best.safetensors") as temporary: save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
-        save_checkpoint(folder/"last.safetensors", model, optimizer, key=key, history=history, best=best)
+        if score > best and rank() == 0: keep_weights(model, folder/"best.safetensors")
+        best = max(best, score)
+        if rank() == 0: save_checkpoint(folder/"last.safetensors", model, optimizer, key=key, history=history, best=best)
         bar.set_postfix(score=f"{score:.3f}")
     bar.close()
+    wait()
     return finish(model, folder, history, name)
 
 def finish(model:nn.Module, folder, history:list, name:str)->list[dict]:
@@ -200,30 +210,32 @@ def finish(model:nn.Module, folder, history:list, name:str)->list[dict]:
     return history
 
 # %% ../nbs/05_train.ipynb #2e5ed118
+def put_together(found:dict, batches:Batches, n_rows:int)->dict:  # name -> (N, .) float64, NaN in rows that no window holds
+    "What was found batch by batch (and in other processes), a value a frame, by packed row."
+    shares = [share for share in everyone({name: torch.cat(values).float().cpu().numpy() for name, values in found.items()}) if share]
+    return {name: merge_windows(np.concatenate([share[name] for share in shares]), batches.index.numpy(), batches.valid.numpy(), n_rows) for name in shares[0]}
+
 @torch.inference_mode()
 def predict(model:nn.Module, batches:Batches,
             n_rows:int     # rows of the packed array
            )->dict:        # AU (N,12), EXPR (N,8) probabilities, VA (N,2); NaN in rows that no window holds
-    "One prediction a frame, as float32 arrays by packed row."
+    "One prediction a frame, as arrays by packed row."
     model.eval()
-    device, found = next(model.parameters()).device, {}
+    device, found, likely = next(model.parameters()).device, {}, dict(AU=torch.sigmoid, EXPR=partial(torch.softmax, dim=-1), VA=nn.Identity())
     for batch in batches.ordered():
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"): outputs = model(batch)
-        for task, values in outputs.items():
-            values = values.float()
-            values = values.sigmoid() if task == "AU" else values.softmax(-1) if task == "EXPR" else values
-            found.setdefault(task, []).append(values.cpu().numpy())
-    return {task: merge_windows(np.concatenate(values), batches.index.numpy(), batches.valid.numpy(), n_rows) for task, values in found.items()}
+        for task, values in outputs.items(): found.setdefault(task, []).append(likely[task](values.float()))
+    return put_together(found, batches, n_rows)
 
 @torch.inference_mode()
-def encode(encoder:nn.Module, batches:Batches, n_rows:int)->np.ndarray:  # (N, D) float32
+def encode(encoder:nn.Module, batches:Batches, n_rows:int)->np.ndarray:  # (N, D)
     "The encoder's feature of every frame, by packed row; computed once, stored, and reused by every arm that shares it."
     encoder.eval()
     device, found = next(encoder.parameters()).device, []
     for batch in batches.ordered():
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"): feature = encoder(batch.frames.flatten(0, 1))
-        found.append(feature.float().view(*batch.rows.shape, -1).cpu().numpy())
-    return merge_windows(np.concatenate(found), batches.index.numpy(), batches.valid.numpy(), n_rows)
+        found.append(feature.unflatten(0, batch.rows.shape))
+    return put_together({"feature": found} if found else {}, batches, n_rows)["feature"]
 
 # %% ../nbs/05_train.ipynb #30d4b99a
 @dataclass(frozen=True)
@@ -237,6 +249,7 @@ class Run:
     masks: dict           # task -> which of them are there
     data: dict            # hash, name and source of the data
     device: torch.device
+    frames: Tensor        # the packed frames, on the device where they fit
 
 # %% ../nbs/05_train.ipynb #f499407b
 def open_run(run_dir  # a folder that `affnb reproduce` planned
@@ -248,7 +261,8 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     packed = open_packed(plan["packed"])
     table = assign_parts(packed.table, config.dev_share, config.head_share, config.window, 0)
     data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")
-    return Run(Path(run_dir), config, packed, table, *targets_of(table), data, pick_device(config.device))
+    device = join(pick_device(config.device))
+    return Run(Path(run_dir), config, packed, table, *targets_of(table), data, device, hold_frames(packed.frames, device))
 
 # %% ../nbs/05_train.ipynb #f266ea4f
 def rows_of(run:Run, part:str, role:str="", task:str=""  # task: only frames with a label of it
@@ -264,8 +278,8 @@ def rows_of(run:Run, part:str, role:str="", task:str=""  # task: only frames wit
 def batches_of(run:Run, table:pd.DataFrame, seed:int=0, length:int=1, stride:int=1, features=None, pixels=True, augment="none", epoch_frames:int=0)->Batches:
     "Batches over the windows of these frames: of pixels, of stored features, or of both; single frames by default."
     size = run.config.batch_frames if length == 1 else run.config.batch_windows
-    return Batches(run.packed.frames if pixels else None, run.table, *make_windows(table, length, stride), batch_size=size, device=run.device,
-                   augment=augment, strength=run.config.augment_strength, seed=seed, frames_per_epoch=epoch_frames, features=features)
+    return Batches(run.frames if pixels else None, run.table, *make_windows(table, length, stride), batch_size=size, device=run.device,
+                   augment=augment, strength=run.config.augment_strength, seed=seed, frames_per_epoch=epoch_frames, features=features, part=rank(), parts=world())
 
 # %% ../nbs/05_train.ipynb #310fb25f
 def judge_on(run:Run, batches:Batches, tasks)->object:  # model -> (score, dict)
@@ -286,13 +300,22 @@ def labelled_tasks(run:Run, role:str="encoder")->tuple:
     return tuple(task for task in TASKS if len(rows_of(run, "train", role, task)))
 
 # %% ../nbs/05_train.ipynb #160629ab
+def whole_batch(outputs:dict, batch:Batch)->tuple:  # the same of all processes' windows
+    "A model's outputs and the labels they answer, put together over the processes that share the batch."
+    if world() == 1: return outputs, batch
+    labels = [(kind, task, values) for kind in ("targets", "masks") for task, values in getattr(batch, kind).items()]
+    parts = whole([*outputs.values(), *(values.view(*batch.rows.shape, -1) for _, _, values in labels)], batch.of)
+    found = dict(targets={}, masks={})
+    for (kind, task, values), full in zip(labels, parts[len(outputs):]): found[kind][task] = full.to(values.dtype).view(-1, *values.shape[1:])
+    return dict(zip(outputs, parts)), replace(batch, **found)
+
 def make_loss(run:Run, table:pd.DataFrame, config:Config):  # (model, batch) -> (loss, parts)
     "The weighted loss of a model's tasks, with class weights from these training frames."
     rows = table["row"].to_numpy()
     weights = class_weights(*({task: values[rows] for task, values in arrays.items()} for arrays in (run.targets, run.masks)), config.balance)
     weights = {task: value.to(run.device) for task, value in weights.items()}
     def loss_of(model, batch):
-        losses = task_losses(model(batch), batch, weights)
+        losses = task_losses(*whole_batch(model(batch), batch), weights)
         return total_loss(losses, config), losses
     return loss_of
 
@@ -320,8 +343,9 @@ def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safete
 # %% ../nbs/05_train.ipynb #a79d8cf5
 def leave(run:Run, name:str, seed:int, model, history:list, features=None, predictions=None, **cost)->None:  # cost: parameters, flops
     "Writes weights, features, predictions and the training record of a stage."
+    if rank(): return wait()   # of several processes one writes, and all go on when it has
     folder = run.folder/f"seed{seed}"/name
-    rows = run.table.loc[run.table["part"] != "train", "row"].to_numpy()
+    rows = run.table.loc[run.table["part"] != "train", "row"].to_numpy(copy=True)
     stored = {task: torch.from_numpy(values[rows].astype(np.float32)) for task, values in (predictions or {}).items()}
     for file, tensors in (("features", {"features": torch.from_numpy(features.astype(np.float16))} if features is not None else {}), ("predictions", {"rows": torch.from_numpy(rows), **stored})):
         with atomic(folder/f"{file}.safetensors") as path: save_file(tensors, path)
@@ -330,3 +354,20 @@ def leave(run:Run, name:str, seed:int, model, history:list, features=None, predi
         with atomic(folder/"model.safetensors") as path: save_file({}, path)
     cost = dict(parameters=count_parameters(model) if model is not None else 0, flops=0) | cost | dict(frames_seen=sum(h["frames"] for h in history), seconds=sum(h["seconds"] for h in history))
     write_json(run.folder/"records"/f"train-{name}-seed{seed}.json", make_record("train", name, seed, run.config, run.data, run.device, stage=name, history=history, **cost))
+    wait()
+
+def launch_stage(run:Run, module:str, seed:int, **words)->None:
+    "Where the settings want several processes and this is none of them, trains in so many; what they leave is taken up by the caller."
+    if run.config.processes > 1 and world() == 1: launch(module, run.config.processes, run.folder, "--seed", seed, *(w for name, value in words.items() for w in (f"--{name}", value)))
+
+def as_program(train, *names)->None:  # train(run, *names, seed)
+    "A stage as a program, one of several that torchrun starts: RUN --seed S, and a word for each name."
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_dir"); parser.add_argument("--seed", type=int, default=0)
+    for name in names: parser.add_argument(f"--{name}", required=True)
+    given = parser.parse_args()
+    try: train(open_run(given.run_dir), *(getattr(given, name) for name in names), given.seed)
+    except AffnbError as error:
+        print(f"affnb: {error}", file=sys.stderr, flush=True)
+        os._exit(1)   # at once: the others may be waiting for a sum that will not come
+    part()
