@@ -9,7 +9,8 @@ __all__ = ['ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'NEEDED', 'SCORES', 'PAIRS', 'S
            'thousands', 'empty', 'known', 'draw_data', 'draw_grid', 'draw_faces', 'read_arrays', 'draw_mae',
            'dev_score', 'draw_curves', 'class_scores', 'draw_per_class', 'read_table', 'draw_timeline', 'followed',
            'draw_lines', 'draw_strips', 'draw_video', 'sidecar', 'write_table', 'write_figure', 'write_tables',
-           'write_figures', 'write_report', 'headline_text', 'read_headline', 'verdict']
+           'write_figures', 'write_report', 'headline_text', 'read_headline', 'verdict', 'read_benches', 'bench_table',
+           'bench_words', 'draw_scaling', 'write_bench']
 
 # %% ../nbs/12_report.ipynb #e2727712
 import io, json, re, zipfile
@@ -185,7 +186,6 @@ def known(shares:dict)->dict:  # those that are not None
     "The entries that have a value."
     return {name: value for name, value in (shares or {}).items() if value is not None}
 
-# %% ../nbs/12_report.ipynb #5547274b
 def draw_data(records:Records)->Figure:
     "Label shares, density of valence and arousal, co-occurrence of action units."
     data, figure = records.data, Figure(figsize=(11, 8.4), layout="constrained")
@@ -477,7 +477,6 @@ def headline_text(records_dir)->str:
     if all(len(t) for t in tables): lines.insert(2 + len(tables[0]), lines[1])
     return "\n".join([*lines, "", finding(records), caption(records, (*ARMS, *FLOORS))])
 
-# %% ../nbs/12_report.ipynb #62aec05c
 def read_headline(csv)->DataFrame:  # by arm
     "A headline table from a path, or from the text of one; raises `AffnbError` where it is none."
     try: table = pd.read_csv(io.StringIO(csv) if "\n" in str(csv) else csv)
@@ -500,3 +499,58 @@ def verdict(fresh_csv,     # table_headline.csv of this run: a path or its text
             if lo - 1e-6 <= value <= hi + 1e-6: within += 1
             else: lines.append(f"  {arm} {name}: {'missing now' if pd.isna(value) else cell(value, digits=3)}, committed {cell(row[name], lo, hi, digits=3)}")
     return "\n".join([f"reproduction: {within} of {cells} scores lie within the committed intervals" + ("" if lines else ": reproduced"), *lines])
+
+# %% ../nbs/12_report.ipynb #7f935777
+def read_benches(folder)->list:  # by name
+    "The records that `affnb bench` left; raises `AffnbError` for a file that is none."
+    found = {path: read_json(path) for path in sorted(Path(folder).glob("*.json"))}
+    for path, record in found.items():
+        absent = [key for key in ("device", "date", "parts", "scaling") if not isinstance(record, dict) or key not in record]
+        if absent: raise AffnbError(f"{path}: no record of `affnb bench` ({', '.join(absent)} missing): delete it and run `affnb bench` again")
+    return list(found.values())
+
+def bench_table(benches:list)->DataFrame: # device, date, part, value, unit, against, ratio, bound, holds
+    "Every part on every device; a bound holds for the ratio where there is one, else for the value."
+    rows = []
+    for record in benches:
+        for part in record["parts"]:
+            measured = part["value"] if part.get("ratio") is None else part["ratio"]
+            low, high = part.get("at_least"), part.get("at_most")
+            bound = f">= {low:g}" if low is not None else f"<= {high:g}" if high is not None else ""
+            holds = "" if not bound else "yes" if (measured >= low if low is not None else measured <= high) else "no"
+            rows.append(dict(device=f"{record['device']}, {record['cores']} cores", date=record["date"], **{k: part[k] for k in ("part", "value", "unit", "against", "ratio")}, bound=bound, holds=holds))
+    return DataFrame(rows, columns=["device", "date", "part", "value", "unit", "against", "ratio", "bound", "holds"])
+
+def bench_words(table:DataFrame)->DataFrame:
+    "A bench table as people read it."
+    short = lambda v: "" if pd.isna(v) else f"{v:,.0f}" if abs(v) >= 100 else f"{v:.3g}"
+    return table.assign(value=table["value"].map(short), ratio=table["ratio"].astype(float).map(short)).astype(str)
+
+def draw_scaling(benches:list)->Figure|None:
+    "Seconds against frames for packing, training and evaluation, one panel a device."
+    if not benches: return None
+    figure = Figure(figsize=(4.6*len(benches) + 1.4, 3.6), layout="constrained")
+    for axis, record in zip(figure.subplots(1, len(benches), squeeze=False)[0], benches):
+        for s, colour, marker in zip(record["scaling"], sns.color_palette("colorblind"), "os^"):
+            axis.loglog(s["frames"], s["seconds"], color=colour, marker=marker, label=s["part"])
+            axis.loglog(s["frames"], np.array(s["frames"])*s["seconds"][0]/s["frames"][0], color=colour, lw=.8, ls=":")
+        axis.set(xlabel="frames", ylabel="seconds", title=f"{record['device']}, {record['cores']} cores"); axis.legend(frameon=False)
+    worst = max((p for record in benches for p in record["parts"] if p["part"].startswith("twice the frames")), key=lambda p: p["value"], default=None)
+    figure.suptitle(f"Twice the frames take at most {worst['value']:.2f} times as long (dotted: exactly twice)" if worst else "Seconds against frames")
+    return figure
+
+# %% ../nbs/12_report.ipynb #6c4158d7
+def write_bench(records_dir, # data/records/bench
+                figures_dir  # where table_bench and fig_scaling go
+               )->list:      # paths, sorted; empty where nothing was measured
+    "Table and figure of the benches, as of the other records."
+    benches = read_benches(records_dir)
+    if not benches: return []
+    Path(figures_dir).mkdir(parents=True, exist_ok=True)
+    one = lambda key: benches[0][key] if all(b[key] == benches[0][key] for b in benches) else [b[key] for b in benches]
+    beside = dict(notebook="nbs/12_report.ipynb", records=[f"{b['name']}.json" for b in benches], source="measured on synthetic frames", **{key: one(key) for key in ("profile", "commit", "dirty", "versions", "device", "date", "processor")})
+    about = "; ".join(f"{b['device']} ({b['processor']}), {b['cores']} cores, profile {b['profile']}, {b['date']}" for b in benches)
+    table = bench_table(benches)
+    write_table(figures_dir, "table_bench", table.round(6), bench_words(table), dict(caption=f"Measured by `affnb bench` on {about}. Rates are medians over rounds; ratios are medians of ratios within a round, both sides measured in turns. On one core unless workers are named; learning with the profile's threads.") | beside)
+    with matplotlib.rc_context(sns.axes_style("whitegrid") | STYLE): write_figure(figures_dir, "fig_scaling", figure := draw_scaling(benches), dict(caption=figure.get_suptitle()) | beside)
+    return sorted(Path(figures_dir).glob("table_bench.*")) + sorted(Path(figures_dir).glob("fig_scaling.*"))
