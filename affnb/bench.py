@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PACKING', 'rates', 'part', 'FrameByFrame', 'read_all', 'small_run', 'endless', 'measure_reading', 'Again', 'learner',
            'measure_learning', 'measure_compiling', 'large_folder', 'watched', 'line', 'made_up', 'timed',
-           'measure_large', 'measure_scaling', 'doubling', 'matmul_rate', 'measure_gpu', 'bench', 'processor']
+           'measure_large', 'measure_scaling', 'scaled', 'doubling', 'matmul_rate', 'measure_gpu', 'bench', 'processor']
 
 # %% ../nbs/05a_bench.ipynb #1445a3bb
 import os, platform, re, subprocess, sys, time
 import numpy as np, pandas as pd, psutil, torch
 from datetime import date
+from functools import partial
 from pathlib import Path
 from dataclasses import asdict, replace
 from PIL import Image
@@ -205,27 +206,27 @@ def measure_large(folder, rows:int, size:int=112)->list[dict]:
             line("packing again, unchanged", again, "s"), line(f"opening {rows:,} packed rows", opened, "s", 1), line(f"metrics of {rows:,} frames", timed(evaluation), "s", 1)]
 
 # %% ../nbs/05a_bench.ipynb #8fbf09ef
-def measure_scaling(run:Run, paths, folder, sizes)->list[dict]:  # part, frames, seconds: lists
-    "Seconds of packing, of a training epoch and of evaluation for growing numbers of frames, the best of three, taken in turns."
-    found, learn, table = {}, learner(run, 1)[1], rows_of(run, "train", "encoder")
+def measure_scaling(run:Run, paths, folder, sizes, rounds:int=5)->list[dict]:  # part; frames, seconds: lists; twice
+    "Seconds of packing, of a training epoch and of evaluation for growing numbers of frames, and how many times as long twice the frames take."
+    learn, table = learner(run, 1)[1], rows_of(run, "train", "encoder")
     def packing(n): decode_all(Path(folder)/"scaling.npy", [str(paths[i % len(paths)]) for i in range(n)], run.config.image_size, 1)
     def epoch(n): learn(batches_of(run, table, 0, augment=run.config.augment, epoch_frames=n))
     answers = made_up(8*max(sizes))
-    def evaluation(n): video_statistics(*({task: v[:8*n] for task, v in part.items()} for part in answers[:3]), answers[3][:8*n])
-    works = dict(packing=(packing, 1), epoch=(epoch, 1), evaluation=(evaluation, 8))
-    for work, _ in works.values(): work(min(sizes))      # warm
-    for _ in range(3):
-        for name, (work, factor) in works.items():
-            for n in sizes:
-                start = time.perf_counter(); work(n)
-                found.setdefault((name, factor*n), []).append(time.perf_counter() - start)
+    def evaluation(n): video_statistics(*({task: v[:n] for task, v in part.items()} for part in answers[:3]), answers[3][:n])
+    works = {(work.__name__, factor*n): (partial(work, factor*n), factor*n) for work, factor in ((packing, 1), (epoch, 1), (evaluation, 8)) for n in sizes}
+    found = rates(works, .3, rounds)
     (Path(folder)/"scaling.npy").unlink()
-    return [dict(part=name, frames=[factor*n for n in sizes], seconds=[min(found[name, factor*n]) for n in sizes]) for name, (_, factor) in works.items()]
+    return [scaled(name, {n: n/np.array(rate) for (work, n), rate in found.items() if work == name}) for name in ("packing", "epoch", "evaluation")]
+
+def scaled(part:str, seconds:dict)->dict:  # frames -> (rounds,) seconds
+    "A line of `measure_scaling`: medians over rounds; `twice` from the ratios within a round, scaled to a factor of exactly two."
+    frames = list(seconds)
+    twice = [float(np.median(seconds[b]/seconds[a]))*2*a/b for a, b in zip(frames, frames[1:])]
+    return dict(part=part, frames=frames, seconds=[float(np.median(seconds[n])) for n in frames], twice=max(twice))
 
 def doubling(scaling:list)->list[dict]:
     "How many times as long twice the frames take, at the most."
-    ratios = {s["part"]: max(b/a*2*m/n for a, b, m, n in zip(s["seconds"], s["seconds"][1:], s["frames"], s["frames"][1:])) for s in scaling}
-    return [line(f"twice the frames: {name}", ratio, "times as long", 2.1) for name, ratio in ratios.items()]
+    return [line(f"twice the frames: {s['part']}", s["twice"], "times as long", 2.1) for s in scaling]
 
 # %% ../nbs/05a_bench.ipynb #de2dd273
 def matmul_rate(device, size:int=8192, dtype=torch.bfloat16, seconds:float=1.)->float:  # floating point operations a second
@@ -267,7 +268,7 @@ def bench(config:Config,   # a profile's settings
     say("compiling"); lines += measure_compiling(run, **turns)
     if device.type == "cuda": say("the GPU"); lines += measure_gpu(run, learning, **turns)
     sizes = [rows//80*k for k in (1, 2, 4)]
-    say("scaling"); scaling = measure_scaling(run, paths, folder, sizes); lines += doubling(scaling)
+    say("scaling"); scaling = measure_scaling(run, paths, folder, sizes, rounds); lines += doubling(scaling)
     say(f"{rows:,} rows"); lines += measure_large(folder/"large", rows)
     about = environment(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

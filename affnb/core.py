@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_type_hints
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")   # torch: large tensors on large pages of memory (Linux), which halves the cost of filling a batch
 import numpy as np, torch
 from torch import Generator
 

@@ -9,10 +9,10 @@ __all__ = ['HEADER', 'COLUMNS', 'NUMBER', 'SAFE_PATH', 'LISTS', 'HEAD', 'TODO', 
            'open_array', 'follow', 'hold', 'decode_all', 'Packed', 'open_packed', 'copy_frames', 'copy_unchanged',
            'close_gaps', 'fill', 'pack', 'targets_of', 'assign_parts', 'frame_numbers', 'make_windows', 'merge_windows',
            'affine_matrices', 'sample_grid', 'colour_matrices', 'augment_frames', 'Batch', 'prepare_frames',
-           'hold_frames', 'labels_by_row', 'shuffled', 'share_of', 'Batches']
+           'hold_frames', 'keep_memory', 'labels_by_row', 'shuffled', 'share_of', 'Batches']
 
 # %% ../nbs/01_data.ipynb #5f51ef95
-import contextlib, fcntl, io, multiprocessing, os, re, shutil, sys, threading, time
+import contextlib, ctypes, fcntl, io, multiprocessing, os, re, shutil, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -418,6 +418,11 @@ def hold_frames(frames, device)->Tensor:
     if not torch.is_tensor(frames): frames = torch.from_numpy(np.asarray(frames))
     fits = torch.device(device).type == "cuda" and frames.nbytes <= torch.cuda.mem_get_info(device)[0]/4
     return frames.to(device) if fits else frames
+
+def keep_memory()->None:
+    "Lets this process keep memory that it has freed, up to a gigabyte, so that a batch fills pages that are there; does nothing without glibc."
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt: mallopt(-3, 1 << 25), mallopt(-1, 1 << 30)   # M_MMAP_THRESHOLD (32 MB is the most), M_TRIM_THRESHOLD
 
 def labels_by_row(table, device)->tuple[dict, dict]:
     "The targets and masks of a table at their packed positions, as tensors; masks are False in rows that the table lacks."

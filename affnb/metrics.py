@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'COUNTS', 'MOMENTS', 'COLUMNS', 'PREDICTED', 'RANGES', 'ccc', 'f1_from_counts', 'f1_binary', 'f1_macro',
-           'checked', 'score', 'counts_of', 'with_means', 'Statistics', 'frame_sums', 'video_statistics',
+           'checked', 'score', 'counts_of', 'with_means', 'Statistics', 'video_sums', 'video_statistics',
            'score_from_statistics', 'ccc_from_moments', 'to_record', 'from_record', 'resample_counts', 'interval',
            'mean_scores', 'triples', 'bootstrap', 'paired_bootstrap', 'prediction_rows', 'read_predictions',
            'score_files']
@@ -125,24 +125,29 @@ class Statistics:
     values: ndarray  # (V, C) float64
 
 # %% ../nbs/03_metrics.ipynb #b790db5b
-def frame_sums(ready:dict, # what `checked` returns
-               n:int       # frames
-              )->ndarray:  # (N, C) float64, by `COLUMNS`
-    "What each frame adds to each sum; 0 where it has no label."
-    of = {"VA": np.zeros((n, 2, 6)), "n": np.zeros((n, 2)), "EXPR": np.zeros((n, 8, 3)), "AU": np.zeros((n, 12, 3))}
-    if any(len(true) != n for _, true, _ in ready.values()): raise AffnbError(f"score: {n} video names for {len(next(iter(ready.values()))[1])} frames: give one a frame")
+def video_sums(ready:dict,    # what `checked` returns
+               which:ndarray, # (N,) the number of each frame's video
+               videos:int     # V, how many there are
+              )->ndarray:     # (V, C) float64, by `COLUMNS`
+    "What the labelled frames of each video add to each sum, counted for all videos, classes and units at once."
+    of = {"VA": np.zeros((videos, 2, 6)), "n": np.zeros((videos, 2)), "EXPR": np.zeros((videos, 8, 3)), "AU": np.zeros((videos, 12, 3))}
+    if any(len(true) != len(which) for _, true, _ in ready.values()): raise AffnbError(f"score: {len(which)} video names for {len(next(iter(ready.values()))[1])} frames: give one a frame")
     if "VA" in ready:
         pred, true, mask = ready["VA"]
         centre = np.where(mask, true, 0).sum(0, dtype=float)/np.maximum(mask.sum(0), 1)
         x, y = (np.where(mask, a - centre, 0.) for a in (pred, true.astype(float)))
-        of["VA"] = np.stack([mask, x, y, x*x, y*y, x*y], -1)
+        np.add.at(of["VA"].reshape(videos, 12), which, np.stack([mask, x, y, x*x, y*y, x*y], -1).reshape(-1, 12))
     if "EXPR" in ready:
-        pred, true, mask = (a[:, None] for a in ready["EXPR"])
-        of["n"][:, 0], of["EXPR"] = mask[:, 0], np.stack(counts_of(pred == np.arange(8), true == np.arange(8), mask), -1)
+        pred, true, mask = ready["EXPR"]
+        table = np.bincount(64*which[mask] + (8*true[mask] + pred[mask]).astype(int), minlength=64*videos).reshape(videos, 8, 8)   # annotated, predicted
+        hit = table.diagonal(axis1=1, axis2=2)
+        of["EXPR"], of["n"][:, 0] = np.stack([hit, table.sum(1) - hit, table.sum(2) - hit], -1), table.sum((1, 2))
     if "AU" in ready:
         pred, true, mask = ready["AU"]
-        of["n"][:, 1], of["AU"] = mask.any(1), np.stack(counts_of(pred >= .5, true > 0, mask), -1)
-    return np.concatenate([part.reshape(n, -1) for part in of.values()], 1, dtype=float)
+        kind = 4*(12*which[:, None] + np.arange(12)) + 2*(true > 0) + (pred >= .5)
+        of["AU"] = np.bincount(kind[mask], minlength=48*videos).reshape(videos, 12, 4)[..., [3, 1, 2]]   # hit, false alarm, missed
+        of["n"][:, 1] = np.bincount(which, mask.any(1), videos)
+    return np.concatenate([part.reshape(videos, -1) for part in of.values()], 1, dtype=float)
 
 # %% ../nbs/03_metrics.ipynb #d45b1de6
 def video_statistics(predictions:dict, # as `score` takes them
@@ -151,11 +156,8 @@ def video_statistics(predictions:dict, # as `score` takes them
                      videos            # (N,) the video of each frame, by its exact name
                     )->Statistics:     # one row a video, videos sorted
     "Additive sums for each video; the score of the whole set is `score_from_statistics` of their total."
-    names, which, frames = np.unique(np.asarray(videos, dtype=str), return_inverse=True, return_counts=True)
-    added = frame_sums(checked(predictions, targets, masks), len(which))
-    starts = np.cumsum(frames) - frames
-    values = np.add.reduceat(added[np.argsort(which, kind="stable")], starts) if len(names) else np.zeros((0, len(COLUMNS)))
-    return Statistics(names.tolist(), list(COLUMNS), values)
+    which, names = pd.factorize(np.asarray(videos, dtype=str).astype(object), sort=True)
+    return Statistics(names.tolist(), list(COLUMNS), video_sums(checked(predictions, targets, masks), which, len(names)))
 
 # %% ../nbs/03_metrics.ipynb #b7f117dd
 def score_from_statistics(sums    # (..., C) rows of `Statistics.values`, added up

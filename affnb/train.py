@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from .core import (TASKS, AffnbError, Config, atomic, derived_seed, file_hash, make_record, pick_device, read_json,
                         seed_everything, text_hash, write_json)
-from .data import Batch, Batches, Packed, assign_parts, hold_frames, make_windows, merge_windows, open_packed, targets_of
+from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
 from .metrics import score
 from .model import count_parameters, load_weights, make_encoder, make_model, save_weights
 from .parallel import everyone, join, launch, part, rank, together, wait, whole, world
@@ -257,7 +257,7 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     "Opens a run's settings and data; raises `AffnbError` where it was not planned or not packed yet."
     plan = read_json(Path(run_dir)/"plan.json")
     config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in plan["config"].items()})
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads); keep_memory()
     packed = open_packed(plan["packed"])
     table = assign_parts(packed.table, config.dev_share, config.head_share, config.window, 0)
     data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")

@@ -186,7 +186,7 @@ def test_a_large_folder_is_a_folder_in_order(tmp_path):
 def test_a_bound_that_is_missed_is_said(tmp_path):
     part = dict(unit="s", against="", ratio=None)
     record = dict(device="d", cores=2, date="2026-01-01", name="d", profile="tiny", processor="p", commit=None, dirty=None, versions={}, scaling=[dict(part="x", frames=[1, 2], seconds=[1., 2.])],
-                  parts=[part | dict(part="fast", value=.5, at_most=1), part | dict(part="slow", value=1.5, at_most=1), part | dict(part="ratio", value=99., against="x", ratio=.8, at_least=.9), *doubling([dict(part="x", frames=[1, 2], seconds=[1., 2.3])])])
+                  parts=[part | dict(part="fast", value=.5, at_most=1), part | dict(part="slow", value=1.5, at_most=1), part | dict(part="ratio", value=99., against="x", ratio=.8, at_least=.9), *doubling([dict(part="x", frames=[1, 2], seconds=[1., 2.3], twice=2.3)])])
     assert bench_table([record])["holds"].tolist() == ["yes", "no", "no", "no"]
     (tmp_path/"d.json").write_text(json.dumps(record))
     assert len(write_bench(tmp_path, tmp_path/"figures")) == 6 and "no" in (tmp_path/"figures"/"table_bench.csv").read_text()
