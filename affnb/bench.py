@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PACKING', 'rates', 'part', 'FrameByFrame', 'read_all', 'small_run', 'endless', 'measure_reading', 'Again', 'learner',
            'measure_learning', 'measure_compiling', 'large_folder', 'watched', 'line', 'made_up', 'timed',
-           'measure_large', 'measure_scaling', 'scaled', 'doubling', 'matmul_rate', 'measure_gpu', 'bench', 'processor']
+           'measure_large', 'measure_scaling', 'scaled', 'doubling', 'matmul_rate', 'measure_utilisation', 'bench',
+           'processor']
 
 # %% ../nbs/05a_bench.ipynb #1445a3bb
 import os, platform, re, subprocess, sys, time
-import numpy as np, pandas as pd, psutil, torch
+import numpy as np, psutil, torch
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from .benchmark import write_benchmark
-from .core import AU_NAMES, AffnbError, Config, environment, generator, load_config, pick_device, write_json
-from .data import Batches, augment_frames, check_folder, decode_all, make_windows, open_packed, assign_parts, pack, prepare_frames, targets_of
+from .core import AffnbError, Config, environment, pick_device, write_json
+from .data import Batch, Batches, assign_parts, check_folder, decode_all, open_packed, pack, targets_of
 from .metrics import score, video_statistics
 from .model import count_flops, make_encoder, make_model
 from .train import Run, batches_of, encode, make_loss, make_optimizer, open_run, rows_of, train_epoch
@@ -234,20 +235,20 @@ def matmul_rate(device, size:int=8192, dtype=torch.bfloat16, seconds:float=1.)->
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return float(np.median(rates({"product": (lambda: a @ b, 2*size**3)}, seconds, 3)["product"]))
 
-def measure_gpu(run:Run, lines:list, **turns)->list[dict]:  # lines of `measure_learning`
-    "Operations a second of the profile's training step and of ViT-B/16 at 224 pixels, as shares of a large product's; peak memory."
-    rate = matmul_rate(run.device)
-    c = replace(run.config, encoder="vit_base_patch16_224", image_size=224, patch_size=0, width=0, depth=0, num_heads=0, stem="patch", pretrained="", batch_frames=128)
-    model = make_model(c, encoder=make_encoder(c)).to(run.device)
-    batch = next(iter(batches_of(run, rows_of(run, "train"), 0).epoch(0)))
-    big = replace(batch, frames=torch.randn(128, 1, 3, 224, 224, device=run.device), targets={t: v[:1].expand(128, *v.shape[1:]) for t, v in batch.targets.items()}, masks={t: v[:1].expand(128, *v.shape[1:]) for t, v in batch.masks.items()},
-                  valid=batch.valid[:1].expand(128, -1), rows=batch.rows[:1].expand(128, -1), of=128)
-    _, learn = learner(replace(run, config=c), 5)
-    torch.cuda.reset_peak_memory_stats()
-    found = rates({"ViT-B/16, 224 px, training step": (lambda: learn(Again(big, 5)), 5*128)}, **turns)
-    flops = 3*count_flops(model, replace(big, frames=big.frames[:1], valid=big.valid[:1]))
-    step = part(found, "ViT-B/16, 224 px, training step")
-    return [line("bf16 product of large matrices", rate/1e12, "TFLOP/s"), step | dict(against="bf16 product", ratio=step["value"]*flops/rate, at_least=.4), line("ViT-B/16, 224 px: peak memory", torch.cuda.max_memory_allocated()/1e6, "MB")]
+def measure_utilisation(run:Run, encoder:str="vit_base_patch16_224", frames:int=128, size:int=8192, steps:int=5, **turns)->list[dict]:  # frames: of a batch; size: of the matrices
+    "Fine-tuning at 224 pixels: its floating point operations a second as a share of a large bfloat16 product's; on a GPU, peak memory."
+    rate, gpu = matmul_rate(run.device, size), run.device.type == "cuda"
+    config = replace(run.config, encoder=encoder, image_size=224, patch_size=0, width=0, depth=0, num_heads=0, stem="patch", pretrained="", batch_frames=frames)
+    wide = lambda v: v[:1].expand(frames, *v.shape[1:])
+    some = next(iter(batches_of(run, rows_of(run, "train"), 0).epoch(0)))
+    batch = Batch(torch.randn(frames, 1, 3, 224, 224, device=run.device), *({task: wide(v) for task, v in kind.items()} for kind in (some.targets, some.masks)), wide(some.valid), wide(some.rows), None)
+    if gpu: torch.cuda.reset_peak_memory_stats()
+    model, learn = learner(replace(run, config=config), steps)
+    what, product = f"{encoder} at 224 px, training step", f"bf16 product of {size} x {size} matrices"
+    step = part(rates({what: (lambda: learn(Again(batch, steps)), steps*frames)}, **turns), what)
+    flops = 3*count_flops(model, replace(batch, frames=batch.frames[:1], valid=batch.valid[:1]))
+    memory = [line(f"{encoder} at 224 px, memory", torch.cuda.max_memory_allocated()/1e6, "MB")] if gpu else []
+    return [line(product, rate/1e12, "TFLOP/s"), step | dict(against=product, ratio=step["value"]*flops/rate, at_least=.4), *memory]
 
 # %% ../nbs/05a_bench.ipynb #0f530c09
 def bench(config:Config,   # a profile's settings
@@ -264,9 +265,9 @@ def bench(config:Config,   # a profile's settings
     if config.image_size != 112:   # as large as the crops of s-Aff-Wild2
         say("reading, 112 px")
         lines += [made | {"part": f"{made['part']}, 112 px", "against": made["against"] and f"{made['against']}, 112 px"} for made in measure_reading(*small_run(replace(config, image_size=112, bench_size=112), folder/"real-size"), times=None, **turns)]
-    say("learning"); lines += (learning := measure_learning(run, **turns))
+    say("learning"); lines += measure_learning(run, **turns)
     say("compiling"); lines += measure_compiling(run, **turns)
-    if device.type == "cuda": say("the GPU"); lines += measure_gpu(run, learning, **turns)
+    if device.type == "cuda": say("the GPU"); lines += measure_utilisation(run, **turns)
     sizes = [rows//80*k for k in (1, 2, 4)]
     say("scaling"); scaling = measure_scaling(run, paths, folder, sizes, rounds); lines += doubling(scaling)
     say(f"{rows:,} rows"); lines += measure_large(folder/"large", rows)
