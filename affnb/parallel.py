@@ -8,6 +8,7 @@ __all__ = ['rank', 'world', 'join', 'part', 'Total', 'total', 'whole', 'mean_ove
 
 # %% ../nbs/03a_parallel.ipynb #3dafa6b1
 import os, subprocess, sys
+from tempfile import TemporaryDirectory
 import torch, torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -111,8 +112,9 @@ def launch(module:str,    # of a stage, such as affnb.joint
            *words         # of its command line
           )->None:
     "Runs a stage as several processes; raises `AffnbError` with what it said if it fails. A kernel cannot be one of them, so it waits."
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", module, *map(str, words)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with TemporaryDirectory(prefix="affnb-") as logs:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", f"--log-dir={logs}", "-m", module, *map(str, words)]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if run.returncode == 0: return
     lines = [line for line in run.stdout.splitlines() if line.strip()]
     told = [line.removeprefix("affnb: ") for line in lines if line.startswith("affnb: ")] or [line for line in lines if "Error:" in line] or lines[-1:] or ["no word was said"]
