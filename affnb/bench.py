@@ -9,7 +9,7 @@ __all__ = ['PACKING', 'rates', 'part', 'FrameByFrame', 'read_all', 'small_run', 
            'processor']
 
 # %% ../nbs/05a_bench.ipynb #1445a3bb
-import os, platform, re, subprocess, sys, time
+import logging, os, platform, re, subprocess, sys, time
 import numpy as np, psutil, torch
 from datetime import date
 from functools import partial
@@ -136,6 +136,7 @@ def measure_learning(run:Run, steps:int=20, **turns)->list[dict]:
 
 def measure_compiling(run:Run, steps:int=20, **turns)->list[dict]:
     "What torch.compile gains in a step, and the seconds it takes at first."
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)   # it warns of a CUDA that is not there
     batch = next(iter(batches_of(run, rows_of(run, "train", "encoder"), 0).epoch(0)))
     plain, compiled = (learner(replace(run, config=replace(run.config, compile=on)), steps)[1] for on in (False, True))
     start = time.perf_counter(); compiled(Again(batch, 1)); first = time.perf_counter() - start
