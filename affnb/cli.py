@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['BENCH_SETTINGS', 'check_parts', 'make_plan', 'write_changed', 'write_sources', 'render', 'pack_data', 'describe',
-           'reap', 'run_notebook', 'at_work', 'run_chain', 'publish', 'committed', 'reproduce', 'check', 'score',
-           'report', 'Parser', 'make_parser', 'act', 'main']
+           'reap', 'cancel', 'list_gpus', 'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone', 'reason',
+           'run_chain', 'publish', 'committed', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser',
+           'make_parser', 'act', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
-import argparse, dataclasses, json, os, shutil, subprocess, sys, tempfile, time
+import argparse, contextlib, dataclasses, fcntl, json, os, re, shutil, socket, subprocess, sys, tempfile, time
+from importlib.util import find_spec
 from pathlib import Path
 import psutil
 from .core import (AffnbError, Config, UsageError, atomic, file_hash, load_config, nearest, notebook_hash, project_root,
                         read_json, text_hash, write_json)
 
 # %% ../nbs/14_cli.ipynb #31152647
-def check_parts(config:Config)->None:
+def check_parts(config:Config, elsewhere:bool=False)->None:
     "Raises `UsageError` or `AffnbError` where encoder, device or files of weights that the settings name are not to be had."
     import torch
     from affnb.core import pick_device
@@ -24,7 +26,9 @@ def check_parts(config:Config)->None:
         encoder = build_encoder(config)
         make_autoencoder(config, encoder)
         make_model(config, dim=encoder.embed_dim, fusion=bool(config.fused), temporal=True)
-    pick_device(config.device)
+    if not elsewhere:   # of other machines nothing is known here
+        device, gpus = pick_device(config.device), torch.cuda.device_count()
+        if device.type == "cuda" and config.processes > gpus: raise UsageError(f"setting `processes` = {config.processes}: this machine shows {gpus} GPU(s): at most one process each")
     for name in ("pretrained", "mae_start"):
         path = getattr(config, name)
         if path not in ("", "timm") and not (project_root()/path).is_file(): raise AffnbError(f"setting `{name}` = {path}: no such file: give a .safetensors file, or leave it empty")
@@ -36,24 +40,24 @@ BENCH_SETTINGS = ("bench_clips", "bench_clip_frames", "bench_long", "bench_long_
 def make_plan(config:Config,  # the settings
               data=None,      # an s-Aff-Wild2 folder; None: the synthetic benchmark
               out=None,       # where data/ and figures/ go; None: into the project
-              source=""       # a hash of the data folder's lists and images
+              source="",      # a hash of the data folder's lists and images
+              elsewhere=False # whether the rules run on other machines
              )->dict:         # what `plan.json` holds
-    "Decides what is run and where; writes nothing. Raises `AffnbError` for a data folder that cannot be used."
+    "Decides what is run and where; writes nothing. Raises as `check_parts` does."
     import torch
-    from affnb.data import find_lists
     from affnb.joint import ARMS, needs
-    check_parts(config)
+    check_parts(config, elsewhere)
     root, here = project_root(), Path(out or project_root()).resolve()
     standard = config == load_config(config.profile) and data is None
     name = config.profile if standard else f"{config.profile}-{text_hash(config, data and Path(data).resolve())}"
     code = lambda *modules: [file_hash(root/"affnb"/f"{module}.py") for module in modules]
     bench = text_hash(*(getattr(config, s) for s in BENCH_SETTINGS), *code("benchmark", "faces", "core"))
     folder = Path(data).resolve() if data else here/"data"/"benchmark"/bench
-    packed = here/"data"/"packed"/f"{text_hash(folder if data else bench, source, *code('data', 'core'))}-{config.image_size}"
-    lists = [str(path) for path in find_lists(folder).values()] if data else [str(folder/"training_set_annotations.txt")]
-    return dict(name=name, profile=config.profile, standard=standard, benchmark=data is None, folder=str(folder), lists=lists,
+    packed = here/"data"/"packed"/f"{text_hash(folder if data else bench, *code('data', 'core'))}-{config.image_size}"
+    gpus = config.device == "cuda" or config.device == "auto" and not elsewhere and torch.cuda.is_available()
+    return dict(name=name, profile=config.profile, standard=standard, benchmark=data is None, folder=str(folder), source=source if data else bench,
                 packed=str(packed), run=str(here/"data"/"runs"/name), seeds=list(config.seeds), config=dataclasses.asdict(config),
-                arms={arm: needs(arm, config) for arm in ARMS}, gpus=torch.cuda.device_count() if config.device != "cpu" else 0,
+                arms={arm: needs(arm, config) for arm in ARMS}, elsewhere=elsewhere, gpus=config.processes if gpus else 0,
                 publish=[str(here/"data"/"records"/config.profile), str(here/"figures"/config.profile)] if standard or here != root.resolve() else None)
 
 # %% ../nbs/14_cli.ipynb #25f3730c
@@ -66,12 +70,13 @@ def write_changed(path, text:str)->bool:  # whether it was written
 
 # %% ../nbs/14_cli.ipynb #5e34db8b
 def write_sources(plan:dict)->list[str]:  # the names that changed
-    "Writes RUN/sources/NAME.txt, a hash a notebook, module and settings: what the rules of the chain depend on."
+    "Writes RUN/sources/NAME.txt, a hash a notebook, module and settings, and beside the packed data one of its source: what the rules depend on."
     root, sources = project_root(), Path(plan["run"])/"sources"
     hashes = {path.stem: notebook_hash(path) for path in sorted((root/"nbs").glob("[01]*.ipynb"))}
     hashes |= {path.stem: file_hash(path) for path in sorted((root/"affnb").glob("[a-z]*.py"))}
     weights = [root/plan["config"][name] for name in ("pretrained", "mae_start") if plan["config"][name] not in ("", "timm")]
-    hashes["settings"] = text_hash(plan["config"], plan["packed"], *map(file_hash, weights))
+    hashes["settings"] = text_hash(plan["config"], plan["packed"], plan["source"], *map(file_hash, weights))
+    write_changed(f"{plan['packed']}.txt", plan["source"] + "\n")   # not in RUN: other runs share the packed data, and none may find it older than this
     return [name for name, value in hashes.items() if write_changed(sources/f"{name}.txt", value + "\n")]
 
 # %% ../nbs/14_cli.ipynb #a787b00b
@@ -85,18 +90,18 @@ def render(run_dir, workers:int=1)->None:
                     test_videos=c.bench_test, size=c.bench_size, seed=c.bench_seed, workers=workers)
 
 def pack_data(run_dir, workers:int=1)->None:
-    "Packs the plan's data; what a killed try left half packed is removed first."
+    "Packs the plan's data, going on where a killed try left off and keeping frames that have not changed."
     from affnb.data import pack
     plan = read_json(Path(run_dir)/"plan.json")
-    packed = Path(plan["packed"])
-    for left in packed.parent.glob(f".{packed.name}.*"): shutil.rmtree(left, ignore_errors=True)
-    pack(plan["folder"], packed, plan["config"]["image_size"], workers=workers)
+    pack(plan["folder"], plan["packed"], plan["config"]["image_size"], workers=workers)
+    os.utime(Path(plan["packed"])/"manifest.json")   # newer than what it was packed from, even if nothing was left to do
 
-def describe(run_dir)->None:
+def describe(run_dir, gpus=None)->None:
     "Writes the records that describe the plan's data: counts, one video and, for the benchmark, its faces and its calibration."
     from affnb.benchmark import write_showcase
     from affnb.evaluate import describe_data, write_video
     from affnb.train import open_run
+    if gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus))
     run = open_run(run_dir)
     if run.data["source"] == "synthetic": write_showcase(Path(run_dir)/"records", run.config.bench_seed)
     write_video(run)
@@ -112,14 +117,58 @@ def reap(job:str)->int:  # how many processes were ended
         except (psutil.Error, OSError): continue
     return ended
 
+def cancel(run)->int:  # how many jobs were cancelled
+    "Cancels the Slurm jobs that an earlier, killed command left in this run's folder, and waits until they are gone."
+    def left():
+        try: said = subprocess.run(["squeue", "--me", "--noheader", "--format=%A %Z"], capture_output=True, text=True, timeout=30).stdout
+        except (OSError, subprocess.TimeoutExpired): return []   # no Slurm here, or none that answers
+        return [job for job, _, folder in (line.partition(" ") for line in said.splitlines()) if folder == str(run)]
+    jobs = left()
+    if jobs: subprocess.run(["scancel", *jobs])
+    while left(): time.sleep(1)
+    return len(jobs)
+
+# %% ../nbs/14_cli.ipynb #3f9a1c07
+def list_gpus()->list[str]:
+    "The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES gives them."
+    if "CUDA_VISIBLE_DEVICES" in os.environ: return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    import torch
+    return [str(n) for n in range(torch.cuda.device_count())]
+
+def take_gpus(n:int            # how many
+             )->dict[str,int]: # name -> its open lock, held until closed or until this process ends
+    "Locks GPUs that no other rule holds, waiting for them if need be; raises `AffnbError` where there are fewer than n."
+    names, place = list_gpus() if n else [], Path(tempfile.gettempdir())/f"affnb-gpus-{os.getuid()}"
+    if n > len(names): raise AffnbError(f"{n} GPU(s) are asked for, and {len(names)} are to be seen here: lower the setting `processes`, or see to CUDA_VISIBLE_DEVICES")
+    place.mkdir(exist_ok=True)
+    while True:
+        taken = {}
+        for name in names:
+            if len(taken) == n: break
+            lock = os.open(place/name.replace("/", "-"), os.O_RDWR | os.O_CREAT)
+            try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB); taken[name] = lock
+            except BlockingIOError: os.close(lock)
+        if len(taken) == n: return taken
+        for lock in taken.values(): os.close(lock)   # all or none: two rules that hold one each would wait for ever
+        time.sleep(.5)
+
 # %% ../nbs/14_cli.ipynb #c56dac34
-def run_notebook(notebook, log, **parameters)->None:
+def tell(line:str, file=None)->None:
+    "Prints a rule's line, and hands it to the command that started the chain."
+    print(line, file=file or sys.stdout, flush=True)
+    if "AFFNB_TOLD" in os.environ:
+        with open(os.environ["AFFNB_TOLD"], "a") as told: told.write(line + "\n")
+
+def run_notebook(notebook, log,
+                 gpus=None,     # how many it asks for; None: a batch system has seen to that
+                 **parameters)->None:
     "Runs a notebook through papermill into `log`; raises `AffnbError` with the failing cell's last line."
     import papermill
     from jupyter_client.manager import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
     job, start = os.environ.get("AFFNB_JOB", str(log)), time.perf_counter()
     reap(job)
+    if gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus))
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     values = {k: int(v) if v.lstrip("-").isdigit() else v for k, v in parameters.items()}
     try:
@@ -128,37 +177,65 @@ def run_notebook(notebook, log, **parameters)->None:
             papermill.execute_notebook(str(notebook), str(log), values, km=kernel, progress_bar=False, cwd=str(Path(notebook).parent))
     except PapermillExecutionError as error:
         raise AffnbError(f"{error.ename + ': ' if error.ename not in ('AffnbError', 'UsageError') else ''}{error.evalue} [{log}]") from None
-    print(f"  {time.perf_counter() - start:5.0f} s  {Path(log).stem}", flush=True)
+    tell(f"  {time.perf_counter() - start:5.0f} s  {Path(log).stem}")
+
+# %% ../nbs/14_cli.ipynb #c2b7e5f1
+def find_profile(name:str           # a folder in profiles/, or a path
+                )->tuple[Path,str]: # the folder, and Snakemake's word for what starts its rules: local, slurm, ...
+    "Where rules are to run; raises `UsageError` for an unknown profile, `AffnbError` where what it needs is not installed."
+    import yaml
+    known = {path.parent.name: path.parent for path in sorted((project_root()/"profiles").glob("*/config.yaml")) if path.parent.name != "default"}
+    folder = known.get(name) or Path(name).resolve()
+    if not (folder/"config.yaml").is_file(): raise UsageError(f"--on {name}: no such profile{nearest(name, known)}: profiles/ has {', '.join(known)}; a path must name a folder with a config.yaml")
+    try: executor = yaml.safe_load((folder/"config.yaml").read_text()).get("executor", "local")
+    except (yaml.YAMLError, AttributeError): raise AffnbError(f"{folder/'config.yaml'}: no YAML of the form `name: value`: see those in profiles/") from None
+    if executor != "local" and not find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}"):
+        raise AffnbError(f"--on {name}: Snakemake's plugin for {executor} is not installed: {sys.executable} -m pip install snakemake-executor-plugin-{executor}")
+    return folder, executor
 
 # %% ../nbs/14_cli.ipynb #21a3779a
-def at_work(job:str)->int|None:  # a process number
-    "The living command, if any, that is at work on this job."
-    for process in psutil.process_iter():
-        try:
-            parent = process.parent()
-            if process.environ().get("AFFNB_JOB") == job and parent and parent.pid != os.getpid() and parent.environ().get("AFFNB_JOB") != job and any("python" in word for word in parent.cmdline()[:1]): return parent.pid
-        except (psutil.Error, OSError): continue
+@contextlib.contextmanager
+def alone(run)->None:
+    "Holds the lock of a run's folder; raises `AffnbError` if another command is at work on it."
+    Path(run).mkdir(parents=True, exist_ok=True)
+    with open(Path(run)/"lock", "a+") as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AffnbError(f"{run}: another `affnb reproduce` ({lock.read()}) is at work on this run: wait for it, or choose another folder with --out") from None
+        lock.truncate(0); lock.write(f"process {os.getpid()} on {socket.gethostname()}"); lock.flush()
+        yield
+
+# %% ../nbs/14_cli.ipynb #e5b81c46
+def reason(told:str, # the rules' lines
+           said:str  # Snakemake's log
+          )->str:    # a line
+    "Why a chain failed: the sentence of the first rule that did, or what Snakemake knows of one that could not say anything."
+    for text, pattern in ((told, r"^affnb: (.+)"), (said, r"^(Error in rule \w+:\n +message: .+?\.)"), (said, r"^(.*[Ee]rror.+|.*Exception.*)"), (said, r"(.+)")):
+        if found := re.search(pattern, text, re.M): return " ".join(found[1].split())
+    return "it ended without a word"
 
 # %% ../nbs/14_cli.ipynb #620bb357
-def run_chain(plan:dict, cores:int, dry_run:bool=False)->bool:  # whether anything had to be done
+def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whether anything had to be done
     "Hands the plan to Snakemake; raises `AffnbError` with the first failing stage's sentence."
-    run, root = Path(plan["run"]), project_root()
-    words = [sys.executable, "-m", "snakemake", "--snakefile", root/"Snakefile", "--directory", run, "--cores", str(cores), "--config", f"run={run}",
-             "--rerun-incomplete", "--rerun-triggers", "mtime", "--resources", f"gpu={max(1, plan['gpus'])}", "--nolock"]
-    threads = str(plan["config"]["threads"])
-    quiet = dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2", AFFNB_JOB=str(run))
-    if other := at_work(str(run)): raise AffnbError(f"{run}: another `affnb reproduce` (process {other}) is at work on this run: wait for it, or choose another folder with --out")
-    reap(str(run))
-    with open(run/"snakemake.log", "w") as log:
-        process = subprocess.Popen(words + (["--dry-run"] if dry_run else []), stdout=None if not dry_run else log, stderr=log, env={**os.environ, **quiet})
-        try: code = process.wait()
+    run, told = Path(plan["run"]), Path(plan["run"])/"told.txt"
+    words = [sys.executable, "-m", "snakemake", "--snakefile", project_root()/"Snakefile", "--profile", profile, "--config", f"run={run}",
+             *(["--cores", str(cores)] if cores else []), *(["--dry-run"] if dry_run else [])]
+    variables = dict(PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2", AFFNB_JOB=str(run), AFFNB_TOLD=str(told))
+    cancel(run); reap(str(run))
+    told.write_text("")
+    with open(run/"snakemake.log", "w") as log, open(told) as lines:
+        process, code = subprocess.Popen(words, cwd=run, stdout=log, stderr=log, env={**os.environ, **variables}), None
+        try:
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired): code = process.wait(.2)
+                for line in lines:
+                    if not line.startswith("affnb: "): print(line, end="", flush=True)
         except KeyboardInterrupt:
             process.wait()
             raise AffnbError("stopped by the keyboard: the same command goes on from the last checkpoint") from None
     said = (run/"snakemake.log").read_text()
-    if code:
-        told = [line for line in said.splitlines() if line.startswith("affnb: ")] or [line for line in said.splitlines() if "Error" in line or "Exception" in line] or ["see the log"]
-        raise AffnbError(f"{told[0].removeprefix('affnb: ')} (log: {run/'snakemake.log'})")
+    if code: raise AffnbError(f"{reason(told.read_text(), said)} (log: {run/'snakemake.log'})")
     if dry_run: print("\n".join(dict.fromkeys(line for line in said.splitlines() if line[:4] in ("job ", "----", "tota") or line.startswith(tuple("abcdefghijklmnopqrstuvwxyz")) and line.split()[-1].isdigit() and len(line.split()) == 2)) or "nothing to do")
     return "Nothing to be done" not in said
 
@@ -183,24 +260,25 @@ def committed(plan:dict)->str|None:  # a CSV's text
     return shown.stdout if plan["standard"] and shown.returncode == 0 else None
 
 # %% ../nbs/14_cli.ipynb #9e78a863
-def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False)->None:
+def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False, on="local")->None:
     "Runs the chain and prints the headline, where everything is, and how long it took."
     from affnb.data import check_folder, source_hash
     from affnb.report import headline_text, verdict
     start = time.perf_counter()
     if cores is not None and cores < 1: raise UsageError(f"--cores {cores}: must be at least 1")
-    config = load_config(profile, [*settings, *([f"seeds={seeds}"] if seeds else [])])
-    plan = make_plan(config, data, out, "" if data is None else source_hash(data, check_folder(data)[0]))
+    (folder, executor), config = find_profile(on), load_config(profile, [*settings, *([f"seeds={seeds}"] if seeds else [])])
+    plan = make_plan(config, data, out, "" if data is None else source_hash(data, check_folder(data)[0]), executor != "local")
     run = Path(plan["run"])
-    if not dry_run: print(f"affnb: {plan['name']}: {'the synthetic benchmark' if plan['benchmark'] else plan['folder']}, seeds {', '.join(map(str, config.seeds))}", flush=True)
-    write_changed(run/"plan.json", json.dumps(plan, indent=1) + "\n")
-    write_sources(plan)
-    for record in (run/"records").glob("*-seed*.*"):   # of a seed that is no longer asked for
-        if int(record.stem.rpartition("seed")[2]) not in config.seeds: record.unlink()
-    worked = run_chain(plan, cores or os.cpu_count(), dry_run)
-    if dry_run: return
-    before = committed(plan)
-    publish(plan)
+    with alone(run):
+        if not dry_run: print(f"affnb: {plan['name']}: {'the synthetic benchmark' if plan['benchmark'] else plan['folder']}, seeds {', '.join(map(str, config.seeds))}", flush=True)
+        write_changed(run/"plan.json", json.dumps(plan, indent=1) + "\n")
+        write_sources(plan)
+        for record in (run/"records").glob("*-seed*.*"):   # of a seed that is no longer asked for
+            if int(record.stem.rpartition("seed")[2]) not in config.seeds: record.unlink()
+        worked = run_chain(plan, folder, cores, dry_run)
+        if dry_run: return
+        before = committed(plan)
+        publish(plan)
     figures = Path(plan["publish"][1]) if plan["publish"] else run/"figures"
     print(headline_text(run/"records"))
     if before: print(verdict(run/"figures"/"table_headline.csv", before))
@@ -245,6 +323,27 @@ def report(profile:str="smoke")->None:
     if profile not in known: raise AffnbError(f"data/records/{profile}: no records of this profile{nearest(profile, known)}: run `affnb reproduce --profile {profile}` first")
     for path in write_report(root/"data"/"records"/profile, root/"figures"/profile): print(path)
 
+# %% ../nbs/14_cli.ipynb #94bf0509
+def bench(profile:str="smoke", settings=(), quick:bool=False, out=None)->None:
+    "Measures every part on this machine, keeps the record, and prints the table; a quick look, or one with other settings, is not published."
+    from affnb.bench import bench as measure
+    from affnb.report import bench_table, bench_words, write_bench
+    config, here = load_config(profile, settings), Path(out or project_root()).resolve()
+    check_parts(config)
+    standard = not quick and config == load_config("smoke")
+    records, figures = (here/"data"/"records"/"bench", here/"figures"/"bench") if standard else (here/"data"/"runs"/"bench", here/"data"/"runs"/"bench"/"figures")
+    (here/"data").mkdir(parents=True, exist_ok=True)
+    size = dict(rows=3000, seconds=.05, rounds=1) if quick else {}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=here/"data") as folder:
+        record = measure(config, folder, **size, say=lambda what: print(f"measuring: {what} ({time.perf_counter() - start:.0f} s)", flush=True))
+    write_json(records/f"{record['name']}.json", record)
+    table = bench_table([record])
+    print(bench_words(table).drop(columns=["device", "date"]).to_markdown(index=False, tablefmt="simple", disable_numparse=True))
+    missed = table.loc[table["holds"] == "no", "part"].tolist()
+    print(f"{(table['holds'] == 'yes').sum()} bounds hold; missed: {', '.join(missed) or 'none'}" + ("; this was a quick look: run without --quick to measure" if quick else ""))
+    print(f"record: {records/record['name']}.json\ntable and figure: {write_bench(records, figures)[0].parent}\ntook {time.perf_counter() - start:.0f} s")
+
 # %% ../nbs/14_cli.ipynb #40860e30
 class Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line."
@@ -260,19 +359,22 @@ def make_parser()->Parser:
         for flags, options in words: sub.add_argument(*flags.split(), **options)
     command("reproduce", "run the chain: tables and figures of a profile", ("--profile", dict(default="smoke")), ("--data", dict(metavar="DIR", help="an s-Aff-Wild2 folder; default: the synthetic benchmark")),
             ("--seeds", dict(metavar="0,1,2")), ("--cores", dict(type=int)), ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
-            ("--out", dict(metavar="DIR", help="put data/ and figures/ of this run there")), ("--dry-run", dict(action="store_true")))
+            ("--out", dict(metavar="DIR", help="put data/ and figures/ of this run there")), ("--on", dict(default="local", metavar="WHERE", help="where rules run: a folder of profiles/ (local, gpus, slurm) or a path to one")), ("--dry-run", dict(action="store_true")))
     command("benchmark", "render the synthetic benchmark", ("folder", dict(metavar="DIR")), ("--videos", dict(type=int, default=60)), ("--size", dict(type=int, default=112)), ("--seed", dict(type=int, default=0)))
     command("check", "read an s-Aff-Wild2 folder as the chain would", ("folder", dict(metavar="DIR")))
     command("score", "the official score of a prediction file", ("predictions", {}), ("truth", {}), ("--json", dict(action="store_true")))
     command("report", "tables and figures again, from records", ("--profile", dict(default="smoke")))
-    for name in ("render", "pack", "describe"): command(name, "a step of the chain", ("run_dir", {}), ("--workers", dict(type=int, default=1)))
-    command("run-notebook", "a step of the chain", ("notebook", {}), ("log", {}), ("parameters", dict(nargs="*")))
+    command("bench", "how fast each part is on this machine", ("--profile", dict(default="smoke")), ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
+            ("--quick", dict(action="store_true", help="a look in a minute, no measurement")), ("--out", dict(metavar="DIR", help="put record, table and figure there")))
+    for name in ("render", "pack"): command(name, "a step of the chain", ("run_dir", {}), ("--workers", dict(type=int, default=1)))
+    command("describe", "a step of the chain", ("run_dir", {}), ("--gpus", dict(type=int)))
+    command("run-notebook", "a step of the chain", ("notebook", {}), ("log", {}), ("parameters", dict(nargs="*")), ("--gpus", dict(type=int)))
     return parser
 
 # %% ../nbs/14_cli.ipynb #2a8c8e08
 def act(words:argparse.Namespace)->None:
     "Carries a command out."
-    if words.command == "reproduce": reproduce(words.profile, words.data, words.seeds, words.cores, words.settings, words.out, words.dry_run)
+    if words.command == "reproduce": reproduce(words.profile, words.data, words.seeds, words.cores, words.settings, words.out, words.dry_run, words.on)
     elif words.command == "benchmark":
         if words.videos < 6 or words.size < 16 or words.seed < 0: raise UsageError(f"--videos {words.videos} --size {words.size} --seed {words.seed}: at least 6 videos of 16 pixels, and a seed from 0 up")
         from affnb.benchmark import write_benchmark
@@ -282,10 +384,11 @@ def act(words:argparse.Namespace)->None:
     elif words.command == "check": check(words.folder)
     elif words.command == "score": score(words.predictions, words.truth, words.json)
     elif words.command == "report": report(words.profile)
+    elif words.command == "bench": bench(words.profile, words.settings, words.quick, words.out)
     elif words.command == "render": render(words.run_dir, words.workers)
     elif words.command == "pack": pack_data(words.run_dir, words.workers)
-    elif words.command == "describe": describe(words.run_dir)
-    elif words.command == "run-notebook": run_notebook(words.notebook, words.log, **dict(p.split("=", 1) for p in words.parameters))
+    elif words.command == "describe": describe(words.run_dir, words.gpus)
+    elif words.command == "run-notebook": run_notebook(words.notebook, words.log, words.gpus, **dict(p.split("=", 1) for p in words.parameters))
     else: raise UsageError("no command: `affnb --help` lists them; `affnb reproduce` is the one to start with")
 
 def main(argv=None)->int:  # 0 done, 1 could not, 2 wrong usage
@@ -299,7 +402,7 @@ def main(argv=None)->int:  # 0 done, 1 could not, 2 wrong usage
     except KeyboardInterrupt: code, message = 1, "stopped by the keyboard"
     else: return 0
     if debug: raise message if isinstance(message, Exception) else AffnbError(message)
-    print("affnb: " + " ".join(str(message).split()), file=sys.stderr)
+    tell("affnb: " + " ".join(str(message).split()), sys.stderr)
     return code
 
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())   # as `python -m affnb.cli`, not in a notebook

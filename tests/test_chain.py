@@ -81,6 +81,15 @@ def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
     assert submission["image"].tolist() == wanted["image"].drop_duplicates().tolist() and submission["valence"].notna().all()
 
 
+def test_rules_that_do_not_depend_on_each_other_run_side_by_side(project):
+    "As many as there are cores, never more; what a stage needs is finished before its kernel starts."
+    notes = {path.stem.removesuffix("-seed0"): json.loads(path.read_text())["metadata"]["papermill"] for path in (project.root/"data"/"runs"/"tiny"/"notebooks").glob("*.ipynb")}
+    starts, ends = ({name: note[f"{edge}_time"] for name, note in notes.items()} for edge in ("start", "end"))
+    assert max(sum(starts[other] <= starts[name] < ends[other] for other in notes) for name in notes) == 2
+    for first, second in (("06_pretrain", "07_separate-AU"), ("07_separate-AU", "08_joint-progressive"), ("08_joint-joint", "08_joint-joint+fusion"), ("11_evaluate", "12_report")):
+        assert ends[first] <= starts[second]
+
+
 def test_a_second_run_does_nothing_and_says_so(project):
     before = project.times()
     said, seconds = project.run("reproduce", "--profile", "tiny", "--cores", "2")

@@ -1,9 +1,11 @@
 """The commands as a user meets them when something is wrong: one line (what, where, what to do), the exit code of the contract, nothing half-written."""
-import json, subprocess, sys
+import importlib.util, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
+import numpy as np
+import psutil
 import pytest
-from affnb.cli import main, make_plan, reap, write_changed, write_sources
-from affnb.core import AffnbError, load_config
+from affnb.cli import alone, cancel, find_profile, main, make_plan, pack_data, reap, take_gpus, write_changed, write_sources
+from affnb.core import AffnbError, UsageError, load_config, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "image,valence,arousal,expression,aus\n"
@@ -41,6 +43,10 @@ WRONG = [
     (["reproduce", "--set", "profile=foo"], 2, ["profile"]),
     (["reproduce", "--cores", "0"], 2, ["--cores"]),
     (["reproduce", "--cores", "two"], 2, ["--cores", "two"]),
+    (["reproduce", "--on", "slrum"], 2, ["--on slrum", "did you mean `slurm`", "local"]),
+    (["reproduce", "--on", "/nowhere"], 2, ["/nowhere", "config.yaml"]),
+    (["reproduce", "--on", "default"], 2, ["default", "local"]),   # what holds everywhere is no place
+    (["reproduce", "--set", "processes=0"], 2, ["processes"]),
     (["reproduce", "--data", "/nowhere/at/all"], 1, ["/nowhere/at/all"]),
     (["reprodcue"], 2, ["reprodcue", "--help"]),
     (["reproduce", "--profil", "smoke", "--nonsense"], 2, ["--nonsense"]),
@@ -86,6 +92,97 @@ def test_a_folder_that_cannot_be_used_is_refused_with_file_and_row(folder, spoil
     assert not list((tmp_path/"out").rglob("labels.parquet"))
 
 
+def test_a_profile_that_cannot_be_used_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    from affnb import cli
+    (tmp_path/"config.yaml").write_text("executor: local\ncores: [")
+    assert main(["reproduce", "--on", str(tmp_path)]) == 1 and f"{tmp_path/'config.yaml'}: no YAML" in capsys.readouterr().err
+    (tmp_path/"config.yaml").write_text("colours: 2\ncores: 1\n")
+    assert main(["reproduce", "--profile", "tiny", "--on", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and "--colours" in said and "snakemake.log" in said
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    with pytest.raises(AffnbError, match="pip install snakemake-executor-plugin-slurm"): find_profile("slurm")
+
+
+PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
+
+@pytest.mark.parametrize("on, settings, learns", [
+    ("local", [], "resources: tmpdir=/tmp, gpu=0"), ("local", ["threads=2"], "threads: 2"), ("gpus", ["processes=2"], "threads: 2"),
+    pytest.param("slurm", ["threads=2", "processes=3", "device=cuda"], "threads: 6", marks=pytest.mark.skipif(not PLUGIN, reason="Snakemake's plugin for Slurm is not installed")),
+], ids=lambda value: str(value))
+def test_each_profile_is_one_that_snakemake_takes(on, settings, learns, tmp_path, monkeypatch, capsys):
+    "A dry run, whose log shows what each rule asks for; the threads of a rule that learns do not depend on how many cores there are."
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert main(["reproduce", "--profile", "tiny", "--on", on, "--out", str(tmp_path), "--dry-run", *(word for setting in settings for word in ("--set", setting))]) == 0, capsys.readouterr().err
+    run = next((tmp_path/"data"/"runs").iterdir())
+    rules = dict(re.findall(r"^rule (\w+):\n((?: .*\n)+)", (run/"snakemake.log").read_text(), re.M))
+    for rule in ("pretrain", "separate", "joint"): assert learns in rules[rule], rules[rule]
+    assert "gpu" not in rules["report"] and ("threads" in rules["evaluate"]) == ("threads=2" in settings)
+    if on == "slurm":
+        assert "gpu=3" in rules["separate"] and "gpu=1" in rules["evaluate"] and "runtime=1440" in rules["joint"] and "mem_mb=8000" in rules["report"]
+        assert "threads: 8" in rules["pack"]
+    else: assert f"threads: {len(os.sched_getaffinity(0))}" in rules["pack"] or len(os.sched_getaffinity(0)) == 1
+
+
+def test_gpus_are_planned_where_they_are(monkeypatch):
+    "Of this machine those that torch finds; of others, of which nothing is known here, those that the settings ask for."
+    import torch
+    here = lambda *words: make_plan(load_config("tiny", words))["gpus"]
+    there = lambda *words: make_plan(load_config("tiny", words), elsewhere=True)["gpus"]
+    for found in (0, 2):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+        assert here("device=cpu") == there("device=cpu") == there() == 0 and there("device=cuda") == 1 and there("device=cuda", "processes=4") == 4
+        assert here() == min(1, found) and here("device=cpu", "processes=4") == 0
+    assert here("processes=2") == here("processes=2", "device=cuda") == 2
+    with pytest.raises(UsageError, match="shows 2 GPU"): here("processes=3")
+
+
+def hold(code, **variables):
+    "A process that runs this code, says that it has, and stays."
+    process = subprocess.Popen([sys.executable, "-c", f"{code}; print('held', flush=True); import time; time.sleep(60)"], stdout=subprocess.PIPE, text=True, env={**os.environ, **variables})
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5/0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    holders = [hold("from affnb.cli import take_gpus; taken = take_gpus(1)", TMPDIR=str(tmp_path)) for _ in range(2)]
+    third = subprocess.Popen([sys.executable, "-c", "from affnb.cli import take_gpus; print(*take_gpus(1))"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    try:
+        with pytest.raises(subprocess.TimeoutExpired): third.wait(3)   # it waits: both are taken
+        holders[1].kill()
+        assert third.communicate(timeout=20)[0] == "GPU-5/0\n"
+        holders[0].kill(); holders[0].wait()
+        both = take_gpus(2)
+        assert list(both) == ["3", "GPU-5/0"]
+        for lock in both.values(): os.close(lock)
+        with pytest.raises(AffnbError, match="3 GPU.* 2 are to be seen"): take_gpus(3)
+    finally:
+        for process in (*holders, third): process.kill(); process.wait()
+
+
+def test_one_command_at_a_time_works_on_a_run(tmp_path, capsys):
+    run = Path(make_plan(load_config("tiny"), out=tmp_path)["run"])
+    other = hold(f"from affnb.cli import alone; lock = alone({str(run)!r}); lock.__enter__()")
+    try:
+        assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path), "--dry-run"]) == 1
+        assert f"process {other.pid} on " in capsys.readouterr().err and not (run/"plan.json").exists()
+    finally: other.kill(); other.wait()
+    with alone(run): pass
+
+
+def test_slurm_jobs_of_a_killed_command_are_cancelled(tmp_path, monkeypatch):
+    "With a Slurm of two small scripts: jobs in this run's folder go, others stay."
+    jobs = tmp_path/"jobs"
+    jobs.write_text(f"7 {tmp_path}/run\n8 {tmp_path}/run2\n9 {tmp_path}/run\n")
+    for name, words in dict(squeue=f"cat {jobs}", scancel=f'for job in "$@"; do sed -i "/^$job /d" {jobs}; done').items():
+        (tmp_path/name).write_text(f"#!/bin/sh\n{words}\n"); (tmp_path/name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert cancel(tmp_path/"run") == 2 and jobs.read_text() == f"8 {tmp_path}/run2\n" and cancel(tmp_path/"run") == 0
+
+
 def test_a_place_that_cannot_be_written_is_named(capsys, tmp_path):
     (tmp_path/"file").write_text("not a folder")
     assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path/"file")]) == 1
@@ -101,6 +198,49 @@ def test_what_is_rendered_is_named_by_the_code_that_draws_it(monkeypatch, module
     before, real = make_plan(config), cli.file_hash
     monkeypatch.setattr(cli, "file_hash", lambda path: "edited" if Path(path).stem == module else real(path))
     assert (make_plan(config)["folder"] != before["folder"]) == renders == (make_plan(config)["packed"] != before["packed"])
+
+
+def test_a_changed_folder_is_packed_again_in_the_same_place_and_only_what_changed(folder, tmp_path):
+    "Snakemake has `pack` run when the folder's hash is new, leaves what is there for it, and has the stages run after it."
+    from affnb.data import check_folder, open_packed, source_hash
+    from PIL import Image
+    def planned():
+        plan = make_plan(load_config("tiny"), folder, tmp_path/"out", source_hash(folder, check_folder(folder)[0]))
+        write_json(Path(plan["run"])/"plan.json", plan)
+        return plan, write_sources(plan)
+    def snakemake(*words):
+        done = subprocess.run([sys.executable, "-m", "snakemake", *words, "--snakefile", str(ROOT/"Snakefile"), "--profile", str(ROOT/"profiles"/"local"), "--config", f"run={plan['run']}"], cwd=plan["run"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+    plan, _ = planned()
+    snakemake("pack")
+    before = open_packed(plan["packed"])
+    assert not planned()[1] and "Nothing to be done" in snakemake("pack", "--dry-run")
+    same, new = (folder/"cropped_aligned"/name for name in ("a/00000.jpg", "b/00001.jpg"))
+    times, length = os.stat(same), same.stat().st_size
+    same.write_bytes(b"?"*length); os.utime(same, ns=(times.st_atime_ns, times.st_mtime_ns))   # would fail if it were decoded again
+    Image.new("RGB", (40, 40), (250, 0, 0)).save(new)
+    again, changed = planned()
+    assert again["packed"] == plan["packed"] and again["run"] == plan["run"] and changed == ["settings"]
+    snakemake("pack")
+    after = open_packed(plan["packed"])
+    row = after.table.set_index("image").row
+    assert after.manifest["source"] == again["source"] != before.manifest["source"] and not after.manifest["undecodable"]
+    assert [image for image in row.index if not np.array_equal(after.frames[row[image]], before.frames[before.table.set_index("image").row[image]])] == ["b/00001.jpg"]
+    assert "Nothing to be done" in snakemake("pack", "--dry-run")
+
+
+def test_a_new_trial_does_not_find_shared_packed_data_old(folder, tmp_path):
+    "Its own sources are newer than the packed frames of another run, which it takes as they are; and packing twice sets nothing off."
+    first, trial = (make_plan(load_config("tiny", words), folder, tmp_path/"out", "a hash") for words in ([], ["epochs=3"]))
+    for plan in (first, trial): write_json(Path(plan["run"])/"plan.json", plan)
+    write_sources(first); pack_data(first["run"])
+    manifest, written = Path(first["packed"])/"manifest.json", Path(f"{first['packed']}.txt")
+    times = manifest.stat().st_mtime_ns
+    write_sources(trial)
+    assert first["packed"] == trial["packed"] and written.stat().st_mtime_ns <= times == manifest.stat().st_mtime_ns
+    write_sources(trial | dict(source="another hash")); pack_data(trial["run"])   # nothing left to do, and yet newer than the hash
+    assert times < written.stat().st_mtime_ns <= manifest.stat().st_mtime_ns
 
 
 def test_check_refuses_what_the_chain_would(folder, capsys):
@@ -158,8 +298,10 @@ def test_sources_change_with_what_a_notebook_says_only(tmp_path):
 
 
 def test_processes_of_an_earlier_try_are_ended(tmp_path):
-    import os, psutil
-    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, "AFFNB_JOB": str(tmp_path/"log.ipynb")})
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, "AFFNB_JOB": "another"})
-    try: assert reap(str(tmp_path/"log.ipynb")) == 1 and not psutil.pid_exists(left.pid) and other.poll() is None
+    "Grandchildren whose parents are gone too, as torchrun's workers are after a kill; nobody else."
+    job = str(tmp_path/"log.ipynb")
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid, flush=True)"
+    launcher = subprocess.run([sys.executable, "-c", code], env={**os.environ, "AFFNB_JOB": job}, capture_output=True, text=True)
+    left, other = psutil.Process(int(launcher.stdout)), subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, "AFFNB_JOB": "another"})
+    try: assert left.is_running() and reap(job) == 1 and not psutil.pid_exists(left.pid) and other.poll() is None
     finally: other.kill(); other.wait()
