@@ -25,7 +25,7 @@ from .core import (TASKS, AffnbError, Config, atomic, derived_seed, file_hash, m
 from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
 from .metrics import score
 from .model import count_parameters, load_weights, make_encoder, make_model, save_weights
-from .parallel import everyone, join, launch, part, rank, together, wait, whole, world
+from .parallel import disband, everyone, join, launch, rank, together, wait, whole, world
 
 # %% ../nbs/05_train.ipynb #22411573
 def masked_mean(values:Tensor,  # any shape
@@ -177,7 +177,7 @@ def fit(model:nn.Module, batches:Batches,
         key:str         # hash of all that the result depends on besides settings and seed
        )->list[dict]:   # the history: one entry an epoch
     "Trains, judges after each epoch, keeps best and last, goes on from last; leaves the best weights in the model."
-    folder, key = Path(folder), text_hash(config, name, seed, epochs, lr, key)
+    folder, key = Path(folder), text_hash(config, name, seed, epochs, lr, key, max(world(), config.processes))
     optimizer, steps = make_optimizer(model, lr, config.weight_decay), epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config.warmup))
     wait()
@@ -320,7 +320,7 @@ def make_loss(run:Run, table:pd.DataFrame, config:Config):  # (model, batch) -> 
     return loss_of
 
 # %% ../nbs/05_train.ipynb #bd87111d
-CODE = ("core", "data", "metrics", "model", "train", "06_pretrain", "07_separate", "08_joint")
+CODE = ("core", "data", "metrics", "parallel", "model", "train", "06_pretrain", "07_separate", "08_joint")
 
 def code_hashes(run:Run)->list[str]:
     "What the code said when the run was planned: a checkpoint of other code is another experiment's."
@@ -370,4 +370,4 @@ def as_program(train, *names)->None:  # train(run, *names, seed)
     except AffnbError as error:
         print(f"affnb: {error}", file=sys.stderr, flush=True)
         os._exit(1)   # at once: the others may be waiting for a sum that will not come
-    part()
+    disband()

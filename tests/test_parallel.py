@@ -52,7 +52,7 @@ joint.train_arm(run, "joint", 0)
 first = len(losses)
 joint.train_arm(run, "joint+temporal", 0)
 if train.rank() == 0: Path(sys.argv[2]).write_text(json.dumps(dict(encoder=losses[:first], head=losses[first:])))
-train.part()
+train.disband()
 '''
 
 

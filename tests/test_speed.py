@@ -206,3 +206,15 @@ def test_what_is_published_was_measured_and_holds():
         bounded = own[own["bound"] != ""]
         assert set(bounded["part"]) >= {"packed frames", "packed windows", "training loop", "memory of checking and packing", *(f"twice the frames: {what}" for what in ("packing", "epoch", "evaluation"))}
         assert any(p.startswith("opening") for p in bounded["part"]) and any(p.startswith("metrics of") for p in bounded["part"])
+
+
+def test_the_command_measures_and_keeps(tmp_path, capsys):
+    "A quick look, from the command line: table printed, record kept where it is told to, nothing published."
+    from affnb.cli import main
+    assert main(["bench", "--quick", "--profile", "tiny", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("frame-by-frame loader", "training loop", "twice the frames", "memory of checking and packing", "bounds hold", "quick look"))
+    [record] = read_benches(tmp_path/"data"/"runs"/"bench")
+    assert record["rows"] == 3000 and record["parts"] and (tmp_path/"data"/"runs"/"bench"/"figures"/"fig_scaling.png").stat().st_size > 1000
+    assert not (tmp_path/"data"/"records").exists() and not list((tmp_path/"data").glob(".bench-*"))
+    assert main(["bench", "--profile", "smoek"]) == 2 and "did you mean `smoke`" in capsys.readouterr().err
