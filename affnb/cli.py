@@ -211,8 +211,8 @@ def reason(told:str, # the rules' lines
            said:str  # Snakemake's log
           )->str:    # a line
     "Why a chain failed: the sentence of the first rule that did, or what Snakemake knows of one that could not say anything."
-    for text, pattern in ((told, r"^affnb: (.+)"), (said, r"^(Error in rule \w+:\n +message: .+?\.)"), (said, r"^(.*[Ee]rror.+|.*Exception.*)"), (said, r"(.+)")):
-        if found := re.search(pattern, text, re.M): return " ".join(found[1].split())
+    for text, pattern in ((told, r"^affnb: (.+)"), (said, r"^Error in (rule \w+):\n +message: (.+?)\.(?: |$)"), (said, r"^(.*[Ee]rror.+|.*Exception.*)"), (said, r"(.+)")):
+        if found := re.search(pattern, text, re.M): return " ".join(": ".join(found.groups()).split())
     return "it ended without a word"
 
 # %% ../nbs/14_cli.ipynb #620bb357
@@ -358,7 +358,7 @@ def make_parser()->Parser:
         sub = commands.add_parser(name, help=text, description=text)
         for flags, options in words: sub.add_argument(*flags.split(), **options)
     command("reproduce", "run the chain: tables and figures of a profile", ("--profile", dict(default="smoke")), ("--data", dict(metavar="DIR", help="an s-Aff-Wild2 folder; default: the synthetic benchmark")),
-            ("--seeds", dict(metavar="0,1,2")), ("--cores", dict(type=int)), ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
+            ("--seeds", dict(metavar="0,1,2")), ("--cores", dict(type=int, help="cores for rules side by side; on a cluster, of one rule at most")), ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
             ("--out", dict(metavar="DIR", help="put data/ and figures/ of this run there")), ("--on", dict(default="local", metavar="WHERE", help="where rules run: a folder of profiles/ (local, gpus, slurm) or a path to one")), ("--dry-run", dict(action="store_true")))
     command("benchmark", "render the synthetic benchmark", ("folder", dict(metavar="DIR")), ("--videos", dict(type=int, default=60)), ("--size", dict(type=int, default=112)), ("--seed", dict(type=int, default=0)))
     command("check", "read an s-Aff-Wild2 folder as the chain would", ("folder", dict(metavar="DIR")))

@@ -124,6 +124,16 @@ def test_each_profile_is_one_that_snakemake_takes(on, settings, learns, tmp_path
     else: assert f"threads: {len(os.sched_getaffinity(0))}" in rules["pack"] or len(os.sched_getaffinity(0)) == 1
 
 
+def test_profiles_say_how_many_gpus_rules_may_hold_at_a_time(monkeypatch):
+    import torch
+    from snakemake.profiles import ProfileConfigFileParser
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    said = {}
+    for name in ("local", "gpus", "slurm"):
+        with open(ROOT/"profiles"/name/"config.yaml") as file: said[name] = ProfileConfigFileParser().parse(file)
+    assert said["local"]["resources"] == ["gpu=1"] and said["gpus"]["resources"] == ["gpu=4"] and "resources" not in said["slurm"]   # Slurm counts its own
+
+
 def test_gpus_are_planned_where_they_are(monkeypatch):
     "Of this machine those that torch finds; of others, of which nothing is known here, those that the settings ask for."
     import torch
