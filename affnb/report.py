@@ -21,6 +21,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator
 from pandas import DataFrame
 from .core import AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_json, write_json
 from .metrics import bootstrap, ccc, from_record, paired_bootstrap
@@ -529,14 +530,16 @@ def bench_words(table:DataFrame)->DataFrame:
 def draw_scaling(benches:list)->Figure|None:
     "Seconds against frames for packing, training and evaluation, one panel a device."
     if not benches: return None
-    figure = Figure(figsize=(4.6*len(benches) + 1.4, 3.6), layout="constrained")
+    figure, short = Figure(figsize=(5.6*len(benches) + 1.4, 4.2), layout="constrained"), lambda v, _: f"{v:g}" if v < 1000 else f"{v/1000:g}k"
     for axis, record in zip(figure.subplots(1, len(benches), squeeze=False)[0], benches):
         for s, colour, marker in zip(record["scaling"], sns.color_palette("colorblind"), "os^"):
             axis.loglog(s["frames"], s["seconds"], color=colour, marker=marker, label=s["part"])
             axis.loglog(s["frames"], np.array(s["frames"])*s["seconds"][0]/s["frames"][0], color=colour, lw=.8, ls=":")
-        axis.set(xlabel="frames", ylabel="seconds", title=f"{record['device']}, {record['cores']} cores"); axis.legend(frameon=False)
+        axis.set(xlabel="frames", ylabel="seconds", title=f"{record['device']}, {record['cores']} cores"); axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        axis.set_xticks(sorted({n for s in record["scaling"] for n in s["frames"]}), minor=False); axis.xaxis.set_minor_locator(NullLocator()); axis.tick_params(axis="x", rotation=45)
+        axis.xaxis.set_major_formatter(FuncFormatter(short)); axis.yaxis.set_major_formatter(FuncFormatter(short))
     worst = max((p for record in benches for p in record["parts"] if p["part"].startswith("twice the frames")), key=lambda p: p["value"], default=None)
-    figure.suptitle(f"Twice the frames take at most {worst['value']:.2f} times as long (dotted: exactly twice)" if worst else "Seconds against frames")
+    figure.suptitle(f"Twice the frames take at most {worst['value']:.2f} times as long\n(dotted: exactly twice)" if worst else "Seconds against frames")
     return figure
 
 # %% ../nbs/12_report.ipynb #6c4158d7
