@@ -278,7 +278,7 @@ def bench(config:Config,   # a profile's settings
     say("learning"); lines += measure_learning(run, **turns)
     say("compiling"); lines += measure_compiling(run, **turns)
     if device.type == "cuda": say("the GPU"); lines += measure_utilisation(run, **turns)
-    sizes = [max(400, rows//80)*k for k in (1, 2, 4)]
+    sizes = [max(400, rows//40)*k for k in (1, 2, 4)]
     say("scaling"); scaling = measure_scaling(config, folder/"scaling", sizes, rounds); lines += doubling(scaling)
     say(f"{rows:,} rows"); lines += measure_large(folder/"large", rows)
     about = environment(device)
