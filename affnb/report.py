@@ -21,7 +21,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from pandas import DataFrame
 from .core import AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_json, write_json
 from .metrics import bootstrap, ccc, from_record, paired_bootstrap
@@ -536,7 +536,7 @@ def draw_scaling(benches:list)->Figure|None:
             axis.loglog(s["frames"], s["seconds"], color=colour, marker=marker, label=s["part"])
             axis.loglog(s["frames"], np.array(s["frames"])*s["seconds"][0]/s["frames"][0], color=colour, lw=.8, ls=":")
         axis.set(xlabel="frames", ylabel="seconds", title=f"{record['device']}, {record['cores']} cores"); axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-        axis.set_xticks(sorted({n for s in record["scaling"] for n in s["frames"]}), minor=False); axis.xaxis.set_minor_locator(NullLocator()); axis.tick_params(axis="x", rotation=45)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(short)); axis.yaxis.set_major_formatter(FuncFormatter(short))
     worst = max((p for record in benches for p in record["parts"] if p["part"].startswith("twice the frames")), key=lambda p: p["value"], default=None)
     figure.suptitle(f"Twice the frames take at most {worst['value']:.2f} times as long\n(dotted: exactly twice)" if worst else "Seconds against frames")
