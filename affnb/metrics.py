@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SHAPES', 'COUNTS', 'MOMENTS', 'COLUMNS', 'PREDICTED', 'RANGES', 'ccc', 'f1_from_counts', 'f1_binary', 'f1_macro',
            'checked', 'score', 'counts_of', 'with_means', 'Statistics', 'video_sums', 'video_statistics',
-           'score_from_statistics', 'ccc_from_moments', 'to_record', 'from_record', 'resample_counts', 'interval',
-           'mean_scores', 'triples', 'bootstrap', 'paired_bootstrap', 'prediction_rows', 'read_predictions',
-           'score_files']
+           'score_from_statistics', 'ccc_from_moments', 'to_record', 'from_record', 'resample_counts', 'resample_seeds',
+           'share_below', 'interval', 'triples', 'seed_scores', 'mean_scores', 'draws', 'bootstrap', 'paired_resamples',
+           'paired_bootstrap', 'prediction_rows', 'read_predictions', 'score_files']
 
 # %% ../nbs/03_metrics.ipynb #0fa6ebc1
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import numpy as np, pandas as pd
 from numpy import ndarray
@@ -191,14 +192,30 @@ def from_record(record:dict)->Statistics:    # what `to_record` was given
     return Statistics(record["names"], record["columns"], np.array(record["values"], float).reshape(len(record["names"]), len(COLUMNS)))
 
 # %% ../nbs/03_metrics.ipynb #ed3006e3
+@lru_cache(4)
 def resample_counts(videos:int, # V
                     n:int,      # resamples
                     seed:int    # of the draw
-                   )->ndarray:  # (n, V) how often each video was drawn; rows add up to V
-    "Bootstrap resamples of videos, as counts."
-    return np.random.default_rng([seed, videos]).multinomial(videos, np.full(videos, 1/videos), size=n).astype(float)
+                   )->ndarray:  # (n, V) how often each video was drawn; rows add up to V; read-only
+    "Bootstrap resamples of videos, as counts; drawn once and kept, since every comparison of a table uses the same."
+    counts = np.random.default_rng([seed, videos]).multinomial(videos, np.full(videos, 1/videos), size=n).astype(float)
+    counts.flags.writeable = False
+    return counts
+
+def resample_seeds(seeds:int,  # S, trainings of an arm
+                   n:int,      # resamples
+                   seed:int    # of the draw
+                  )->ndarray:  # (n, S) how often each training was drawn; rows add up to S
+    "Bootstrap resamples of trainings, drawn independently of the videos (Owen, 2007)."
+    return np.random.default_rng([seed, seeds, 1]).multinomial(seeds, np.full(seeds, 1/seeds), size=n).astype(float)
 
 # %% ../nbs/03_metrics.ipynb #efb094d0
+def share_below(column,      # (n,) resampled scores
+                value:float
+               )->float:     # in [0, 1]; those equal to the value count half
+    "The share of resamples that lie below a value."
+    return ((column < value).mean() + (column <= value).mean())/2
+
 def interval(estimate,  # (...) score of the whole set
              resamples, # (n, ...) scores of the resamples, NaN where one has none
              level:float=.95 # share of the distribution inside
@@ -209,21 +226,10 @@ def interval(estimate,  # (...) score of the whole set
     for value, column in zip(estimate.reshape(-1), resamples.reshape(len(resamples), -1).T):
         column = column[~np.isnan(column)]
         if np.isnan(value) or not len(column): ends.append((np.nan, np.nan)); continue
-        below = ((column < value).mean() + (column <= value).mean())/2
-        z = norm.ppf(np.clip(below, outside, 1 - outside))
+        z = norm.ppf(np.clip(share_below(column, value), outside, 1 - outside))
         lo, hi = np.quantile(column, norm.cdf(2*z + norm.ppf([outside, 1 - outside])))
         ends.append((min(lo, value), max(hi, value)))
     return tuple(np.array(ends).T.reshape(2, *estimate.shape))
-
-# %% ../nbs/03_metrics.ipynb #b325a70e
-def mean_scores(seeds:list,  # Statistics, one a seed
-                counts       # (n, V) resamples
-               )->dict:      # metric -> (n,) or (n, 8) or (n, 12), mean over seeds
-    "The score of every resample, averaged over seeds; raises `AffnbError` where seeds were scored on different videos."
-    if not seeds: raise AffnbError("bootstrap: no statistics: give one a seed")
-    if any(s.names != seeds[0].names for s in seeds): raise AffnbError("bootstrap: runs were scored on different videos: compare runs on the same data only")
-    scores = [score_from_statistics(counts @ s.values) for s in seeds]
-    return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in scores[0]}
 
 def triples(estimate:dict, # metric -> (1,) or (1, K)
             resamples:dict # metric -> (n,) or (n, K)
@@ -236,29 +242,64 @@ def triples(estimate:dict, # metric -> (1,) or (1, K)
         out[metric] = plain(value[0], lo, hi) if value.ndim == 1 else [plain(*t) for t in zip(value[0], lo, hi)]
     return out
 
+# %% ../nbs/03_metrics.ipynb #b325a70e
+def seed_scores(statistics:Statistics, # of one training
+                counts                 # (n, V) resamples of its videos
+               )->dict:                # metric -> (n,) or (n, 8) or (n, 12)
+    "The score of one training on every resample of the videos."
+    return score_from_statistics(counts @ statistics.values)
+
+def mean_scores(seeds:list,  # Statistics, one a seed
+                counts,      # (n, V) resamples of the videos
+                drawn=None,  # (n, S) resamples of the seeds; None: each seed once
+                scores=seed_scores # what scores one training: a caller may keep the results
+               )->dict:      # metric -> (n,) or (n, 8) or (n, 12), mean over the drawn seeds
+    "The score of every resample, averaged over seeds; raises `AffnbError` where seeds were scored on different videos."
+    if not seeds: raise AffnbError("bootstrap: no statistics: give one a seed")
+    if any(s.names != seeds[0].names for s in seeds): raise AffnbError("bootstrap: runs were scored on different videos: compare runs on the same data only")
+    each = [scores(s, counts) for s in seeds]
+    if drawn is None or len(seeds) == 1: return {metric: np.mean([s[metric] for s in each], axis=0) for metric in each[0]}
+    weight = drawn.T/len(seeds)
+    return {metric: sum((w*s[metric].T).T for w, s in zip(weight, each)) for metric in each[0]}
+
+def draws(seeds:list,  # Statistics, one a seed
+          n:int,       # resamples
+          seed:int     # of the draw
+         )->tuple:     # (n, V) and (n, S) counts; one row of NaN where there is a single video
+    "Resamples of videos and of seeds, each by a draw of its own."
+    videos = len(seeds[0].names) if seeds else 0
+    if videos < 2: return np.full((1, videos), np.nan), None
+    return resample_counts(videos, n, seed), resample_seeds(len(seeds), n, seed)
+
 def bootstrap(seeds:list,  # Statistics, one a seed, on the same videos
               n:int=1000,  # resamples
               seed:int=0   # of the draw
              )->dict:      # metric -> (mean over seeds, lo, hi); per class and per unit: a list of these
-    "Mean over seeds and 95 % interval over videos of every metric; no interval (None) from a single video."
-    videos = len(seeds[0].names) if seeds else 0
-    estimate = mean_scores(seeds, np.ones((1, videos)))
-    counts = resample_counts(videos, n, seed) if videos > 1 else np.full((1, videos), np.nan)
-    return triples(estimate, mean_scores(seeds, counts))
+    "Mean over seeds and 95 % interval, over videos and seeds, of every metric; no interval (None) from a single video."
+    counts, drawn = draws(seeds, n, seed)
+    return triples(mean_scores(seeds, np.ones((1, counts.shape[1]))), mean_scores(seeds, counts, drawn))
 
 # %% ../nbs/03_metrics.ipynb #a5a89205
+def paired_resamples(a:list,      # Statistics of one arm, one a seed
+                     b:list,      # Statistics of the other arm, the same seeds in the same order
+                     n:int=1000,  # resamples
+                     seed:int=0,  # of the draw
+                     scores=seed_scores # what scores one training: a caller may keep the results
+                    )->tuple:     # metric -> (1,) or (1, K) difference; metric -> (n,) or (n, K) of the resamples
+    "The difference a - b and its resamples, videos and seeds drawn alike for both; raises `AffnbError` where arms do not pair."
+    if len(a) != len(b): raise AffnbError(f"paired comparison: {len(a)} seeds against {len(b)}: compare the same seeds")
+    if a and b and a[0].names != b[0].names: raise AffnbError("paired comparison: the arms were scored on different videos: compare runs on the same data only")
+    counts, drawn = draws(a, n, seed)
+    difference = lambda *which: {m: x - y for (m, x), y in zip(mean_scores(a, *which, scores).items(), mean_scores(b, *which, scores).values())}
+    return difference(np.ones((1, counts.shape[1])), None), difference(counts, drawn)
+
 def paired_bootstrap(a:list,      # Statistics of one arm, one a seed
                      b:list,      # Statistics of the other arm, the same seeds in the same order
                      n:int=1000,  # resamples
                      seed:int=0   # of the draw
                     )->dict:      # metric -> (a - b, lo, hi)
     "Difference of two arms with its 95 % interval, on the same videos and seeds; the effect shows where it excludes 0."
-    if len(a) != len(b): raise AffnbError(f"paired comparison: {len(a)} seeds against {len(b)}: compare the same seeds")
-    if a and b and a[0].names != b[0].names: raise AffnbError("paired comparison: the arms were scored on different videos")
-    videos = len(a[0].names) if a else 0
-    counts = resample_counts(videos, n, seed) if videos > 1 else np.full((1, videos), np.nan)
-    difference = lambda c: {m: x - y for (m, x), y in zip(mean_scores(a, c).items(), mean_scores(b, c).values())}
-    return triples(difference(np.ones((1, videos))), difference(counts))
+    return triples(*paired_resamples(a, b, n, seed))
 
 # %% ../nbs/03_metrics.ipynb #e9fe9859
 PREDICTED = ("valence", "arousal", "expression", *AU_NAMES)
