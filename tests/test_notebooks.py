@@ -38,11 +38,12 @@ def test_a_parameters_cell_holds_one_literal_a_line(path):
 
 
 def test_arrows_run_downwards():
-    "A module imports only modules of lower number; a stage imports no stage; the report imports neither model nor training."
+    "A module imports only modules of lower number; a stage imports no stage; tables, claims and report import neither model nor training."
     number = {name: place for place, _, name in (path.stem.partition("_") for path in ALL if path.stem != "index")}   # "01" < "01a" < "02"
     imports = {name: set(re.findall(r"^ *from \.(\w+) import|^ *from affnb\.(\w+) import", (NBS.parent/"affnb"/f"{name}.py").read_text(), re.M)) for name in number}
     known = {name: {a or b for a, b in found} for name, found in imports.items()}
     for name, others in known.items():
         for other in others: assert number[other] < number[name], f"{name} imports {other}"
         if "06" <= number[name] <= "11": assert all(number[other] <= "05" for other in others), f"stage {name} imports a stage: {others}"
-    assert not known["core"] and known["report"] <= {"core", "metrics"}
+    assert not known["core"] and known["report"] <= {"core", "metrics", "compare", "tables", "claims"}
+    assert known["tables"] <= {"core", "metrics"} and known.get("claims", set()) <= {"core", "metrics", "compare", "tables"}
