@@ -205,9 +205,11 @@ def resample_counts(videos:int, # V
 def resample_seeds(seeds:int,  # S, trainings of an arm
                    n:int,      # resamples
                    seed:int    # of the draw
-                  )->ndarray:  # (n, S) how often each training was drawn; rows add up to S
-    "Bootstrap resamples of trainings, drawn independently of the videos (Owen, 2007)."
-    return np.random.default_rng([seed, seeds, 1]).multinomial(seeds, np.full(seeds, 1/seeds), size=n).astype(float)
+                  )->ndarray:  # (n, S) weight of each training; rows add up to 1
+    "Bootstrap resamples of trainings, drawn independently of the videos (Owen, 2007), without the narrowness of few (Hesterberg, 2015)."
+    if seeds == 1: return np.ones((n, 1))
+    drawn = np.random.default_rng([seed, seeds, 1]).multinomial(seeds, np.full(seeds, 1/seeds), size=n)
+    return (1 + np.sqrt(seeds/(seeds - 1))*(drawn - 1))/seeds
 
 # %% ../nbs/03_metrics.ipynb #efb094d0
 def share_below(column,      # (n,) resampled scores
@@ -251,21 +253,20 @@ def seed_scores(statistics:Statistics, # of one training
 
 def mean_scores(seeds:list,  # Statistics, one a seed
                 counts,      # (n, V) resamples of the videos
-                drawn=None,  # (n, S) resamples of the seeds; None: each seed once
+                drawn=None,  # (n, S) weights of the seeds; None: each alike
                 scores=seed_scores # what scores one training: a caller may keep the results
-               )->dict:      # metric -> (n,) or (n, 8) or (n, 12), mean over the drawn seeds
+               )->dict:      # metric -> (n,) or (n, 8) or (n, 12), weighted mean over seeds
     "The score of every resample, averaged over seeds; raises `AffnbError` where seeds were scored on different videos."
     if not seeds: raise AffnbError("bootstrap: no statistics: give one a seed")
     if any(s.names != seeds[0].names for s in seeds): raise AffnbError("bootstrap: runs were scored on different videos: compare runs on the same data only")
     each = [scores(s, counts) for s in seeds]
     if drawn is None or len(seeds) == 1: return {metric: np.mean([s[metric] for s in each], axis=0) for metric in each[0]}
-    weight = drawn.T/len(seeds)
-    return {metric: sum((w*s[metric].T).T for w, s in zip(weight, each)) for metric in each[0]}
+    return {metric: sum((w*s[metric].T).T for w, s in zip(drawn.T, each)) for metric in each[0]}
 
 def draws(seeds:list,  # Statistics, one a seed
           n:int,       # resamples
           seed:int     # of the draw
-         )->tuple:     # (n, V) and (n, S) counts; one row of NaN where there is a single video
+         )->tuple:     # (n, V) counts and (n, S) weights; a row of NaN and None where there is a single video
     "Resamples of videos and of seeds, each by a draw of its own."
     videos = len(seeds[0].names) if seeds else 0
     if videos < 2: return np.full((1, videos), np.nan), None
