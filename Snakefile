@@ -3,7 +3,7 @@
 # One papermill call a rule. A rule depends on what a notebook or module *says* (RUN/sources/NAME.txt, a hash of its
 # source), not on its file's time, so that running a notebook in Jupyter, or a fresh checkout, sets nothing off.
 # Checkpoints (best, last) are no declared outputs: Snakemake deletes those of a killed rule, and a stage resumes from them.
-import json, sys
+import json, re, sys
 from pathlib import Path
 
 RUN = str(Path(config.get("run", "data/runs/smoke")).resolve())
@@ -11,23 +11,34 @@ try: PLAN = json.loads(Path(RUN, "plan.json").read_text())
 except FileNotFoundError: sys.exit(f"{RUN}/plan.json: not there: start the chain with `affnb reproduce`, which plans the run")
 PYTHON, PACKED, RECORDS = sys.executable, PLAN["packed"], f"{RUN}/records"
 NOTEBOOKS = f"{workflow.basedir}/nbs"
-TASKS, ARMS = ["AU", "EXPR", "VA"], PLAN["arms"]
-THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a rule that learns
-CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that learns; of one that computes without learning
+TASKS, SEEDS, GROUPS = ["AU", "EXPR", "VA"], PLAN["seeds"], {int(seed): group for seed, group in PLAN["groups"].items()}
+ARMS, HEADLINE, TABLES, TARGETS = PLAN["arms"], PLAN["headline"], PLAN["tables"], PLAN["targets"]
+THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a rule that trains an encoder
+CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
+SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # a second step fills no GPU: on one machine, several share one
 
 def said(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
-def take(gpus): return "" if PLAN["elsewhere"] and gpus else f"--gpus {gpus}"   # elsewhere a job is given GPUs of its own
-def notebook(name, gpus=0, **parameters):
+def take(gpus, shared=False): return "" if PLAN["elsewhere"] and gpus else f"--gpus {gpus}" + " --shared"*shared   # elsewhere a job is given GPUs of its own
+def needs(files, seed): return [f"{RUN}/{file.format(*GROUPS[int(seed)])}" for file in files]   # {0}: the seed, {1} {2}: the others of its group
+def notebook(name, gpus=0, shared=False, **parameters):
     words = " ".join(f"{k}={v}" for k, v in parameters.items())
     variables = " ".join(f"{library}_NUM_THREADS={THREADS}" for library in ("OMP", "MKL", "OPENBLAS"))   # of a process, however few cores there are
-    return f"AFFNB_JOB='{{log}}' {variables} '{PYTHON}' -m affnb.cli run-notebook {take(gpus)} '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
+    return f"AFFNB_JOB='{{log}}' {variables} '{PYTHON}' -m affnb.cli run-notebook {take(gpus, shared)} '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
 
 LEARNING = ("core", "data", "parallel", "model", "train")
+SECOND = (*LEARNING, "metrics", "heads")
+names = lambda words: "|".join(re.escape(word) for word in words)
 
-wildcard_constraints: seed=r"\d+", task="|".join(TASKS), arm="|".join(a.replace("+", r"\+") for a in ARMS)
+wildcard_constraints: seed=r"\d+", task=names(TASKS), mae=names(PLAN["autoencoders"]), arm=names(ARMS), table=names(TABLES), target=names(TARGETS)
+
+RECORDED = {   # what `--only table_NAME` can ask for: the records that it is drawn from
+    **{name: [f"{RECORDS}/table-{name}-seed{seed}.json" for seed in SEEDS] for name in TABLES},
+    "search": [f"{RECORDS}/search-{target}-seed{seed}.json" for target in TARGETS for seed in SEEDS],
+    "focus": [f"{RECORDS}/focus-seed{seed}.json" for seed in SEEDS],
+    "post": [f"{RECORDS}/post-seed{seed}.json" for seed in SEEDS]}
 
 rule all:
-    input: f"{RUN}/figures/table_headline.csv"
+    input: RECORDED[PLAN["only"]] if PLAN["only"] else f"{RUN}/figures/table_headline.csv"
 
 if PLAN["benchmark"]:
     rule render:   # its folder is named by settings and code: what lies there is right
@@ -48,13 +59,13 @@ rule describe:
     shell: f"'{PYTHON}' -m affnb.cli describe {take(GPU)} '{RUN}'"
 
 rule pretrain:
-    input: said("06_pretrain", *LEARNING), f"{PACKED}/manifest.json"
-    output: f"{RUN}/seed{{seed}}/mae/model.safetensors", f"{RECORDS}/train-mae-seed{{seed}}.json", f"{RECORDS}/mae-seed{{seed}}.npz"
-    log: notebook=f"{RUN}/notebooks/06_pretrain-seed{{seed}}.ipynb"
+    input: said("06_pretrain", *LEARNING), f"{RUN}/sources/arm-{{mae}}.txt", f"{PACKED}/manifest.json"
+    output: f"{RUN}/seed{{seed}}/{{mae}}/model.safetensors", f"{RECORDS}/train-{{mae}}-seed{{seed}}.json", f"{RECORDS}/{{mae}}-seed{{seed}}.npz"
+    log: notebook=f"{RUN}/notebooks/06_pretrain-{{mae}}-seed{{seed}}.ipynb"
     threads: CPUS
     resources: gpu=GPUS
-    priority: 2
-    shell: notebook("06_pretrain", GPUS, seed="{wildcards.seed}")
+    priority: 4
+    shell: notebook("06_pretrain", GPUS, seed="{wildcards.seed}", arm="{wildcards.mae}")
 
 rule separate:
     input: said("07_separate", *LEARNING, "metrics"), f"{RUN}/seed{{seed}}/mae/model.safetensors"
@@ -63,37 +74,60 @@ rule separate:
     log: notebook=f"{RUN}/notebooks/07_separate-{{task}}-seed{{seed}}.ipynb"
     threads: CPUS
     resources: gpu=GPUS
-    priority: 1
+    priority: 3
     shell: notebook("07_separate", GPUS, seed="{wildcards.seed}", task="{wildcards.task}")
 
-def joint_needs(wildcards):
-    seed, needs = f"{RUN}/seed{wildcards.seed}", PLAN["arms"][wildcards.arm]
-    return [f"{seed}/{need}" for need in needs]
-
-rule joint:
-    input: said("08_joint", *LEARNING, "metrics"), f"{PACKED}/manifest.json", joint_needs
+rule joint:   # an encoder for several tasks, or a second step of the headline
+    input: said("08_joint", *SECOND), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: needs(ARMS[w.arm], w.seed)
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
             f"{RECORDS}/train-{{arm}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb"
     threads: CPUS
     resources: gpu=GPUS
+    priority: 2
     shell: notebook("08_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
 
+rule search:
+    input: said("09_search", *SECOND), f"{RUN}/sources/search.txt", lambda w: needs(PLAN["search"], w.seed)
+    output: f"{RECORDS}/search-{{target}}-seed{{seed}}.json", f"{RUN}/seed{{seed}}/search/{{target}}.json"
+    log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
+    threads: THREADS
+    resources: **SMALL
+    priority: 1
+    shell: notebook("09_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
+
+rule table:
+    input: said("10_ablations", *SECOND), f"{RUN}/sources/table-{{table}}.txt", lambda w: needs(TABLES[w.table], w.seed)
+    output: f"{RECORDS}/table-{{table}}-seed{{seed}}.json"
+    log: notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb"
+    threads: THREADS
+    resources: **SMALL
+    priority: 1
+    shell: notebook("10_ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
+
+rule focus:
+    input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
+    output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
+    log: notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb"
+    threads: THREADS
+    resources: **SMALL
+    shell: notebook("10a_focus", GPU, True, seed="{wildcards.seed}")
+
 rule evaluate:
-    input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "train"),
-           expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *ARMS]),
-           expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *ARMS])
-    output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.json", arm=["separate", *ARMS, "trivial", "pixels"]),
-            f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt"
+    input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "train", "heads"),
+           expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]),
+           expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE])
+    output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.json", arm=["separate", *HEADLINE, "trivial", "pixels"]),
+            f"{RECORDS}/post-seed{{seed}}.json", f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt"
     log: notebook=f"{RUN}/notebooks/11_evaluate-seed{{seed}}.ipynb"
     threads: THREADS
-    resources: gpu=GPU
-    shell: notebook("11_evaluate", GPU, seed="{wildcards.seed}")
+    resources: **SMALL
+    shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
 
 rule report:
-    input: said("12_report", "core", "metrics"), f"{RECORDS}/data.json",
-           expand(f"{RECORDS}/arm-progressive-seed{{seed}}.json", seed=PLAN["seeds"]),
-           expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=PLAN["seeds"])
+    input: said("12_report", "core", "metrics", "compare", "tables", "claims"), f"{RECORDS}/data.json", *RECORDED.values(),
+           expand(f"{RECORDS}/arm-progressive-seed{{seed}}.json", seed=SEEDS),
+           expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=SEEDS)
     output: f"{RUN}/figures/table_headline.csv"
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"
     shell: notebook("12_report", records_dir=f"'{RECORDS}'", figures_dir=f"'{RUN}/figures'", profile=PLAN["profile"])

@@ -9,7 +9,7 @@ __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', '
            'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash', 'notebook_hash', 'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
-import configparser, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, shutil, subprocess, tempfile
+import configparser, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, re, shutil, subprocess, tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,6 +63,7 @@ class DataSettings:
     bench_seed: int = 0            # another seed, other people
     augment: str = "window"        # none | window (one draw a window) | frame (a draw a frame, as released)
     augment_strength: float = 1.   # factor of its ranges: 1 as published, 0 flips alone
+    fold: int = 0                  # of five, the one that chooses the epoch of a second step (its training videos and dev, pooled); 0: dev chooses
 
 # %% ../nbs/00_core.ipynb #47dc3911
 @dataclass(frozen=True)
@@ -79,12 +80,15 @@ class ModelSettings:
     mae_mask_ratio: float = .75    # share of patches that the masked autoencoder hides
     mae_decoder_width: int = 512   # its decoder
     mae_decoder_depth: int = 8     # its decoder
-    fusion: str = "sum"            # sum (the paper's) | concat | gate
-    fused: tuple[str, ...] = TASKS # whose features are fused
+    start: str = "mae"             # where an encoder starts: nothing | mae (or one of its variants) | AU | EXPR | VA
+    encoder_of: str = ""           # whose stored features a second step reads; empty: as `init_from` says
+    fusion: str = "sum"            # none | sum (the paper's) | concat | gate
+    fused: tuple[str, ...] = TASKS # whose features are fused; AU@1, AU@2: of the AU models of two further seeds
     temporal: str = "transformer"  # none | lstm | gru | tcn | transformer
     temporal_layers: int = 2       # layers of the temporal module
     temporal_heads: int = 4        # attention heads of the temporal transformer
     dropout: float = .3            # in fusion and temporal module
+    frame_order: str = "time"      # of the frames in a window: time | shuffled
     init_from: str = "AU"          # whose encoder the progressive arm starts from: mae | AU | EXPR | VA
 
 # %% ../nbs/00_core.ipynb #5ffab613
@@ -97,6 +101,8 @@ class TrainSettings:
     epochs: int = 20               # separate and joint training
     epoch_frames: int = 0          # frames an epoch; 0: every frame once
     batch_frames: int = 50         # frames a step
+    tasks: tuple[str, ...] = TASKS # that are learned; VA can be given as valence, arousal or both
+    encoder_role: str = "encoder"  # training videos that encoders see: encoder | all (those of the second step too: a leak, to be measured)
     lr: float = 1e-5               # peak learning rate
     weight_decay: float = .05      # AdamW
     warmup: float = .1             # share of all steps in which the learning rate rises
@@ -105,14 +111,17 @@ class TrainSettings:
     weight_EXPR: float = .5        # as released for the joint model
     weight_valence: float = 1.     # valence and arousal can be weighted, and switched off, separately
     weight_arousal: float = 1.     #
+    weighting: str = "fixed"       # fixed | uncertainty: the second step learns the weights (Kendall et al. 2018)
     balance: float = 0.            # 0: plain losses, as the paper; 1: classes weighted by inverse frequency
-    batch_windows: int = 10        # windows a step of the temporal module
     window: int = 30               # frames a window of the temporal module
     stride: int = 15               # frames between the starts of two windows
     head_epochs: int = 20          # fusion and temporal module, on stored features
+    head_batch_frames: int = 300   # frames a step there, in windows or singly
     head_epoch_frames: int = 0     # frames an epoch there, those shared by windows counted anew; 0: every window once
     head_lr: float = 1e-4          # their peak learning rate
     finetune_encoder: bool = False # train the encoder on with them, frame by frame, instead of on stored features
+    ablations: str = "few"         # few | all | more (the autoencoder's length too): how many arms the tables have
+    search_trials: int = 10        # of each sampler, for each target
     seeds: tuple[int, ...] = (0,)  # one run each
     bootstrap: int = 1000          # resamples for an interval
     threads: int = 1               # CPU threads of a process: part of the settings, for 1 and 2 give other weights
@@ -128,8 +137,10 @@ class Config(TrainSettings, ModelSettings, DataSettings):
 
 # %% ../nbs/00_core.ipynb #8b28d715
 CHOICES = MappingProxyType(dict(
-    augment=("none", "window", "frame"), stem=("patch", "conv"), fusion=("sum", "concat", "gate"), fused=TASKS,
-    temporal=("none", "lstm", "gru", "tcn", "transformer"), init_from=("mae", *TASKS), device=("auto", "cpu", "cuda")))
+    augment=("none", "window", "frame"), stem=("patch", "conv"), fusion=("none", "sum", "concat", "gate"),
+    fused=(*TASKS, *(f"{task}@{k}" for task in TASKS for k in (1, 2))), tasks=(*TASKS, *AFFECT), temporal=("none", "lstm", "gru", "tcn", "transformer"),
+    init_from=("mae", *TASKS), start=("nothing", "mae", "mae-half", "mae-double", *TASKS), frame_order=("time", "shuffled"), encoder_role=("encoder", "all"),
+    weighting=("fixed", "uncertainty"), ablations=("few", "all", "more"), device=("auto", "cpu", "cuda")))
 
 def parse_setting(name:str,  # a field of `Config`
                   text:str   # its value, as written in settings.ini or after `--set`
@@ -156,7 +167,7 @@ def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
     shares = ("dev_share", "head_share", "mae_mask_ratio", "drop_path", "dropout", "warmup")
-    positive = ("image_size", "bench_size", "epochs", "mae_epochs", "head_epochs", "batch_frames", "batch_windows", "window", "stride", "threads", "processes",
+    positive = ("image_size", "bench_size", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "window", "stride", "threads", "processes",
                 "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
                 "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
     counts = ("bench_test", "patch_size", "width", "depth", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
@@ -170,6 +181,8 @@ def check_config(config:"Config"  # settings of the right types
     for name in ("dev_share", "head_share"):
         if getattr(config, name) == 0: raise UsageError(f"setting `{name}` = 0: this part of the training videos cannot be empty")
     if config.stride > config.window: raise UsageError(f"setting `stride` = {config.stride}: must be at most window = {config.window}, or frames are left out")
+    if not 0 <= config.fold <= 5: raise UsageError(f"setting `fold` = {config.fold}: must be 1 to 5, or 0 for none")
+    if not config.tasks: raise UsageError("setting `tasks` is empty: name one or more of AU, EXPR, VA, valence, arousal")
     if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise UsageError(f"setting `seeds` = {config.seeds}: name one or more different whole numbers from 0 up, for instance seeds=0,1,2")
     return config
@@ -267,7 +280,8 @@ def write_json(path, value)->None:
     plain = lambda v: v.item() if isinstance(v, np.generic) else v.tolist() if isinstance(v, np.ndarray) else str(v)
     try: text = json.dumps(value, indent=1, allow_nan=False, default=plain)
     except ValueError as error: raise AffnbError(f"{path}: a value is not a number ({error}); unknown values are written as null") from None
-    with atomic(path) as temporary: temporary.write_text(text + "\n")
+    short = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda found: "[" + re.sub(r",\n\s*", ", ", found[1]) + "]", text)   # a list of plain values on one line
+    with atomic(path) as temporary: temporary.write_text(short + "\n")
 
 def read_json(path):
     "The value in `path`; raises `AffnbError` where the file is absent or no JSON."

@@ -6,7 +6,9 @@
 __all__ = ['mae_loss', 'mae_judge', 'pretrain', 'examples']
 
 # %% ../nbs/06_pretrain.ipynb #77c4161e
+from dataclasses import replace
 import numpy as np, torch
+from .arms import arm_config
 from .core import atomic, derived_seed, file_hash, generator, project_root, seed_everything, text_hash
 from .model import MaskedAutoencoder, count_flops, load_weights, make_autoencoder, make_encoder, reconstruct
 from .parallel import mean_over, rank, total, world
@@ -34,31 +36,32 @@ def mae_judge(run:Run, seed:int):  # model -> (score, dict)
     return judge
 
 # %% ../nbs/06_pretrain.ipynb #1589becf
-def pretrain(run:Run, seed:int):  # the trained autoencoder and its history
-    "Stage 0: trains the masked autoencoder on the training frames and leaves its weights and record."
+def pretrain(run:Run, arm:str, seed:int):  # the trained autoencoder and its history
+    "Stage 0: trains the masked autoencoder (or a variant of 05b) on the training frames and leaves its weights and record."
+    launch_stage(run, "affnb.pretrain", seed, arm=arm)
+    run = replace(run, config=arm_config(run.config, arm))
     config = run.config
-    launch_stage(run, "affnb.pretrain", seed)
-    seed_everything(seed, "mae", "weights")
+    seed_everything(seed, "mae", "weights")   # the same for its variants
     mae = make_autoencoder(config, make_encoder(config)).to(run.device)
     start = config.mae_start and project_root()/config.mae_start
     if start: load_weights(mae, start)
     faces = batches_of(run, rows_of(run, "train", "encoder"), derived_seed(seed, "mae"), augment=config.augment, epoch_frames=config.epoch_frames)
     files = [start] if start else [] if config.pretrained in ("", "timm") else [project_root()/config.pretrained]
     key = text_hash(run.data["hash"], *map(file_hash, files), *code_hashes(run))
-    history = fit(mae, faces, mae_loss, mae_judge(run, seed), run.folder/f"seed{seed}"/"mae", config, config.mae_epochs, config.mae_lr, "mae", seed, key)
+    history = fit(mae, faces, mae_loss, mae_judge(run, seed), run.folder/f"seed{seed}"/arm, config, config.mae_epochs, config.mae_lr, "mae", seed, key)
     frame = next(iter(faces.ordered())).frames[:1, 0]
-    leave(run, "mae", seed, mae, history, flops=count_flops(mae.encoder, frame))
+    leave(run, arm, seed, mae, history, flops=count_flops(mae.encoder, frame))
     return mae, history
 
-if __name__ == "__main__" and "__file__" in globals(): as_program(pretrain)   # started by torchrun, not in a notebook
+if __name__ == "__main__" and "__file__" in globals(): as_program(pretrain, "arm")   # started by torchrun, not in a notebook
 
 # %% ../nbs/06_pretrain.ipynb #f6461751
-def examples(run:Run, mae:MaskedAutoencoder, seed:int, n:int=8)->dict:  # original, masked, reconstructed: (n, 3, H, W) uint8
+def examples(run:Run, arm:str, mae:MaskedAutoencoder, seed:int, n:int=8)->dict:  # original, masked, reconstructed: (n, 3, H, W) uint8
     "Faces of n different dev videos as seen, as masked and as painted; leaves them beside the records for the report."
     faces = rows_of(run, "dev").drop_duplicates("video")
     some = faces.iloc[np.linspace(0, len(faces) - 1, min(n, len(faces))).astype(int)]
     images = torch.cat([batch.frames.flatten(0, 1) for batch in batches_of(run, some).ordered()])
     masked, painted = reconstruct(mae, images, generator(seed, "examples"))
     pixels = {name: ((x.float().cpu() * .25 + .5).clamp(0, 1) * 255).round().byte().numpy() for name, x in (("original", images), ("masked", masked), ("reconstructed", painted))}
-    with atomic(run.folder/"records"/f"mae-seed{seed}.npz") as path, open(path, "wb") as file: np.savez_compressed(file, **pixels)
+    with atomic(run.folder/"records"/f"{arm}-seed{seed}.npz") as path, open(path, "wb") as file: np.savez_compressed(file, **pixels)
     return pixels

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CODE', 'masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
            'keep_weights', 'save_checkpoint', 'load_checkpoint', 'check_finite', 'train_epoch', 'fit', 'finish',
-           'put_together', 'predict', 'encode', 'Run', 'open_run', 'rows_of', 'batches_of', 'judge_on',
-           'labelled_tasks', 'whole_batch', 'make_loss', 'code_hashes', 'train_frames', 'leave', 'launch_stage',
-           'as_program']
+           'put_together', 'predict', 'encode', 'Run', 'open_run', 'rows_of', 'shuffle_windows', 'batches_of',
+           'judge_on', 'labelled_tasks', 'whole_batch', 'make_loss', 'code_hashes', 'train_frames', 'leave',
+           'launch_stage', 'as_program']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
 import argparse, json, math, os, sys, time
@@ -265,20 +265,25 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     return Run(Path(run_dir), config, packed, table, *targets_of(table), data, device, hold_frames(packed.frames, device))
 
 # %% ../nbs/05_train.ipynb #f266ea4f
-def rows_of(run:Run, part:str, role:str="", task:str=""  # task: only frames with a label of it
+def rows_of(run:Run, part:str, role:str="", task=""  # task: one or several; only frames with a label of one of them
            )->pd.DataFrame:
     "The frames of a part (and role), in the table's order."
     keep = run.table["part"] == part
     if role: keep &= run.table["role"] == role
     if task:
         rows = run.table["row"].to_numpy()
-        keep &= run.masks[task][rows].reshape(len(rows), -1).any(1)
+        keep &= np.any([run.masks[t][rows].reshape(len(rows), -1).any(1) for t in ((task,) if isinstance(task, str) else task)], axis=0)
     return run.table[keep]
 
-def batches_of(run:Run, table:pd.DataFrame, seed:int=0, length:int=1, stride:int=1, features=None, pixels=True, augment="none", epoch_frames:int=0)->Batches:
-    "Batches over the windows of these frames: of pixels, of stored features, or of both; single frames by default."
-    size = run.config.batch_frames if length == 1 else run.config.batch_windows
-    return Batches(run.frames if pixels else None, run.table, *make_windows(table, length, stride), batch_size=size, device=run.device,
+def shuffle_windows(index, valid, seed:int):  # (W, T) and (W, T), from `make_windows`; the same shapes
+    "The frames of each window in an order of their own, padding last: what a module makes of them then, it does not owe to time."
+    order = np.argsort(np.random.default_rng(seed).random(index.shape) + 2 * ~valid, axis=1)
+    return np.take_along_axis(index, order, 1), valid
+
+def batches_of(run:Run, table:pd.DataFrame, seed:int=0, length:int=1, stride:int=1, features=None, pixels=True, augment="none", epoch_frames:int=0, batch_frames:int=0, shuffle=None)->Batches:
+    "Batches over the windows of these frames: of pixels, of stored features, or of both; single frames, and the config's number of them, by default."
+    windows, size = make_windows(table, length, stride), max(1, round((batch_frames or run.config.batch_frames) / length))
+    return Batches(run.frames if pixels else None, run.table, *(windows if shuffle is None else shuffle_windows(*windows, shuffle)), batch_size=size, device=run.device,
                    augment=augment, strength=run.config.augment_strength, seed=seed, frames_per_epoch=epoch_frames, features=features, part=rank(), parts=world())
 
 # %% ../nbs/05_train.ipynb #310fb25f
@@ -320,7 +325,7 @@ def make_loss(run:Run, table:pd.DataFrame, config:Config):  # (model, batch) -> 
     return loss_of
 
 # %% ../nbs/05_train.ipynb #bd87111d
-CODE = ("core", "data", "metrics", "parallel", "model", "train", "06_pretrain", "07_separate", "08_joint")
+CODE = ("core", "data", "metrics", "parallel", "model", "train", "heads", "06_pretrain", "07_separate", "08_joint")
 
 def code_hashes(run:Run)->list[str]:
     "What the code said when the run was planned: a checkpoint of other code is another experiment's."
@@ -333,7 +338,7 @@ def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safete
     encoder = make_encoder(replace(config, pretrained=""))   # pretrained weights enter through stage 0; scratch stays scratch
     if start is not None: load_weights(encoder, start, prefix="encoder.")
     model = make_model(config, tasks, encoder).to(run.device)
-    table = rows_of(run, "train", "encoder", tasks[0] if len(tasks) == 1 else "")
+    table = rows_of(run, "train", "" if config.encoder_role == "all" else config.encoder_role, tasks)
     batches = batches_of(run, table, derived_seed(seed, name), augment=config.augment, epoch_frames=config.epoch_frames)
     loss_of = make_loss(run, table, config)
     judge = judge_on(run, batches_of(run, rows_of(run, "dev")), tasks)

@@ -14,7 +14,7 @@ from affnb.train import open_run
 
 STILL = ["dropout=0", "drop_path=0", "augment=none", "lr=5e-4", "weight_decay=0"]   # nothing is left to chance, and rounding (1e-7 a step) is not blown up:
 # at higher rates Adam turns differences in gradients that are zero but for rounding into steps, in one process with other threads as well
-ODD = ["epochs=5", "epoch_frames=300", "batch_frames=31", "head_epochs=3", "batch_windows=5"]   # shares of a batch differ, and a last batch is short
+ODD = ["epochs=5", "epoch_frames=300", "batch_frames=31", "head_epochs=3", "head_batch_frames=25"]   # shares of a batch differ, and a last batch is short
 
 
 def plan(folder, packed, faces, *settings):
@@ -104,7 +104,7 @@ def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monk
     run = open_run(plan(tmp_path, *data, "processes=2"))
     steps, one_epoch = [], train.train_epoch
     monkeypatch.setattr(train, "train_epoch", lambda *words: steps.append(1) or one_epoch(*words))
-    mae, history = pretrain.pretrain(run, 0)
+    mae, history = pretrain.pretrain(run, "mae", 0)
     model, more, features, predictions = separate.train_task(run, "AU", 0)
     assert not steps and len(history) == len(more) == 2                                     # trained elsewhere, by two
     assert np.isfinite(history[-1]["dev"]["loss"]) and features.shape == (len(run.table), 32)
