@@ -6,16 +6,16 @@
 __all__ = ['SUBSETS', 'AUTOENCODERS', 'ENCODERS', 'KINDS', 'MODULES', 'WINDOWS', 'ON_JOINT', 'FRAMES', 'WITHOUT_TIME',
            'WITHOUT_FUSION', 'AFFECTS', 'HEADLINE', 'TARGETS', 'SPACE', 'windowed', 'second_steps', 'arm_config',
            'seed_group', 'encoder_of', 'feature_file', 'needs', 'Table', 'joint_tables', 'step_tables', 'tables_of',
-           'encoders_for', 'strategy', 'table_needs', 'search_needs']
+           'encoders_for', 'targets_of', 'strategy', 'table_needs', 'search_needs']
 
-# %% ../nbs/05b_arms.ipynb #acfb8e9b
+# %% ../nbs/05b_arms.ipynb #0eb68eb9
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from types import MappingProxyType
 from .core import AFFECT, TASKS, Config, UsageError, nearest
 
-# %% ../nbs/05b_arms.ipynb #c6e578da
+# %% ../nbs/05b_arms.ipynb #0f164ea3
 SUBSETS = tuple(s for n in (1, 2, 3) for s in combinations(TASKS, n))   # the seven that are not empty
 
 AUTOENCODERS = MappingProxyType({
@@ -33,7 +33,7 @@ ENCODERS = MappingProxyType({
     "joint-mae-half": dict(start="mae-half"),
     "joint-mae-double": dict(start="mae-double")})
 
-# %% ../nbs/05b_arms.ipynb #d1f425e0
+# %% ../nbs/05b_arms.ipynb #da28e6bf
 KINDS, MODULES, WINDOWS = ("sum", "concat", "gate"), ("lstm", "gru", "tcn", "transformer"), (1, 5, 10, 30, 50)
 ON_JOINT = dict(encoder_of="joint")
 FRAMES, WITHOUT_TIME, WITHOUT_FUSION = (ON_JOINT | dict(temporal=t, fusion=f) for t, f in (("none", "none"), ("none", "sum"), (None, "none")))
@@ -62,7 +62,7 @@ def second_steps(config:Config)->dict:  # name -> change of the profile's settin
         "uncertainty": dict(weight_AU=1., weight_EXPR=1., weight_valence=1., weight_arousal=1., weighting="uncertainty"),
         **{f"fold-{k}": dict(fold=k) for k in range(1, 6)}}
 
-# %% ../nbs/05b_arms.ipynb #ab7241d1
+# %% ../nbs/05b_arms.ipynb #33562c02
 def arm_config(config:Config,  # of the profile
                arm:str         # a name of an autoencoder, an encoder or a second step
               )->Config:       # of the arm
@@ -71,7 +71,7 @@ def arm_config(config:Config,  # of the profile
     if arm not in known: raise UsageError(f"arm {arm!r}: no such arm{nearest(arm, known)}: 05b_arms lists them")
     return replace(config, **{name: value(config) if callable(value) else value for name, value in known[arm].items()})
 
-# %% ../nbs/05b_arms.ipynb #10c03c0a
+# %% ../nbs/05b_arms.ipynb #0da60cdd
 def seed_group(seed:int)->tuple[int, int, int]:
     "The seed, and the two others of its group of three."
     first = seed - seed % 3
@@ -95,7 +95,7 @@ def needs(config:Config, arm:str)->list[str]:  # files below RUN, {0} {1} {2} fo
         return [f"seed{{0}}/{start}/model.safetensors" for start in starts]
     return [f"seed{{0}}/{encoder_of(c)}/model.safetensors", feature_file(encoder_of(c)), *(feature_file(name) for name in c.fused if c.fusion != "none")]
 
-# %% ../nbs/05b_arms.ipynb #190e08da
+# %% ../nbs/05b_arms.ipynb #60b7fe9d
 @dataclass(frozen=True)
 class Table:
     "Arms, and which is compared with which."
@@ -140,7 +140,7 @@ def tables_of(config:Config)->dict:
     "Every table that the profile asks for."
     return joint_tables(config) | step_tables(config)
 
-# %% ../nbs/05b_arms.ipynb #2a143c3b
+# %% ../nbs/05b_arms.ipynb #89777805
 HEADLINE = ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")   # and `separate`
 
 def encoders_for(config:Config,  # of the profile
@@ -151,7 +151,7 @@ def encoders_for(config:Config,  # of the profile
     wanted |= {file.split("/")[1] for arm in wanted & {*ENCODERS} for file in needs(config, arm)}
     return [name for name in (*AUTOENCODERS, *ENCODERS) if name in wanted]
 
-# %% ../nbs/05b_arms.ipynb #0bd8185f
+# %% ../nbs/05b_arms.ipynb #d6e028c6
 TARGETS = (*TASKS, "P")
 SPACE = MappingProxyType(dict(
     partners=("none", *("+".join(s) for s in SUBSETS)),  # tasks learned beside the target; its own name changes nothing
@@ -159,6 +159,10 @@ SPACE = MappingProxyType(dict(
     fused=("none", *("+".join(s) for s in SUBSETS)), fusion=KINDS,
     temporal=("none", *MODULES), window=WINDOWS[1:],
     encoder_of=("joint", "own")))                        # the joint encoder, or the target's separate model (for P: the progressive arm's)
+
+def targets_of(config:Config)->tuple:
+    "What is searched for: in small profiles the sum alone."
+    return ("P",) if config.ablations == "few" else TARGETS
 
 def strategy(target:str, choice:dict)->dict:  # a change of settings
     "What a choice from `SPACE` means for a target; for P, whose score needs them, all tasks are learned."
@@ -170,7 +174,7 @@ def strategy(target:str, choice:dict)->dict:  # a change of settings
     return dict(tasks=tasks, **weights, fused=part(choice["fused"]), fusion=choice.get("fusion", "sum"), temporal=choice["temporal"], **own,
                 **(windowed(choice["window"]) if choice["temporal"] != "none" else {}))
 
-# %% ../nbs/05b_arms.ipynb #a17210a0
+# %% ../nbs/05b_arms.ipynb #38519881
 def table_needs(config:Config, table:Table)->list[str]:  # files below RUN, {0} {1} {2} for the seeds of the group
     "What must be there before a table can be run."
     files = []

@@ -48,7 +48,7 @@ def plan_arms(config:Config,   # the settings
     hashes |= {f"table-{name}": text_hash([(arm, change(arm)) for arm in table.arms], table.pairs, table.means) for name, table in tables.items()}
     groups = {seed: a.seed_group(seed) for own in config.seeds for seed in a.seed_group(own)}
     return dict(only=word or None, headline=list(a.HEADLINE), arms={name: a.needs(config, name) for name in names}, tables={name: a.table_needs(config, table) for name, table in tables.items()},
-                targets=list(a.TARGETS), search=a.search_needs(config), autoencoders=list(a.AUTOENCODERS), groups=groups, hashes=hashes)
+                targets=list(a.targets_of(config)), search=a.search_needs(config), autoencoders=list(a.AUTOENCODERS), groups=groups, hashes=hashes)
 
 # %% ../nbs/14_cli.ipynb #cb9571f3
 BENCH_SETTINGS = ("bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation",

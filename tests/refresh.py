@@ -10,8 +10,8 @@ from in_step import ROOT, render_readme
 
 NBS, RUN = ROOT/"nbs", ROOT/"data"/"runs"/"smoke"/"notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-STAGES = {"06_pretrain": "06_pretrain-seed0", "07_separate": "07_separate-AU-seed0", "08_joint": "08_joint-progressive-seed0",
-          "11_evaluate": "11_evaluate-seed0", "12_report": "12_report"}
+STAGES = {"06_pretrain": "06_pretrain-mae-seed0", "07_separate": "07_separate-AU-seed0", "08_joint": "08_joint-joint-seed0",
+          "09_search": "09_search-P-seed0", "10_ablations": "10_ablations-temporal-seed0", "10a_focus": "10a_focus-seed0", "11_evaluate": "11_evaluate-seed0", "12_report": "12_report"}
 
 
 def take_outputs(name, executed):

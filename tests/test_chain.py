@@ -7,6 +7,7 @@ from safetensors import safe_open
 from in_step import ROOT, copy_tree
 
 ARMS = ["scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive"]
+TABLES = ["pretraining", "training", "tasks", "fusion", "temporal", "losses", "folds"]   # of a profile with few arms
 REAL = ROOT.parent/"shared"/"real-faces"
 
 
@@ -75,7 +76,7 @@ def tensors(path):
 def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
     from affnb.data import read_annotations
     run = project.root/"data"/"runs"/"tiny"
-    assert len(list((run/"notebooks").glob("*.ipynb"))) == 11
+    assert len(list((run/"notebooks").glob("*.ipynb"))) == 1 + 3 + 6 + 1 + len(TABLES) + 1 + 1 + 1   # 06 to 12
     listed = next((project.root/"data"/"benchmark").glob("*/MTL.txt"))
     submission, wanted = read_annotations(run/"seed0"/"submission.txt"), read_annotations(listed)
     assert submission["image"].tolist() == wanted["image"].drop_duplicates().tolist() and submission["valence"].notna().all()
@@ -86,7 +87,8 @@ def test_rules_that_do_not_depend_on_each_other_run_side_by_side(project):
     notes = {path.stem.removesuffix("-seed0"): json.loads(path.read_text())["metadata"]["papermill"] for path in (project.root/"data"/"runs"/"tiny"/"notebooks").glob("*.ipynb")}
     starts, ends = ({name: note[f"{edge}_time"] for name, note in notes.items()} for edge in ("start", "end"))
     assert max(sum(starts[other] <= starts[name] < ends[other] for other in notes) for name in notes) == 2
-    for first, second in (("06_pretrain", "07_separate-AU"), ("07_separate-AU", "08_joint-progressive"), ("08_joint-joint", "08_joint-joint+fusion"), ("11_evaluate", "12_report")):
+    for first, second in (("06_pretrain-mae", "07_separate-AU"), ("07_separate-AU", "08_joint-joint-from-AU"), ("08_joint-joint-from-AU", "08_joint-progressive"), ("08_joint-joint", "10_ablations-fusion"),
+                          ("09_search-P", "10_ablations-losses"), ("08_joint-progressive", "09_search-P"), ("07_separate-VA", "10a_focus"), ("11_evaluate", "12_report"), ("10a_focus", "12_report")):
         assert ends[first] <= starts[second]
 
 
@@ -104,9 +106,74 @@ def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project):
     path.write_text(json.dumps(notebook))
     said, _ = project.run("reproduce", "--profile", "tiny", "--cores", "2")
     ran = set(re.findall(r"\d+ s  (\S+)", said))
-    assert ran == {f"08_joint-{arm}-seed0" for arm in ARMS if arm != "separate"} | {"11_evaluate-seed0", "12_report"}
+    assert ran == {f"08_joint-{arm}-seed0" for arm in (*ARMS, "joint-from-AU") if arm != "separate"} | {f"10_ablations-{table}-seed0" for table in TABLES} | {"09_search-P-seed0", "11_evaluate-seed0", "12_report"}
     after = project.times()
     assert all((after[name] == before[name]) == (name.split("/")[4] in ("mae", "AU", "EXPR", "VA")) for name in before if name.endswith("/model.safetensors"))
+
+
+def entries(folder, table, seed=0):
+    "arm -> its entry in a table's record, but for how long it took."
+    record = json.loads((folder/"records"/f"table-{table}-seed{seed}.json").read_text())
+    return {entry["arm"]: {name: value for name, value in entry.items() if name != "seconds"} for entry in record["arms"]}
+
+
+def test_every_table_has_its_records_and_its_files(project):
+    run, figures = project.root/"data"/"runs"/"tiny", project.root/"figures"/"tiny"
+    for table in TABLES:
+        found = entries(run, table)
+        assert found and all(len(entry["statistics"]) == 4 for entry in found.values())
+    for name in (*TABLES, "search", "post", "focus", "claims", "published"):
+        assert (figures/f"table_{name}.csv").stat().st_size > 50 and (figures/f"table_{name}.md").exists() and (figures/f"table_{name}.json").exists()
+    claims = pd.read_csv(figures/"table_claims.csv")
+    assert {"claim", "task", "evidence", "difference", "difference_lo", "difference_hi", "verdict"} <= set(claims) and not claims.duplicated(["claim", "task"]).any()
+    assert set(claims["verdict"]) <= {"shown", "not shown", "reversed", "not tested"}
+    headline, fusion = (pd.read_csv(figures/f"table_{name}.csv").set_index("arm") for name in ("headline", "fusion"))
+    assert fusion.loc["sum:AU+EXPR+VA", "P"] == headline.loc["joint+fusion", "P"]   # the same settings are the same arm, whatever it is called and wherever it is trained
+
+
+def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, tmp_path):
+    "Arms of a table run backwards and some alone, and a run that is asked for one table on one core: the same entries."
+    whole, copy = project.root/"data"/"runs"/"tiny", tmp_path/"run"
+    shutil.copytree(whole, copy)
+    shutil.rmtree(copy/"seed0"/"tables")
+    program = """
+import sys
+from affnb import ablations, arms
+from affnb.train import open_run
+known = arms.tables_of
+ablations.tables_of = lambda config: {"fusion": arms.Table(known(config)["fusion"].arms[:0:-2], ()), "temporal": arms.Table(known(config)["temporal"].arms[::-1], ())}
+run = open_run(sys.argv[1])
+for table in ("temporal", "fusion"): ablations.run_table(run, table, 0)
+"""
+    subprocess.run([sys.executable, "-c", program, str(copy)], cwd=project.root, env=project.environment, check=True)
+    for table in ("fusion", "temporal"):
+        before, after = entries(whole, table), entries(copy, table)
+        assert list(after) != list(before) and after == {arm: before[arm] for arm in after}
+    project.run("reproduce", "--profile", "tiny", "--cores", "1", "--only", "table_fusion", "--out", str(tmp_path/"alone"))
+    assert entries(tmp_path/"alone"/"data"/"runs"/"tiny", "fusion") == entries(whole, "fusion")
+    assert not list(tmp_path.glob("alone/data/runs/tiny/seed0/scratch")) and (tmp_path/"alone"/"figures"/"tiny"/"table_fusion.csv").exists()   # what it needs, and no more
+
+
+def test_a_new_arm_is_one_line_and_only_it_is_trained(project):
+    run, new = project.root/"data"/"runs"/"tiny", '        "gate:AU, narrow": WITHOUT_TIME | dict(fusion="gate", fused=("AU",), dropout=.9),'
+    kept = lambda: {path: path.stat().st_mtime_ns for path in (run/"seed0"/"tables"/"fusion"/"kept").glob("*.json")}
+    before, models, arms = kept(), project.times(), project.root/"affnb"/"arms.py"
+    known = arms.read_text()
+    marked = known.replace('        "equal": dict(', new + '\n        "equal": dict(').replace('"fusion": Table(("fusion-none",', '"fusion": Table(("fusion-none", "gate:AU, narrow",')
+    assert marked.count("narrow") == 2
+    arms.write_text(marked)
+    said, _ = project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
+    assert re.findall(r"\d+ s  (\S+)", said) == ["10_ablations-fusion-seed0"] and "gate:AU, narrow" in said
+    after = kept()
+    assert len(after) == len(before) + 1 and before.items() <= after.items() and project.times() == models
+    arms.write_text(known)
+    project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
+
+
+def test_an_unknown_table_is_refused(project):
+    process = project.start("reproduce", "--profile", "tiny", "--only", "table_fusoin")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and said.count("\n") == 1 and "did you mean `fusion`" in said
 
 
 def test_outputs_in_a_notebook_set_nothing_off(project):
