@@ -11,9 +11,9 @@ __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'CLAIMS', 'PUBLISHED', 'NUMBERS', 
            'focus_pairs', 'forest', 'forests', 'counted', 'draw_fusion', 'draw_claims', 'affinity', 'draw_affinity',
            'timed', 'draw_windows', 'best_so_far', 'importances', 'draw_chosen', 'draw_search', 'post_gains',
            'draw_post', 'overlay', 'draw_focus', 'pattern_of', 'about', 'write_judged', 'write_focus', 'write_searched',
-           'judge_all', 'write_claims']
+           'judge_all', 'claims_text', 'write_claims']
 
-# %% ../nbs/11b_claims.ipynb #12fb6771
+# %% ../nbs/11b_claims.ipynb #aa33dd4f
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from .metrics import draws, interval, mean_scores, resample_seeds, triples
 from .tables import (ABLATIONS, COLORS, SCORE_COLUMNS, STYLE, Records, cell, empty, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, videos_of,
                           write_figure, write_table)
 
-# %% ../nbs/11b_claims.ipynb #5546a808
+# %% ../nbs/11b_claims.ipynb #aa7e8b65
 TASK_METRICS = dict(zip(("AU", "EXPR", "valence", "arousal"), METRICS))   # task -> metric
 PARTS = {"AU": ("AU",), "EXPR": ("EXPR",), "VA": ("valence", "arousal"), "P": tuple(TASK_METRICS)}   # target or task -> tasks as claims name them
 TABLES = (*ABLATIONS, "search", "post")
@@ -52,7 +52,7 @@ def source_of(records:Records, name:str)->tuple:  # of: arm -> seed -> Statistic
     of = sums_by_arm(runs)
     return of, [(arm, against, tasks_touched(arm, against, list(of)) if name == "post" else tuple(TASK_METRICS)) for arm, against in pairs_in(runs) if arm in of and against in of]
 
-# %% ../nbs/11b_claims.ipynb #04215e47
+# %% ../nbs/11b_claims.ipynb #9a1c7a1c
 @dataclass(frozen=True)
 class Judged:
     "A table with its verdicts, and what it was computed from."
@@ -100,9 +100,9 @@ def judge(records:Records, name:str)->Judged|None:  # None where there are no re
     if not of: return None
     scores, n = kept_scores(COMPARABLE), resamples_of(records)
     table = pair_table(pairs, of, n, scores)
-    return Judged(of, scores, arm_table(of, table, n, scores), table)
+    return Judged(of, scores, arm_table(of, table, n, scores) if name != "headline" else DataFrame(), table)   # 12 has a table of the headline's arms
 
-# %% ../nbs/11b_claims.ipynb #dce32fc2
+# %% ../nbs/11b_claims.ipynb #da0e8d61
 def listed(rows:DataFrame, most:int=6)->str:
     "Comparisons in words, the largest first."
     rows = rows.reindex(rows.difference.abs().sort_values(ascending=False, kind="stable").index)
@@ -125,7 +125,7 @@ def said(pairs:DataFrame, # as `pair_table` makes it
     parts = [f"{count(rows)} {be(rows)} {name}" + (f": {listed(rows)}" if len(rows) else "") for name, rows in of.items() if name != "not shown"]
     return f"Of {len(tested)} comparisons ({len(tested[['arm', 'against']].drop_duplicates())} pairs of arms), {parts[0]}. {parts[1][0].upper()}{parts[1][1:]}. {len(of['not shown'])} {be(of['not shown'])} not shown." + blind(len(tested), n)
 
-# %% ../nbs/11b_claims.ipynb #f1543d25
+# %% ../nbs/11b_claims.ipynb #0349b2ab
 CLAIMS = (   # number, what is claimed, table, arm, against
     ("0", "pretraining: an autoencoder's weights are a better start than none", "pretraining", "joint", "scratch"),
     ("1", "separate, then joint: a task's weights are a better start than the autoencoder's", "training", "joint-from-{init}", "joint"),
@@ -164,7 +164,7 @@ def claims_table(records:Records,
     table.insert(table.columns.get_loc("p") + 1, "p_holm", p.round(6))
     return table.drop(columns="tested")
 
-# %% ../nbs/11b_claims.ipynb #5a574033
+# %% ../nbs/11b_claims.ipynb #f96a8f88
 def claim_words(table:DataFrame # as `claims_table` makes it
                )->list:         # of sentences, one a claim
     "What was found of each claim, task by task."
@@ -176,7 +176,7 @@ def claim_words(table:DataFrame # as `claims_table` makes it
         lines.append(f"Claim {number} ({statement}): {words[0].split(' in ')[0] if len(words) == 1 and 'not tested' in words[0] else '; '.join(words)}.")
     return lines
 
-# %% ../nbs/11b_claims.ipynb #a4247a93
+# %% ../nbs/11b_claims.ipynb #ce08007e
 def difference_cell(row)->str:
     "A difference as people read it, with its verdict where it has one."
     if row.verdict == "not tested": return "not tested"
@@ -186,14 +186,14 @@ def pair_words(table:DataFrame, keys=("arm", "against"))->DataFrame:
     "A long table of differences with one row a pair, one column a task."
     cells = table.assign(cell=[difference_cell(r) for r in table.itertuples()])
     rows = [dict(zip(keys, names)) | dict(zip(rows.task, rows.cell)) | dict(n_seeds=str(rows.n_seeds.max())) for names, rows in cells.groupby(list(keys), sort=False)]
-    return DataFrame(rows, columns=[*keys, *TASK_METRICS, "n_seeds"]).fillna("")
+    return DataFrame(rows, columns=[*keys, *TASK_METRICS, "n_seeds"]).astype(object).fillna("")
 
 def arm_words(table:DataFrame)->DataFrame:
     "Scores with intervals, and in which tasks the arm's first pair shows."
     verdicts = [[f"{task} {row[f'{task}_verdict']}" for task in TASK_METRICS if row[f"{task}_verdict"] in ("shown", "reversed")] for _, row in table.iterrows()]
     return readable(table.drop(columns="against")).assign(against=table.against, verdict=[", ".join(v) or ("not shown" if against else "") for v, against in zip(verdicts, table.against)])
 
-# %% ../nbs/11b_claims.ipynb #776885a2
+# %% ../nbs/11b_claims.ipynb #18d10fe4
 PUBLISHED = (   # system, VA, EXPR, AU, P, note, split, arXiv number
     ("this paper, ABAW7 first", .5420, .4286, .5580, 1.5286, "", "test", "2407.16945"),
     ("AIM3, ABAW4 first", None, None, None, 1.7607, "", "val", "2207.09373"),
@@ -213,7 +213,7 @@ def published_table()->DataFrame: # system, VA, EXPR, AU, P, note, split, source
     "Published MTL scores, by system and split."
     return DataFrame(PUBLISHED, columns=["system", "VA", "EXPR", "AU", "P", "note", "split", "source"]).assign(source=lambda t: "arXiv " + t.source)
 
-# %% ../nbs/11b_claims.ipynb #45672cdd
+# %% ../nbs/11b_claims.ipynb #bdaad469
 def over_seeds(runs:list,      # arrays of a record, one a seed
                key:str,        # (B, K) resamples in each
                estimates       # (S, K)
@@ -232,7 +232,7 @@ def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     numbers = table.select_dtypes("number").columns.drop("n_seeds")
     return table.assign(**table[numbers].astype(float).round(6) + 0.)
 
-# %% ../nbs/11b_claims.ipynb #eaf352e0
+# %% ../nbs/11b_claims.ipynb #e1ba1fb6
 NUMBERS = ("inside", "inside_lo", "inside_hi", "chance_others", "chance_area", "chance_untrained")
 
 def focus_arrays(records:Records)->list:  # one dict of arrays a seed
@@ -264,7 +264,7 @@ def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, across_see
     estimate, resamples = over_seeds(arrays, "excess_resamples", [[p["excess"] for p in run] for run in runs])
     return with_verdict(rows, "excess", estimate, resamples - np.nanmean(resamples, 0) + estimate)   # a distance is biased upwards: centred
 
-# %% ../nbs/11b_claims.ipynb #e7ffef76
+# %% ../nbs/11b_claims.ipynb #78dddb76
 VERDICTS = {"shown": ("#0173b2", "o", "#0173b2"), "reversed": ("#d55e00", "s", "#d55e00"), "not shown": ("#777777", "o", "white")}   # colour, marker, face
 
 def forest(axis, rows:DataFrame, places)->None:  # places: (N,) heights
@@ -302,7 +302,7 @@ def draw_fusion(records:Records, found:dict)->Figure|None:
     if not len(table): return None
     names = list(dict.fromkeys(table.arm))
     kinds = [n.partition(":")[0] if ":" in n else "same" for n in names]
-    figure = forests(table, "arm", names, [n.replace("same-", "three models of ") for n in names], [i for i in range(1, len(names)) if kinds[i] != kinds[i - 1]])
+    figure = forests(table, "arm", names, [n.replace("same-", "three models of ") for n in names], [i for i in range(1, len(names)) if kinds[i] != kinds[i - 1] and kinds.count(kinds[i]) > 1])
     figure.suptitle(f"Fusion against the same layers without fused features: {counted(table)}")
     return figure
 
@@ -317,7 +317,7 @@ def draw_claims(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Claims and their controls: {counted(table)}" + (f", {n} not tested" if (n := (table.verdict == 'not tested').sum()) else ""))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #2aa648f6
+# %% ../nbs/11b_claims.ipynb #98b31170
 def affinity(pairs:DataFrame,   # of table_tasks
              prefix:str=""      # "heads:" for second steps
             )->tuple:           # gain, mark: DataFrames of scores x partners; empty where there are no pairs
@@ -349,7 +349,7 @@ def draw_affinity(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Partners: {marks} of {sum(gain.notna().sum().sum() for _, gain, _ in panels)} gains or losses show (*)")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #7212a6da
+# %% ../nbs/11b_claims.ipynb #e292b134
 MODULE_COLORS = {"lstm": "#0173b2", "gru": "#de8f05", "tcn": "#029e73", "transformer": "#cc78bc"}
 
 def timed(arms:DataFrame)->DataFrame:  # module, window, shuffled, and the scores
@@ -361,7 +361,7 @@ def draw_windows(records:Records, found:dict)->Figure|None:
     "Score against window, module by module, one panel a task."
     table = timed(found["temporal"].arms) if "temporal" in found else DataFrame()
     if not len(table): return None
-    figure, best = Figure(figsize=(11, 3.9), layout="constrained"), []
+    figure, best = Figure(figsize=(11, 4.1), layout="constrained"), []
     alone, sizes = found["temporal"].arms.set_index("arm"), sorted(table.window.unique())
     for axis, task in zip(figure.subplots(1, 4), TASK_METRICS):
         if "joint+heads" in alone.index and pd.notna(alone[task]["joint+heads"]):
@@ -377,10 +377,11 @@ def draw_windows(records:Records, found:dict)->Figure|None:
     handles = [Line2D([], [], color=MODULE_COLORS.get(m, "#555555"), marker="o", label=m) for m in dict.fromkeys(table.module)]
     handles += [Line2D([], [], color="#555555", label="frame by frame"), Line2D([], [], color="#555555", marker="o", mfc="white", ls=":", label="frames shuffled")]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"Highest score by task: {', '.join(best)} (whether it shows: table_temporal_pairs)" if best else "Score by module and window")
+    against = found["temporal"].pairs[lambda t: t.against == "joint+heads"]
+    figure.suptitle(f"Windows against single frames: {counted(against)}" + f"\nHighest score: {', '.join(best)}"*bool(best))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #91cc7d77
+# %% ../nbs/11b_claims.ipynb #4633a59f
 TARGET_METRICS = {"AU": "AU", "EXPR": "EXPR", "VA": "VA", "P": "P"}
 
 def best_so_far(runs:list, sampler:str)->list:  # one array a seed
@@ -405,7 +406,7 @@ def importances(runs:list # records of one target's search
     study.add_trials([optuna.trial.create_trial(params={n: c[n] for n in of}, distributions=of, value=float(v)) for c, v in full])
     return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)))
 
-# %% ../nbs/11b_claims.ipynb #b7acd90c
+# %% ../nbs/11b_claims.ipynb #7429a4fa
 SAMPLER_COLORS = {"tpe": "#0173b2", "random": "#de8f05", "progressive": "#555555"}
 
 def draw_chosen(axis, runs:list, target:str)->None:
@@ -434,11 +435,11 @@ def draw_search(records:Records, found:dict)->Figure|None:
         column[1].set(xlabel="share of variance on dev", xlim=(0, 1), title=f"{max(shares, key=shares.get)} matters most"); column[1].tick_params(axis="y", labelsize=8)
     rows = found["search"].pairs[lambda t: t.against.str.endswith(": random") & t.arm.str.endswith(": tpe")] if "search" in found else DataFrame(columns=["verdict"])
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
     figure.suptitle("Search against chance, on validation: " + counted(rows))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #901fc062
+# %% ../nbs/11b_claims.ipynb #4c262ddb
 WAYS = {"crossfit": ("fitted on the other half", "#0173b2", "o", "-"), "optimistic": ("optimistic: fitted where it is reported", "#d55e00", "s", "--"), "dev": ("fitted on dev", "#029e73", "^", ":")}
 
 def post_gains(records:Records, judged:Judged)->DataFrame: # model, way, step, task, gain, with _lo and _hi
@@ -472,7 +473,7 @@ def draw_post(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Post-processing gains {cell(last.get('crossfit', np.nan))} on average over models and scores, cross-fitted;\ntuned where it is reported it would seem to gain {cell(last.get('optimistic', np.nan))}")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #e16a6d1a
+# %% ../nbs/11b_claims.ipynb #97475165
 def overlay(axis, face, saliency, most:float, region=None)->None:
     "A map over a face, and the outline of a region."
     axis.imshow(face.mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
@@ -504,7 +505,7 @@ def draw_focus(records:Records, found:dict)->Figure|None:
     figure.suptitle(words + (f"; {(units.verdict == 'shown').sum()} of {len(units)} units are looked at where they act" if len(units) else ""))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #c48bfa69
+# %% ../nbs/11b_claims.ipynb #dec53ee1
 NOTEBOOK = "nbs/11b_claims.ipynb"
 CHANGES = dict(pretraining="Where an encoder starts.", training="How it is trained: separate models, joint from the autoencoder's weights, joint from a task's.", tasks="Which tasks are learned together; `heads:` on stored features of the joint encoder.",
                fusion="Whose features are fused, and how; against the same layers without any. `same-`: three models of one task.", temporal="Modules and windows, on stored features of the joint encoder; @1 is the same module without a neighbour, `shuffled` the same window without its order.",
@@ -518,7 +519,9 @@ def pattern_of(name:str)->str: return {"search": "search-", "post": "post-"}.get
 
 def about(records:Records, name:str, judged:Judged)->str:
     "What a table's caption begins with."
-    return f"{kind_of(records.first)}. {sureness(len({s for sums in judged.of.values() for s in sums}), len(next(s for sums in judged.of.values() for s in sums.values()).names))} {CHANGES.get(name, '')}"
+    seeds, videos = {s for sums in judged.of.values() for s in sums}, len(next(s for sums in judged.of.values() for s in sums.values()).names)
+    alone = " One training an arm: verdicts hold for other people, not for another training." if len(seeds) == 1 else ""
+    return " ".join(filter(None, [f"{kind_of(records.first)}.", sureness(len(seeds), videos) + alone, CHANGES.get(name)]))
 
 def write_judged(records:Records, found:dict, folder)->None:
     "Two files for each table: its arms, and its pairs."
@@ -533,9 +536,9 @@ def write_focus(records:Records, folder)->None:
     begin = f"{kind_of(records.first)}. Integrated gradients of the separate models on validation faces; mean of {len(records.focus)} seed{'s' * (len(records.focus) != 1)}."
     for name, table, words in (("focus", focus_table(records), "Share of an action unit's saliency inside the region where the renderer moves it, against the other units' maps (chance_others); gain: the difference. The other columns of chance are the region's share of the area and an untrained model's map."),
                                ("focus_pairs", focus_pairs(records), "Total variation between two tasks' maps; floor: between halves of the videos within a task; excess: the difference. Across seeds: two tasks, and one task with itself.")):
-        if len(table): write_table(folder, f"table_{name}", table, table.assign(**{c: table[c].map(lambda v: cell(v, digits=3)) for c in table.select_dtypes("float")}).astype(str), sidecar(records, "focus-", f"{begin} {words} Interval and verdict over videos and seeds, Holm-adjusted over the rows.", NOTEBOOK))
+        if len(table): write_table(folder, f"table_{name}", table, table.assign(**{c: table[c].map(lambda v: cell(v, digits=3)) for c in table.select_dtypes("float")}).astype(str), sidecar(records, "focus-", f"{begin} {words} Interval and verdict over videos and seeds, Holm-adjusted over the rows.{blind(len(table), resamples_of(records))}", NOTEBOOK))
 
-# %% ../nbs/11b_claims.ipynb #8ff67f95
+# %% ../nbs/11b_claims.ipynb #e4732b86
 def write_searched(records:Records, folder)->None:
     "What each sampler chose for each target and seed."
     rows = []
@@ -557,15 +560,21 @@ def judge_all(records:Records)->dict:  # table -> Judged
     found = {name: judge(records, name) for name in (*TABLES, *sorted(set(records.tables) - set(TABLES)), "headline")}
     return {name: judged for name, judged in found.items() if judged is not None}
 
+def claims_text(records:Records)->str:
+    "What every table found, and every claim, as plain text."
+    found = judge_all(records)
+    tables = [f"{name}: {said(judged.pairs, resamples_of(records))}" for name, judged in found.items() if len(judged.pairs)]
+    return "\n".join([f"{kind_of(records.first)}.", *claim_words(claims_table(records, found)), *tables])
+
 def write_claims(records:Records, folder)->list:  # of sentences: what was found
-    "All tables, figures and sentences of the claims that the records allow; none where there is nothing to say."
+    "All tables and figures of the claims that the records allow."
     found = judge_all(records)
     claims = claims_table(records, found)
     write_judged(records, found, folder); write_searched(records, folder)
     if records.focus: write_focus(records, folder)
     sentences = claim_words(claims)
     if claims.verdict.isin(VERDICTS).any():
-        words = f"{about(records, '', next(iter(found.values())))}Difference of the two arms of the evidence; {VERDICT_WORDS} A letter marks a control. {' '.join(sentences)}{blind(int(claims.p.notna().sum()), resamples_of(records))}"
+        words = f"{about(records, '', next(iter(found.values())))} Difference of the two arms of the evidence; {VERDICT_WORDS} A letter marks a control. {' '.join(sentences)}{blind(int(claims.p.notna().sum()), resamples_of(records))}"
         shown = pair_words(claims.assign(evidence=claims.groupby("claim").evidence.transform(lambda e: "; ".join(dict.fromkeys(e)))), ("claim", "statement", "evidence"))
         write_table(folder, "table_claims", claims, shown, sidecar(records, "table-|search-|arm-", words, NOTEBOOK))
     if records.arms:

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from pandas import DataFrame
 from .core import AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_json
 from .metrics import ccc, paired_bootstrap
+from .claims import claims_text, write_claims
 from .tables import (ARMS, BOUNDS, COLORS, EXPRESSION_COLORS, FLOORS, SCORE_COLUMNS, SCORES, STYLE, Records, caption, cell, empty, known, read_arrays, read_records,
                           read_table, readable, score_row, score_table, sidecar, sums_of, write_figure, write_table)
 
@@ -314,7 +315,7 @@ def write_report(records_dir, # a folder of records
     records, target = read_records(records_dir), Path(figures_dir)
     with atomic(target/".report") as temporary:
         temporary.mkdir()
-        write_figures(records, temporary); write_tables(records, temporary)
+        write_figures(records, temporary); write_tables(records, temporary); write_claims(records, temporary)
         fresh = {path.name: path for path in temporary.iterdir()}
         for old in target.iterdir():
             if re.fullmatch(r"(table|fig)_\w+\.(csv|md|json|svg|png)", old.name) and old.name not in fresh: old.unlink()
@@ -324,8 +325,9 @@ def write_report(records_dir, # a folder of records
 
 # %% ../nbs/12_report.ipynb #81c494cc
 def headline_text(records_dir)->str:
-    "Headline and baselines as plain text, with what leads and a caption."
+    "Headline and baselines as plain text, with what leads and a caption; without arms of the headline, what the tables found."
     records = read_records(records_dir)
+    if not records.arms: return claims_text(records)
     tables = [readable(score_table(records, arms)).rename(columns={"n_seeds": "seeds"}) for arms in (ARMS, FLOORS)]
     words = pd.concat([t for t in tables if len(t)])
     lines = words.to_markdown(index=False, tablefmt="simple", disable_numparse=True).splitlines()
