@@ -63,7 +63,8 @@ def search(run:Run, target:str, kind:str, seed:int)->list:  # finished trials of
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(place/f"{target}-{kind}-{key}.log")))
     study = optuna.create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
-    finished = lambda: [t for t in study.trials if t.state.is_finished()]
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)   # not one that was cut off
+    finished = lambda: study.get_trials(deepcopy=False, states=ended)
     while (done := len(finished())) < trials:
         study.sampler = make_sampler(kind, done, trials, seed, target)
         study.optimize(lambda trial: run_trial(run, target, seed, trial, place/f"{target}-{kind}"), n_trials=1)
