@@ -1,0 +1,127 @@
+"""The strategy search and the arms on a toy run: what the examples of 05c, 09 and 10 cannot show."""
+import json
+from dataclasses import replace
+import numpy as np
+import optuna
+import pytest
+import torch
+from safetensors.torch import save_file
+from affnb.arms import Table, arm_config, second_steps, strategy, tables_of
+from affnb.core import UsageError
+from affnb.heads import labelled_tasks, only_tasks, train_head
+from affnb import ablations, search
+from toy import toy_run
+
+torch.set_num_threads(1)
+FAST = dict(head_epochs=2, search_trials=4)
+
+
+def with_progressive(run):
+    "The headline's arm, as 08 would have left it."
+    rows = run.table.loc[run.table["part"] != "train", "row"].to_numpy(copy=True)
+    (run.folder/"seed0"/"progressive").mkdir(parents=True, exist_ok=True)
+    stored = {task: torch.rand(len(rows), size, generator=torch.Generator().manual_seed(0)) for task, size in (("AU", 12), ("EXPR", 8), ("VA", 2))}
+    save_file(dict(rows=torch.from_numpy(rows), **stored), run.folder/"seed0"/"progressive"/"predictions.safetensors")
+    return run
+
+
+def told(record):
+    "A search's record without what depends on the clock."
+    return [{k: v for k, v in t.items() if k != "seconds"} for t in record["trials"]], [{k: v for k, v in e.items() if k != "seconds"} for e in record["arms"]]
+
+
+def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    "Cut off in its third trial, which leaves a trial that never ends in the study's file: the same trials, the same choice."
+    whole = search.run_search(with_progressive(toy_run(tmp_path/"whole", **FAST)), "AU", 0)
+    cut, trained = with_progressive(toy_run(tmp_path/"cut", **FAST)), []
+    def train(*words, **more):
+        trained.append(1)
+        if len(trained) == 3: raise KeyboardInterrupt
+        return train_head(*words, **more)
+    monkeypatch.setattr(search, "train_head", train)
+    with pytest.raises(KeyboardInterrupt): search.run_search(cut, "AU", 0)
+    monkeypatch.setattr(search, "train_head", train_head)
+    assert told(search.run_search(cut, "AU", 0)) == told(whole)
+    assert len(whole["trials"]) == 8 and {t["sampler"] for t in whole["trials"]} == {"tpe", "random"}
+    best = {kind: max((t["dev"] for t in whole["trials"] if t["sampler"] == kind)) for kind in ("tpe", "random")}
+    assert {e["arm"]: e["dev"] for e in whole["arms"] if e["arm"] != "progressive"} == best
+
+
+def test_no_validation_label_reaches_a_choice(tmp_path):
+    run = with_progressive(toy_run(tmp_path/"a", **FAST))
+    other = with_progressive(toy_run(tmp_path/"b", **FAST))
+    wrong = other.table.assign(valence=np.where(other.table["part"] == "validation", -other.table["valence"], other.table["valence"]))
+    for task, values in other.targets.items():
+        rows = other.table.loc[other.table["part"] == "validation", "row"]
+        values[rows] = -values[rows] if task == "VA" else 0
+    first, second = (search.run_search(r, "VA", 0) for r in (run, replace(other, table=wrong)))
+    choices = lambda record: [(t["choice"], t["dev"]) for t in record["trials"]]
+    assert choices(first) == choices(second) and [e["change"] for e in first["arms"]] == [e["change"] for e in second["arms"]]
+    assert [t["validation"]["VA"] for t in first["trials"]] != [t["validation"]["VA"] for t in second["trials"]]
+
+
+def test_a_target_without_labels_has_an_empty_record(tmp_path):
+    run = with_progressive(toy_run(tmp_path, tasks=("EXPR",), **FAST))
+    run = only_tasks(run)
+    record = search.run_search(run, "AU", 0)
+    assert record["arms"] == record["trials"] == [] and json.loads((tmp_path/"seed0"/"search"/"AU.json").read_text()) == {"change": {}}
+
+
+def test_a_label_that_an_arm_does_not_learn_changes_nothing(tmp_path):
+    "heads:AU, with the expressions of all frames shuffled: the same weights to the last bit."
+    run, weights = toy_run(tmp_path, **FAST), []
+    for labels in (run.targets["EXPR"].copy(), np.random.default_rng(0).permutation(run.targets["EXPR"])):
+        run.targets["EXPR"][:] = labels
+        shuffled = replace(run, table=run.table.assign(expression=labels), config=arm_config(run.config, "heads:AU"))
+        model, _, predictions = train_head(shuffled, 0, tmp_path/str(len(weights)))
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+        assert set(predictions) == {"AU"}
+    assert torch.equal(*weights)
+
+
+def test_order_and_company_change_no_arm(tmp_path, monkeypatch):
+    run, names = toy_run(tmp_path, **FAST), ("fusion-none", "sum:AU+VA", "gru@5", "same-EXPR", "gru@6 shuffled")
+    def entries(arms):
+        monkeypatch.setattr(ablations, "tables_of", lambda config: {"some": Table(tuple(arms), ())})
+        record = ablations.run_table(run, "some", 0)
+        import shutil; shutil.rmtree(tmp_path/"seed0"/"tables")
+        return {e["arm"]: {k: v for k, v in e.items() if k != "seconds"} for e in record["arms"]}
+    forward, backward, alone = entries(names), entries(names[::-1]), entries(names[2:3])
+    assert forward == backward and alone["gru@5"] == forward["gru@5"]
+    assert forward["gru@6 shuffled"]["statistics"] != entries(["gru@6"])["gru@6"]["statistics"]
+
+
+def test_arms_that_cannot_be_trained_here_have_entries_without_scores(tmp_path, monkeypatch):
+    run = toy_run(tmp_path, **FAST)
+    save_file({}, tmp_path/"seed0"/"AU"/"features.safetensors")   # as 07 leaves where a task has no labels
+    monkeypatch.setattr(ablations, "tables_of", lambda config: {"some": Table(("sum:AU", "sum:AU+VA", "heads:EXPR"), ())})
+    found = {e["arm"]: e for e in ablations.run_table(run, "some", 0)["arms"]}
+    assert found["sum:AU"]["metrics"]["P"] is None and found["sum:AU"]["dev"] is None
+    assert found["sum:AU+VA"]["metrics"]["P"] > 0 and found["heads:EXPR"]["metrics"]["AU"] is None and found["heads:EXPR"]["metrics"]["EXPR"] is not None
+
+
+def test_unknown_names_are_refused(tmp_path):
+    run = toy_run(tmp_path, **FAST)
+    with pytest.raises(UsageError, match="did you mean `fusion`"): ablations.run_table(run, "fusoin", 0)
+    with pytest.raises(UsageError, match="did you mean"): arm_config(run.config, "progresive")
+
+
+@pytest.mark.parametrize("target", ["AU", "EXPR", "VA", "P"])
+def test_every_strategy_of_the_space_is_a_config(target):
+    from affnb.core import Config, check_config
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(60):
+        change = strategy(target, search.choose(study.ask(), target))
+        config = check_config(replace(Config(), **change))
+        assert target in (*config.tasks, "P") and (target != "P" or len(config.tasks) == 3)
+
+
+def test_every_arm_of_every_table_has_settings_that_hold():
+    from affnb.core import Config, check_config
+    for ablations_ in ("few", "all", "more"):
+        config = Config(ablations=ablations_)
+        for table in tables_of(config).values():
+            for arm in table.arms:
+                if arm not in ("separate", "searched"): check_config(arm_config(config, arm))
+    changes = {name: sorted(change.items(), key=str) for name, change in second_steps(Config(temporal="lstm", window=25)).items()}
+    assert {"lstm@25", "lstm@25 shuffled", "gru@30"} <= set(changes)
