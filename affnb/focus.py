@@ -6,8 +6,8 @@
 __all__ = ['PEOPLE', 'SHARE', 'OUTPUTS', 'STEPS', 'BATCH', 'FRAMES', 'ACTIVE', 'SPLITS', 'UNTRAINED', 'unit_changes',
            'smallest_region', 'answer_of', 'attribute', 'to_shares', 'spread', 'is_active', 'plan_jobs', 'take_faces',
            'saliency', 'separate_model', 'cell_of', 'sums_by_video', 'mean_map', 'look', 'inside_shares', 'bounds',
-           'unit_rows', 'total_variation', 'halves_of', 'half_distances', 'centred_bounds', 'pair_rows', 'look_at_all',
-           'sanity_rows', 'focus_tables', 'leave_focus']
+           'unit_rows', 'total_variation', 'halves_of', 'half_maps', 'half_distance', 'centred_bounds', 'pair_rows',
+           'look_at_all', 'sanity_rows', 'focus_tables', 'leave_focus']
 
 # %% ../nbs/10a_focus.ipynb #c9143328
 import numpy as np, pandas as pd, torch
@@ -233,14 +233,17 @@ def halves_of(videos:int,        # V, at least 2
     chance, even = np.random.default_rng([0, videos]), np.arange(videos) % 2 == 0
     return np.stack([even, *(chance.permutation(even) for _ in range(n - 1))])
 
-def half_distances(a:tuple, b:tuple,   # (sums, counts) of two tasks
-                   weights:ndarray,    # (V,) how often each video counts
-                   halves:ndarray      # (S, V) bool
-                  )->tuple:            # distance, floor
-    "Mean total variation between halves of the videos: between the two tasks, and within one and the same."
-    (a1, a2), (b1, b2) = ([mean_map(*task, weights*half) for half in (halves, ~halves)] for task in (a, b))
-    mean = lambda *pairs: float(np.mean([d for p, q in pairs for d in total_variation(p, q) if not np.isnan(d)] or np.nan))
-    return mean((a1, b2), (b1, a2)), mean((a1, a2), (b1, b2))
+def half_maps(pair:tuple,      # (sums, counts) of a task
+              weights:ndarray, # (V,) how often each video counts
+              halves:ndarray   # (S, V) bool
+             )->tuple:         # (S, G, G) of the first halves, of the second
+    "The mean maps on both halves of every split."
+    return mean_map(*pair, weights*halves), mean_map(*pair, weights*~halves)
+
+def half_distance(a:tuple, b:tuple)->float:  # of `half_maps`
+    "Mean total variation between a on one half of the videos and b on the other, over splits; of a task with itself, the floor."
+    between = np.concatenate([total_variation(a[0], b[1]), total_variation(b[0], a[1])] if a is not b else [total_variation(*a)])
+    return float(between[~np.isnan(between)].mean()) if not np.isnan(between).all() else np.nan
 
 # %% ../nbs/10a_focus.ipynb #04a15053
 def centred_bounds(estimate:float, resamples:ndarray)->tuple:  # value, lo, hi; None where unknown
@@ -255,9 +258,11 @@ def pair_rows(seen:dict,        # task -> (sums, counts)
     "distance, floor and excess of each pair of tasks, with intervals over videos; none from fewer than four videos."
     tasks, rows, kept = [t for t in TASKS if t in seen], [], []
     if weights.shape[1] < 4: return [], np.zeros((len(weights) - 1, 0))
-    halves = halves_of(weights.shape[1])
-    for a, b in [(a, b) for i, a in enumerate(tasks) for b in tasks[i+1:]]:
-        distance, floor = np.array([half_distances(seen[a], seen[b], w, halves) for w in weights]).T
+    halves, all_pairs = halves_of(weights.shape[1]), [(a, b) for i, a in enumerate(tasks) for b in tasks[i:]]   # each task with itself, too
+    maps = ({task: half_maps(seen[task], w, halves) for task in tasks} for w in weights)
+    between = dict(zip(all_pairs, np.array([[half_distance(m[a], m[b]) for a, b in all_pairs] for m in maps]).T))
+    for a, b in [pair for pair in all_pairs if pair[0] != pair[1]]:
+        distance, floor = between[a, b], (between[a, a] + between[b, b])/2
         excess = distance - floor
         (d, lo, hi), (e, e_lo, e_hi) = (centred_bounds(x[0], x[1:]) for x in (distance, excess))
         rows.append(dict(a=a, b=b, distance=d, lo=lo, hi=hi, floor=float(floor[0]), excess=e, excess_lo=e_lo, excess_hi=e_hi, videos=weights.shape[1]))
@@ -265,7 +270,7 @@ def pair_rows(seen:dict,        # task -> (sums, counts)
     return rows, np.stack(kept, 1) if kept else np.zeros((len(weights) - 1, 0))
 
 # %% ../nbs/10a_focus.ipynb #ab3d8740
-UNTRAINED = 40   # common faces on which the untrained model is looked at
+UNTRAINED = 24   # common faces on which the untrained model is looked at
 
 def look_at_all(run:Run, seed:int, frames:int=FRAMES, active:int=ACTIVE)->dict:  # seen, blank: name -> (sums, counts); gaps: task -> number; videos, face, cell, jobs
     "Sums by video of every task and output, of the trained and of the untrained models."
@@ -288,7 +293,8 @@ def sanity_rows(seen:dict, blank:dict, gaps:dict,  # as `look_at_all` has them
     "Whether maps are the model's: how far the untrained model's map is, and how far those of two halves of the videos."
     rows = []
     for task, gap in gaps.items():
-        floor = half_distances(seen[task], seen[task], np.ones(videos), halves_of(videos))[1] if videos > 1 else None
+        halved = half_maps(seen[task], np.ones(videos), halves_of(videos))
+        floor = half_distance(halved, halved) if videos > 1 else None
         rows.append(dict(task=task, gap=gap, untrained=float(total_variation(mean_map(*seen[task]), mean_map(*blank[task]))), floor=floor))
     return rows
 
