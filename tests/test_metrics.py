@@ -183,6 +183,34 @@ def test_bootstrap_is_reproducible_and_averages_seeds():
     absent = bootstrap([video_statistics({}, *make(50, 0)[1:], np.arange(50)//5)], 20)
     assert absent["P"] == (None, None, None)
 
+def test_seeds_are_drawn_beside_videos():
+    "Owen's pigeonhole bootstrap, written with loops; few seeds are stretched to the spread of their mean."
+    from affnb.metrics import mean_scores, resample_counts, resample_seeds, seed_scores
+    runs = [video_statistics(*make(240, seed=s), np.arange(240)//20) for s in range(3)]
+    counts, weights = resample_counts(12, 30, 5), resample_seeds(3, 30, 5)
+    fast = mean_scores(runs, counts, weights)
+    for metric in ("P", "CCC_valence", "AU_per_unit"):
+        each = [seed_scores(s, counts)[metric] for s in runs]
+        for r in range(30): np.testing.assert_allclose(fast[metric][r], sum(weights[r, s]*each[s][r] for s in range(3)), atol=1e-12)
+    for seeds in (2, 3, 10):
+        luck, weights = np.random.default_rng(seeds).normal(size=seeds), resample_seeds(seeds, 100_000, 0)
+        np.testing.assert_allclose(weights.sum(1), 1)
+        assert (weights @ luck).std() == pytest.approx(luck.std(ddof=1)/np.sqrt(seeds), rel=.02)
+    assert abs(np.corrcoef(resample_seeds(3, 100_000, 0)[:, 0], resample_counts(12, 100_000, 0)[:, 0])[0, 1]) < .02, "two draws, not one"
+
+def test_unlike_seeds_widen_the_interval_and_one_seed_changes_nothing():
+    predictions, targets, masks = make(1000, 0); names = np.arange(1000)//25
+    runs = [video_statistics(predictions | {"VA": predictions["VA"]*(1 - k) + targets["VA"]*k}, targets, masks, names) for k in (0, .2, .4)]
+    width = lambda runs: np.diff(bootstrap(runs, 500)["VA"][1:])[0]
+    assert width(runs) > 1.5*width(runs[1:2]) and width([runs[1]]*3) == pytest.approx(width(runs[1:2]))
+    from affnb.metrics import resample_counts, resample_seeds
+    assert (resample_seeds(1, 9, 0) == 1).all()
+    counts = resample_counts(40, 200, 0)
+    plain = score_from_statistics(counts @ runs[0].values)["P"]
+    lo, hi = interval(score_from_statistics(np.ones((1, 40)) @ runs[0].values)["P"][0], plain)
+    assert bootstrap(runs[:1], 200)["P"][1:] == (lo, hi), "bit for bit what it was when videos alone were drawn"
+    with pytest.raises(ValueError): counts[0] = 0             # shared between comparisons, so not to be written on
+
 def test_other_videos_or_seeds_are_not_compared():
     a, b = (video_statistics(*make(40, 0), names) for names in (np.arange(40)//10, np.arange(40)//8))
     for wrong in (lambda: bootstrap([a, b]), lambda: paired_bootstrap([a], [b]), lambda: paired_bootstrap([a, a], [a]), lambda: bootstrap([])):

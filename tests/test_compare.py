@@ -1,0 +1,221 @@
+"Planted effects: where joint training helps, hurts or does nothing, the statistics must say so; false finds; Holm; p and interval."
+import subprocess, sys, time
+import numpy as np, pandas as pd, pytest, torch
+from torch import nn
+from affnb.compare import METRICS, compare, holm, p_value, verdict
+from affnb.core import AffnbError, Config, UsageError
+from affnb.data import Batch
+from affnb.metrics import interval, mean_scores, paired_resamples, resample_counts, video_statistics
+from affnb.train import make_optimizer, task_losses, total_loss
+
+# -- planted effects: small models, truly trained -----------------------------------------------------------------------------------
+
+VIDEOS, FRAMES, PIXELS = 60, 12, 40
+OUT = {"AU": 12, "VA": 2}
+
+def draw(rng, mixing, au, va, videos=VIDEOS):
+    "Faces whose causes are half the person's and half the moment's: features (V, T, D), and labels that are functions of the causes."
+    causes = np.sqrt(.5)*rng.normal(size=(videos, 1, len(mixing))) + np.sqrt(.5)*rng.normal(size=(videos, FRAMES, len(mixing)))
+    seen = causes @ mixing + rng.normal(0, 1, (videos, FRAMES, PIXELS))
+    tensor = lambda a: torch.tensor(a, dtype=torch.float32)
+    return tensor(seen), {"AU": tensor(causes @ au > .3), "VA": tensor(np.tanh(.7*(causes @ va) + rng.normal(0, .1, (videos, FRAMES, 2))))}
+
+class Toy(nn.Module):
+    "A trunk that all tasks share, and a linear head a task."
+    def __init__(self, tasks, width, frozen):
+        super().__init__()
+        self.trunk, self.heads = nn.Linear(PIXELS, width), nn.ModuleDict({task: nn.Linear(width, OUT[task]) for task in tasks})
+        self.trunk.requires_grad_(not frozen)
+    def forward(self, seen):
+        hidden = self.trunk(seen)
+        return {task: torch.tanh(out) if task == "VA" else out for task, out in ((task, head(hidden)) for task, head in self.heads.items())}
+
+def trained(tasks, width, frozen, seed, data, labelled, weight, steps=200):
+    "A model of some tasks, with the losses of the chain; every model has a start and an order of its own."
+    torch.manual_seed(1000*seed + sum(map(ord, "".join(tasks))))
+    (seen, targets), model = data, Toy(tasks, width, frozen)
+    masks = {task: torch.zeros_like(t, dtype=torch.bool) for task, t in targets.items()}
+    for task, mask in masks.items(): mask[:labelled[task]] = True
+    optimizer, config = make_optimizer(model, .02, .01), Config(weight_valence=weight, weight_arousal=weight)
+    for step in range(steps):
+        for group in optimizer.param_groups: group["lr"] = .02*(1 - step/steps)
+        rows = torch.cat([torch.randint(n, (8,)) for n in labelled.values()])
+        batch = Batch(None, {t: v[rows] for t, v in targets.items()}, {t: v[rows] for t, v in masks.items()}, None, None, None)
+        loss = total_loss(task_losses(model(seen[rows]), batch, {"AU": torch.ones(12)}), config)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+    return model.eval()
+
+def arms_of(mixing, au, va, width, labelled, frozen=False, weight=1., seeds=3, world=0):
+    "joint and separate: {seed: Statistics} on new people."
+    rng = np.random.default_rng(world)
+    data, (seen, targets) = draw(rng, mixing, au, va, max(labelled.values())), draw(rng, mixing, au, va)
+    flat = {task: t.flatten(0, 1).numpy() for task, t in targets.items()}
+    names, everywhere = np.repeat([f"{v:03d}" for v in range(VIDEOS)], FRAMES), {task: np.ones(t.shape, bool) for task, t in flat.items()}
+    arms = {"joint": {}, "separate": {}}
+    for seed in range(seeds):
+        for arm, groups in (("joint", [("AU", "VA")]), ("separate", [("AU",), ("VA",)])):
+            outputs = {t: o.detach().flatten(0, 1) for tasks in groups for t, o in trained(tasks, width, frozen, seed, data, labelled, weight)(seen).items()}
+            predictions = {"AU": torch.sigmoid(outputs["AU"]).numpy(), "VA": outputs["VA"].numpy()}
+            arms[arm][seed] = video_statistics(predictions, flat, everywhere, names)
+    return arms
+
+def verdicts(arms):
+    table = compare([("joint", "separate")], arms, ("AU", "CCC_valence", "CCC_arousal"), 4000)
+    print(table.round(3).to_string())
+    return table.set_index("metric").verdict.to_dict()
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(before)
+
+def matrices(rng, causes):
+    "What causes look like, and what they mean for action units and for affect: directions of length 1, so that no label is louder than another."
+    mixing, au, va = rng.normal(0, .6/np.sqrt(causes), (causes, PIXELS)), rng.normal(0, 1, (causes, 12)), rng.normal(0, 1, (causes, 2))
+    return mixing, au/np.linalg.norm(au, axis=0), va/np.linalg.norm(va, axis=0)
+
+def test_where_joint_helps_it_is_shown():
+    "Both tasks look at the same three causes; valence and arousal are labelled in three videos, action units in sixty."
+    mixing, au, va = matrices(np.random.default_rng(1), 3)
+    said = verdicts(arms_of(mixing, au, va, 3, {"AU": 60, "VA": 3}, weight=.1))
+    assert said["CCC_valence"] == said["CCC_arousal"] == "shown"
+
+def test_where_joint_hurts_it_is_reversed():
+    "Action units and affect have causes of their own, and the trunk has room for two of the four only."
+    mixing, au, va = matrices(np.random.default_rng(2), 4)
+    au[:2], va[2:] = 0, 0          # two causes are for affect, two for the units
+    said = verdicts(arms_of(mixing, au, va, 2, {"AU": 60, "VA": 60}))
+    assert "reversed" in said.values() and "shown" not in said.values()
+
+def test_where_joint_does_nothing_nothing_is_shown():
+    "A trunk that does not learn: the tasks cannot touch each other, only the luck of start and order is left."
+    mixing, au, va = matrices(np.random.default_rng(3), 4)
+    for world in range(2):
+        said = verdicts(arms_of(mixing, au, va, 64, {"AU": 60, "VA": 60}, frozen=True, world=world))
+        assert set(said.values()) == {"not shown"}
+
+# -- false finds: nothing is there, with luck of people and of training -----------------------------------------------------------
+
+def equals(rng, seeds=3, people=.1, luck=.2, both=.2, videos=40, frames=10):
+    "Two arms that are equally good, {seed: Statistics} each; a training's luck is how much of the mood it sees."
+    noise = lambda size, *shape: size*rng.normal(size=shape)
+    mood, hard = noise(.35, videos, 1) + noise(.2, videos, frames), noise(.25, videos, 1)
+    names, everywhere = np.repeat([f"{v:02d}" for v in range(videos)], frames), {"VA": np.ones((videos*frames, 2), bool)}
+    two = lambda a: {"VA": np.stack([a.ravel()]*2, 1)}
+    def arm():
+        own = noise(people, videos, 1)
+        guesses = [mood*(1 + luck*rng.normal()) + hard + own + noise(both, videos, 1) + noise(.1, videos, frames) for _ in range(seeds)]
+        return {s: video_statistics(two(g), two(mood), everywhere, names) for s, g in enumerate(guesses)}
+    return arm(), arm()
+
+def test_false_finds_are_rare_with_seeds_drawn_and_many_without():
+    rng, repeats, of = np.random.default_rng(0), 200, {}
+    for i in range(repeats): of[f"a{i}"], of[f"b{i}"] = equals(rng)
+    drawn = compare([(f"a{i}", f"b{i}") for i in range(repeats)], of, ["CCC_valence"], 1000)
+    counts, alone = resample_counts(40, 1000, 0), []
+    for i in range(repeats):
+        a, b = (mean_scores(list(of[f"{name}{i}"].values()), counts)["CCC_valence"] for name in "ab")
+        alone.append(p_value(drawn.difference[i], a - b))
+    rate, rate_alone = (drawn.p < .05).mean(), (np.array(alone) < .05).mean()
+    print(f"false finds: videos and seeds {rate:.3f}, videos alone {rate_alone:.3f}")
+    assert rate <= .05 and rate_alone > .12
+    assert ((drawn.lo > 0) | (drawn.hi < 0)).mean() == pytest.approx(rate, abs=.01)
+
+# -- p values, Holm, verdicts -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", ["normal", "skewed", "biased", "steps"])
+def test_p_agrees_with_the_interval(shape):
+    rng, agreed, near = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        value = rng.normal(0, .02)
+        noise = {"normal": rng.normal(0, .01, 2000), "skewed": rng.exponential(.01, 2000) - .01, "biased": rng.normal(.003, .01, 2000), "steps": np.round(rng.normal(0, .01, 2000), 2)}[shape]
+        value = round(value, 2) if shape == "steps" else value
+        (lo, hi), p = interval(value, value + noise), p_value(value, value + noise)
+        near += abs(p - .05) < .002
+        agreed += ((lo > 0 or hi < 0) == (p < .05)) or abs(p - .05) < .002
+        assert 2/2001 <= p <= 1
+    assert agreed == 300 and near < 30
+
+def test_p_where_there_is_nothing_to_say():
+    assert p_value(0., np.zeros(50)) == 1 and p_value(0., np.random.default_rng(0).normal(size=50)) == 1
+    assert np.isnan(p_value(np.array([np.nan, .1]), np.full((20, 2), np.nan))).all()
+    assert p_value(.5, np.full(99, .5)) == pytest.approx(.02)
+    both = np.random.default_rng(0).normal(.01, .01, 4000)
+    assert p_value(.01, both) == pytest.approx(p_value(-.01, -both), abs=1e-3), "the sign of the difference does not matter"
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([.01, .04, .03, .005]), [.03, .06, .06, .02])
+    np.testing.assert_allclose(holm([.5, np.nan, .9, .02]), [1, np.nan, 1, .06])
+    assert np.isnan(holm([np.nan, np.nan])).all() and holm([]).shape == (0,) and holm([.2]) == .2
+    given = np.array([.01, np.nan]); holm(given)
+    assert given[0] == .01 and np.isnan(given[1]), "what was given is left alone"
+
+def test_verdict_of_a_corrected_p():
+    assert [verdict(.1, .049), verdict(-.1, .049), verdict(.1, .05), verdict(0., .01), verdict(np.nan, np.nan), verdict(.1, np.nan)] == ["shown", "reversed", "not shown", "not shown", "–", "–"]
+
+# -- the table --------------------------------------------------------------------------------------------------------------------
+
+def arms(names=("a", "b", "c"), seeds=3, videos=20, tasks=("AU", "EXPR", "VA"), gain=dict(b=.5)):
+    rng = np.random.default_rng(0); n = videos*15
+    targets = dict(AU=(rng.random((n, 12)) < .3).astype(float), EXPR=rng.integers(0, 8, n), VA=rng.uniform(-1, 1, (n, 2)))
+    masks, of = {t: np.ones(v.shape, bool) for t, v in targets.items()}, {}
+    for name in names:
+        noise = 1 - gain.get(name, 0)
+        guess = lambda: dict(AU=np.clip(targets["AU"] + rng.normal(0, noise, (n, 12)), 0, 1), EXPR=np.eye(8)[targets["EXPR"]] + rng.gumbel(0, noise, (n, 8)), VA=targets["VA"] + rng.normal(0, noise, (n, 2)))
+        of[name] = {s: video_statistics({t: v for t, v in guess().items() if t in tasks}, targets, masks, np.arange(n)//15) for s in range(seeds)}
+    return of
+
+def test_a_row_does_not_know_its_company():
+    of = arms(("a", "b", "c", "d"))
+    full = compare([("b", "a"), ("c", "a"), ("d", "b")], of, n=1000)
+    turned = compare([("d", "b"), ("c", "a"), ("b", "a")], dict(reversed(of.items())), METRICS[::-1], n=1000)
+    alone = compare([("b", "a")], {name: of[name] for name in "ba"}, ["EXPR"], n=1000)
+    assert full.arm.tolist() == ["b"]*4 + ["c"]*4 + ["d"]*4 and full.metric.tolist() == list(METRICS)*3
+    key, columns = ["arm", "against", "metric"], ["difference", "lo", "hi", "p", "n_seeds"]
+    one, other = full.set_index(key)[columns], turned.set_index(key)[columns]
+    pd.testing.assert_frame_equal(one, other.loc[one.index], check_exact=True)
+    pd.testing.assert_frame_equal(alone.set_index(key)[columns], one.loc[[("b", "a", "EXPR")]], check_exact=True)
+    np.testing.assert_allclose(full.p_holm, holm(full.p))
+    assert (full.verdict[:4] == "shown").all() and (full.verdict[8:] == "reversed").all() and (full.verdict[4:8] == "not shown").all()
+
+def test_a_row_is_the_paired_bootstrap():
+    of = arms()
+    row = compare([("b", "a")], of, ["P"], n=500, seed=3).iloc[0]
+    estimate, resamples = paired_resamples(list(of["b"].values()), list(of["a"].values()), 500, 3)
+    assert row.difference == estimate["P"][0] and (row.lo, row.hi) == tuple(map(float, interval(estimate["P"][0], resamples["P"]))) and row.p == p_value(estimate["P"][0], resamples["P"])
+    assert list(row.index) == ["arm", "against", "metric", "difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds"]
+
+def test_only_seeds_that_both_have_are_paired():
+    of = arms(); fewer = of | {"a": {s: of["a"][s] for s in (2, 0)}}
+    table, same = compare([("b", "a")], fewer, n=300), compare([("b", "a")], {"a": {s: of["a"][s] for s in (0, 2)}, "b": {s: of["b"][s] for s in (0, 2)}}, n=300)
+    assert (table.n_seeds == 2).all(); pd.testing.assert_frame_equal(table, same)
+
+def test_a_dash_where_nothing_can_be_compared():
+    of = arms(tasks=("AU", "VA")) | {"alien": {9: arms()["a"][0]}}
+    table = compare([("b", "a"), ("b", "alien"), ("b", "missing")], of, n=300).set_index(["against", "metric"])
+    assert table.verdict["a", "EXPR"] == "–" and table.loc["a"].drop("EXPR").p.notna().all() and (table.verdict[["alien", "missing"]] == "–").all()
+    assert table.loc["missing", ["difference", "lo", "hi", "p", "p_holm"]].isna().all().all() and (table.n_seeds[["alien", "missing"]] == 0).all()
+    single = compare([("b", "a")], arms(videos=1), n=50)
+    assert single.difference.notna().all() and single.p.isna().all() and (single.verdict == "–").all(), "one video says nothing about other videos"
+    assert compare([], of).empty
+
+def test_wrong_tables_are_refused():
+    of = arms()
+    with pytest.raises(UsageError, match="CCC_valence"): compare([("b", "a")], of, ["valence"])
+    with pytest.raises(UsageError): compare([("b", "a")], of, ["AU_per_unit"])
+    with pytest.raises(AffnbError, match="different videos"): compare([("b", "a")], of | {"a": arms(videos=12)["a"]}, n=50)
+
+def another(statistics, rng):
+    "The same videos, some counted a little more than others: another training, as far as time is concerned."
+    return type(statistics)(statistics.names, statistics.columns, statistics.values*rng.uniform(.9, 1.1, (len(statistics.names), 1)))
+
+def test_a_large_table_takes_seconds():
+    rng, of = np.random.default_rng(0), arms(videos=80)
+    many = {f"arm{i}": {s: another(of["a"][s], rng) for s in range(3)} for i in range(30)}
+    start = time.process_time()
+    table = compare([(f"arm{i}", "arm0") for i in range(1, 30)] + [(f"arm{i}", "arm1") for i in range(2, 30)], many)
+    assert time.process_time() - start < 10 and len(table) == 57*4, "57 pairs of 3 seeds, 10,000 resamples"
+    assert ((table.lo <= table.difference) & (table.difference <= table.hi)).all()
+
+def test_statsmodels_is_imported_when_it_is_needed():
+    code = "import sys, affnb.compare as c; assert 'statsmodels' not in sys.modules; c.holm([.1]); assert 'statsmodels' in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
