@@ -6,28 +6,29 @@
 __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'CLAIMS', 'PUBLISHED', 'NUMBERS', 'VERDICTS', 'MODULE_COLORS', 'TARGET_METRICS',
            'SAMPLER_COLORS', 'WAYS', 'NOTEBOOK', 'CHANGES', 'VERDICT_WORDS', 'FIGURES', 'pairs_in', 'tasks_touched',
            'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'pair_table', 'arm_table', 'judge', 'listed',
-           'blind', 'said', 'claim_rows', 'claims_table', 'claim_words', 'difference_cell', 'pair_words', 'arm_words',
-           'published_table', 'over_seeds', 'with_verdict', 'focus_arrays', 'focus_table', 'between_seeds',
-           'focus_pairs', 'forest', 'forests', 'counted', 'draw_fusion', 'draw_claims', 'affinity', 'draw_affinity',
-           'timed', 'draw_windows', 'best_so_far', 'importances', 'draw_chosen', 'draw_search', 'post_gains',
-           'draw_post', 'overlay', 'draw_focus', 'pattern_of', 'about', 'write_judged', 'write_focus', 'write_searched',
-           'judge_all', 'claims_text', 'write_claims']
+           'blind', 'counted', 'said', 'claim_rows', 'claims_table', 'claim_words', 'difference_cell', 'pair_words',
+           'arm_words', 'published_table', 'over_seeds', 'with_verdict', 'focus_arrays', 'focus_table', 'between_seeds',
+           'focus_pairs', 'forest', 'forests', 'draw_fusion', 'draw_claims', 'affinity', 'draw_affinity', 'timed',
+           'draw_windows', 'best_so_far', 'importances', 'draw_chosen', 'draw_search', 'post_gains', 'draw_post',
+           'overlay', 'focus_said', 'draw_focus', 'write_judged', 'write_focus', 'write_searched', 'pattern_of',
+           'about', 'judge_all', 'claims_text', 'write_claims']
 
-# %% ../nbs/11b_claims.ipynb #aa33dd4f
-import re
+# %% ../nbs/11b_claims.ipynb #24c271fb
 from dataclasses import dataclass
-from pathlib import Path
 import matplotlib, numpy as np, pandas as pd, seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 from .compare import COMPARABLE, METRICS, holm, kept_scores, p_value, pair_rows, verdict
 from .core import AU_MEANINGS
 from .metrics import draws, interval, mean_scores, resample_seeds, triples
-from .tables import (ABLATIONS, COLORS, SCORE_COLUMNS, STYLE, Records, cell, empty, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, videos_of,
+from .tables import (ABLATIONS, SCORE_COLUMNS, STYLE, Records, cell, empty, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness,
                           write_figure, write_table)
 
-# %% ../nbs/11b_claims.ipynb #aa7e8b65
+# %% ../nbs/11b_claims.ipynb #da2eba6d
 TASK_METRICS = dict(zip(("AU", "EXPR", "valence", "arousal"), METRICS))   # task -> metric
 PARTS = {"AU": ("AU",), "EXPR": ("EXPR",), "VA": ("valence", "arousal"), "P": tuple(TASK_METRICS)}   # target or task -> tasks as claims name them
 TABLES = (*ABLATIONS, "search", "post")
@@ -52,7 +53,7 @@ def source_of(records:Records, name:str)->tuple:  # of: arm -> seed -> Statistic
     of = sums_by_arm(runs)
     return of, [(arm, against, tasks_touched(arm, against, list(of)) if name == "post" else tuple(TASK_METRICS)) for arm, against in pairs_in(runs) if arm in of and against in of]
 
-# %% ../nbs/11b_claims.ipynb #9a1c7a1c
+# %% ../nbs/11b_claims.ipynb #baa0624b
 @dataclass(frozen=True)
 class Judged:
     "A table with its verdicts, and what it was computed from."
@@ -84,6 +85,7 @@ def pair_table(pairs,      # of (arm, against, tasks)
     table[numbers] = table[numbers].astype(float).round(6) + 0.
     return table[["arm", "against", "task", *numbers, "verdict", "n_seeds"]]
 
+# %% ../nbs/11b_claims.ipynb #0c6801ca
 def arm_table(of:dict, pairs:DataFrame, n:int, scores)->DataFrame: # arm, against, scores with _lo and _hi, n_seeds, AU_verdict, ...
     "Score and interval of every arm, and the verdicts on its first pair."
     rows = []
@@ -102,7 +104,7 @@ def judge(records:Records, name:str)->Judged|None:  # None where there are no re
     table = pair_table(pairs, of, n, scores)
     return Judged(of, scores, arm_table(of, table, n, scores) if name != "headline" else DataFrame(), table)   # 12 has a table of the headline's arms
 
-# %% ../nbs/11b_claims.ipynb #da0e8d61
+# %% ../nbs/11b_claims.ipynb #04aeae98
 def listed(rows:DataFrame, most:int=6)->str:
     "Comparisons in words, the largest first."
     rows = rows.reindex(rows.difference.abs().sort_values(ascending=False, kind="stable").index)
@@ -112,6 +114,11 @@ def listed(rows:DataFrame, most:int=6)->str:
 def blind(rows:int, n:int)->str:
     "A warning where so few resamples cannot show anything among so many rows."
     return f" From {n:,} resamples no p value is below {2/(n + 1):.2g}: corrected for {rows} comparisons, none can be shown." if rows*2/(n + 1) >= .05 else ""
+
+def counted(table:DataFrame)->str:
+    "How many of a table's comparisons are shown, reversed and not shown."
+    each = table.verdict.value_counts()
+    return f"{each.get('shown', 0)} shown, {each.get('reversed', 0)} reversed, {each.get('not shown', 0)} not shown"
 
 def said(pairs:DataFrame, # as `pair_table` makes it
          n:int            # resamples
@@ -123,9 +130,9 @@ def said(pairs:DataFrame, # as `pair_table` makes it
     count = lambda rows: str(len(rows)) if len(rows) else "none"
     be = lambda rows: "is" if len(rows) < 2 else "are"
     parts = [f"{count(rows)} {be(rows)} {name}" + (f": {listed(rows)}" if len(rows) else "") for name, rows in of.items() if name != "not shown"]
-    return f"Of {len(tested)} comparisons ({len(tested[['arm', 'against']].drop_duplicates())} pairs of arms), {parts[0]}. {parts[1][0].upper()}{parts[1][1:]}. {len(of['not shown'])} {be(of['not shown'])} not shown." + blind(len(tested), n)
+    return f"Of {len(tested)} comparisons ({(pairs_of := len(tested[['arm', 'against']].drop_duplicates()))} pair{'s' * (pairs_of != 1)} of arms), {parts[0]}. {parts[1][0].upper()}{parts[1][1:]}. {len(of['not shown'])} {be(of['not shown'])} not shown." + blind(len(tested), n)
 
-# %% ../nbs/11b_claims.ipynb #0349b2ab
+# %% ../nbs/11b_claims.ipynb #b9215695
 CLAIMS = (   # number, what is claimed, table, arm, against
     ("0", "pretraining: an autoencoder's weights are a better start than none", "pretraining", "joint", "scratch"),
     ("1", "separate, then joint: a task's weights are a better start than the autoencoder's", "training", "joint-from-{init}", "joint"),
@@ -164,7 +171,7 @@ def claims_table(records:Records,
     table.insert(table.columns.get_loc("p") + 1, "p_holm", p.round(6))
     return table.drop(columns="tested")
 
-# %% ../nbs/11b_claims.ipynb #f96a8f88
+# %% ../nbs/11b_claims.ipynb #b3269941
 def claim_words(table:DataFrame # as `claims_table` makes it
                )->list:         # of sentences, one a claim
     "What was found of each claim, task by task."
@@ -176,7 +183,6 @@ def claim_words(table:DataFrame # as `claims_table` makes it
         lines.append(f"Claim {number} ({statement}): {words[0].split(' in ')[0] if len(words) == 1 and 'not tested' in words[0] else '; '.join(words)}.")
     return lines
 
-# %% ../nbs/11b_claims.ipynb #ce08007e
 def difference_cell(row)->str:
     "A difference as people read it, with its verdict where it has one."
     if row.verdict == "not tested": return "not tested"
@@ -193,7 +199,7 @@ def arm_words(table:DataFrame)->DataFrame:
     verdicts = [[f"{task} {row[f'{task}_verdict']}" for task in TASK_METRICS if row[f"{task}_verdict"] in ("shown", "reversed")] for _, row in table.iterrows()]
     return readable(table.drop(columns="against")).assign(against=table.against, verdict=[", ".join(v) or ("not shown" if against else "") for v, against in zip(verdicts, table.against)])
 
-# %% ../nbs/11b_claims.ipynb #18d10fe4
+# %% ../nbs/11b_claims.ipynb #0ce8294e
 PUBLISHED = (   # system, VA, EXPR, AU, P, note, split, arXiv number
     ("this paper, ABAW7 first", .5420, .4286, .5580, 1.5286, "", "test", "2407.16945"),
     ("AIM3, ABAW4 first", None, None, None, 1.7607, "", "val", "2207.09373"),
@@ -213,7 +219,7 @@ def published_table()->DataFrame: # system, VA, EXPR, AU, P, note, split, source
     "Published MTL scores, by system and split."
     return DataFrame(PUBLISHED, columns=["system", "VA", "EXPR", "AU", "P", "note", "split", "source"]).assign(source=lambda t: "arXiv " + t.source)
 
-# %% ../nbs/11b_claims.ipynb #bdaad469
+# %% ../nbs/11b_claims.ipynb #ba1ec532
 def over_seeds(runs:list,      # arrays of a record, one a seed
                key:str,        # (B, K) resamples in each
                estimates       # (S, K)
@@ -229,10 +235,9 @@ def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     p = p_value(estimate, resamples)
     adjusted = holm(p)
     table = DataFrame(rows).assign(**{name: estimate, f"{name}_lo": lo, f"{name}_hi": hi, "p": p, "p_holm": adjusted, "verdict": [verdict(*both) for both in zip(estimate, adjusted)]})
-    numbers = table.select_dtypes("number").columns.drop("n_seeds")
-    return table.assign(**table[numbers].astype(float).round(6) + 0.)
+    return table.assign(**table.select_dtypes("float").round(6) + 0.)
 
-# %% ../nbs/11b_claims.ipynb #e1ba1fb6
+# %% ../nbs/11b_claims.ipynb #3ae10fe1
 NUMBERS = ("inside", "inside_lo", "inside_hi", "chance_others", "chance_area", "chance_untrained")
 
 def focus_arrays(records:Records)->list:  # one dict of arrays a seed
@@ -251,7 +256,7 @@ def focus_table(records:Records)->DataFrame: # au, inside, ..., gain, gain_lo, g
 def between_seeds(arrays:list, a:str, b:str)->float:
     "Mean total variation between a task's map of one seed and another's of another, on different halves of the videos."
     at = lambda run, task: run["halves"][run["tasks"].tolist().index(task)].astype(float)
-    distances = [np.abs(at(s, p)[0] - at(t, q)[1]).sum()/2 for i, s in enumerate(arrays) for j, t in enumerate(arrays) if i != j for p, q in {(a, b), (b, a)}]
+    distances = [np.abs(at(s, p)[0] - at(t, q)[1]).sum()/2 for i, s in enumerate(arrays) for j, t in enumerate(arrays) if i != j for p, q in dict.fromkeys([(a, b), (b, a)])]
     return float(np.mean(distances)) if distances else np.nan
 
 def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, across_seeds, same_task, excess, with _lo and _hi, p, p_holm, verdict
@@ -264,7 +269,7 @@ def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, across_see
     estimate, resamples = over_seeds(arrays, "excess_resamples", [[p["excess"] for p in run] for run in runs])
     return with_verdict(rows, "excess", estimate, resamples - np.nanmean(resamples, 0) + estimate)   # a distance is biased upwards: centred
 
-# %% ../nbs/11b_claims.ipynb #78dddb76
+# %% ../nbs/11b_claims.ipynb #3ce83d36
 VERDICTS = {"shown": ("#0173b2", "o", "#0173b2"), "reversed": ("#d55e00", "s", "#d55e00"), "not shown": ("#777777", "o", "white")}   # colour, marker, face
 
 def forest(axis, rows:DataFrame, places)->None:  # places: (N,) heights
@@ -287,14 +292,10 @@ def forests(table:DataFrame, key:str, names:list, labels:list, gaps=())->Figure:
         for row, y in zip(rows.itertuples(), places):
             if row.verdict in missing: axis.text(0, y, missing[row.verdict], color="#999999", fontsize=7, ha="center", va="center", bbox=dict(color="white", pad=.5))
         axis.set(title=task, xlabel="difference of " + ("F1" if task in ("AU", "EXPR") else "CCC")); axis.grid(axis="y", alpha=.4)
+        axis.xaxis.set_major_locator(MaxNLocator(4)); axis.xaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("0.", ".")); axis.tick_params(axis="x", labelsize=8)
     axes[0].set_yticks(places, labels, fontsize=8); axes[0].set_ylim(places[-1] + .7, -.7)
     figure.legend(handles=[Line2D([], [], color=c, marker=m, mfc=f, ls="-", lw=1.6, label=name) for name, (c, m, f) in VERDICTS.items()], loc="outside lower center", ncols=3, frameon=False)
     return figure
-
-def counted(table:DataFrame)->str:
-    "How many of a table's comparisons are shown, reversed and not shown."
-    each = table.verdict.value_counts()
-    return f"{each.get('shown', 0)} shown, {each.get('reversed', 0)} reversed, {each.get('not shown', 0)} not shown"
 
 def draw_fusion(records:Records, found:dict)->Figure|None:
     "Differences to the same layers without fused features; the controls of one task apart."
@@ -306,6 +307,7 @@ def draw_fusion(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Fusion against the same layers without fused features: {counted(table)}")
     return figure
 
+# %% ../nbs/11b_claims.ipynb #c983170c
 def draw_claims(records:Records, found:dict)->Figure|None:
     "Every claim's difference, task by task."
     table = claims_table(records, found)
@@ -317,7 +319,7 @@ def draw_claims(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Claims and their controls: {counted(table)}" + (f", {n} not tested" if (n := (table.verdict == 'not tested').sum()) else ""))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #98b31170
+# %% ../nbs/11b_claims.ipynb #8b0c382d
 def affinity(pairs:DataFrame,   # of table_tasks
              prefix:str=""      # "heads:" for second steps
             )->tuple:           # gain, mark: DataFrames of scores x partners; empty where there are no pairs
@@ -339,7 +341,7 @@ def draw_affinity(records:Records, found:dict)->Figure|None:
     panels = [(title, *affinity(found["tasks"].pairs, prefix)) for title, prefix in (("encoders, trained on pixels", ""), ("second steps, on stored features", "heads:"))]
     panels = [(title, gain, mark) for title, gain, mark in panels if gain.notna().any(axis=None)]
     if not panels: return None
-    figure, most = Figure(figsize=(1 + 5*len(panels), 4.1), layout="constrained"), max(gain.abs().max(axis=None) for _, gain, _ in panels)
+    figure, most = Figure(figsize=(1 + 5*len(panels), 4.1), layout="constrained"), max(.05, *(gain.abs().max(axis=None) for _, gain, _ in panels))   # small gains are to look small
     for axis, (title, gain, mark) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         words = [[cell(v) + mark.loc[t, c] if pd.notna(v) else "" for c, v in row.items()] for t, row in gain.iterrows()]
         axis.set_facecolor("#dddddd")
@@ -349,7 +351,7 @@ def draw_affinity(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Partners: {marks} of {sum(gain.notna().sum().sum() for _, gain, _ in panels)} gains or losses show (*)")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #e292b134
+# %% ../nbs/11b_claims.ipynb #32a93bab
 MODULE_COLORS = {"lstm": "#0173b2", "gru": "#de8f05", "tcn": "#029e73", "transformer": "#cc78bc"}
 
 def timed(arms:DataFrame)->DataFrame:  # module, window, shuffled, and the scores
@@ -370,7 +372,7 @@ def draw_windows(records:Records, found:dict)->Figure|None:
             for shuffled, some in rows.groupby("shuffled"):
                 x = some.window*1.07**(k - 1.5 + .5*shuffled)
                 axis.plot(x, some[task], color=(color := MODULE_COLORS.get(module, "#555555")), marker="o", ms=5, mfc="white" if shuffled else color, lw=0 if shuffled else 1.4)
-                axis.vlines(x, some[f"{task}_lo"], some[f"{task}_hi"], color=color, lw=1, ls=":" if shuffled else "-")
+                axis.vlines(x, some[f"{task}_lo"], some[f"{task}_hi"], color=color, lw=1, alpha=.55, ls=":" if shuffled else "-")
         axis.set_xscale("log"); axis.set_xticks(sizes, [f"{w:g}" for w in sizes]); axis.minorticks_off()
         axis.set(title=task, xlabel="window (listed frames)"); axis.set_ylabel("F1" if task in ("AU", "EXPR") else "CCC")
         if table[task].notna().any(): best.append(f"{task} {table.arm[table[task].where(~table.shuffled, -9).idxmax()]}")
@@ -381,7 +383,7 @@ def draw_windows(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Windows against single frames: {counted(against)}" + f"\nHighest score: {', '.join(best)}"*bool(best))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #4633a59f
+# %% ../nbs/11b_claims.ipynb #e636d531
 TARGET_METRICS = {"AU": "AU", "EXPR": "EXPR", "VA": "VA", "P": "P"}
 
 def best_so_far(runs:list, sampler:str)->list:  # one array a seed
@@ -390,7 +392,7 @@ def best_so_far(runs:list, sampler:str)->list:  # one array a seed
     return [np.maximum.accumulate(devs) for devs in each if devs]
 
 def importances(runs:list # records of one target's search
-               )->dict:   # setting -> share of the dev score's variance; empty from fewer than four trials
+               )->dict:   # setting -> share of the dev score's variance; empty from fewer than twenty trials
     "Which settings mattered; a partner that is not learned has weight 0, a setting without meaning the value `-`."
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -400,13 +402,13 @@ def importances(runs:list # records of one target's search
     full = [({n: choice.get(n, 0.) if n.startswith("weight_") else str(choice.get(n, "-")) for n in names}, value) for choice, value in trials]
     of = {n: FloatDistribution(0, max(c[n] for c, _ in full)) if n.startswith("weight_") else CategoricalDistribution(sorted({c[n] for c, _ in full})) for n in names}
     of = {n: d for n, d in of.items() if not d.single()}
-    if len(full) < 4 or not of or np.ptp([v for _, v in full]) == 0: return {}
+    if len(full) < 20 or not of or np.ptp([v for _, v in full]) == 0: return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     study.add_trials([optuna.trial.create_trial(params={n: c[n] for n in of}, distributions=of, value=float(v)) for c, v in full])
     return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)))
 
-# %% ../nbs/11b_claims.ipynb #7429a4fa
+# %% ../nbs/11b_claims.ipynb #0a5b51dd
 SAMPLER_COLORS = {"tpe": "#0173b2", "random": "#de8f05", "progressive": "#555555"}
 
 def draw_chosen(axis, runs:list, target:str)->None:
@@ -419,8 +421,9 @@ def draw_chosen(axis, runs:list, target:str)->None:
             axis.plot(x, each.mean(0), color=color, label=f"{sampler}, dev"); axis.fill_between(x, each.min(0), each.max(0), color=color, alpha=.18, lw=0)
         values = [arm["metrics"].get(TARGET_METRICS[target]) for run in runs for arm in run["arms"] if arm["arm"] == sampler]
         values = [v for v in values if v is not None]
-        if values: axis.plot([longest*1.08 + .5*k]*len(values), values, marker="o", mfc="none", color=color, ls="none", ms=5, label=f"{'by hand' if sampler == 'progressive' else sampler}, validation")
-    axis.set(title=f"target {target}", xlabel="trials", ylabel="P" if target == "P" else "CCC" if target == "VA" else "F1")
+        if values: axis.plot([longest*(1.1 + .06*k) + .2]*len(values), values, marker="o", mfc="none", color=color, ls="none", ms=5, label=f"{'by hand' if sampler == 'progressive' else sampler}, validation")
+    axis.axvline(longest*1.04 + .1, color="#bbbbbb", lw=.8); axis.set_xticks(sorted({1, (longest + 1)//2, longest}))
+    axis.set(title=f"target {target}", xlabel="trials on dev | chosen, on validation", ylabel="P" if target == "P" else "CCC" if target == "VA" else "F1")
 
 def draw_search(records:Records, found:dict)->Figure|None:
     "The course of each search, and which settings mattered."
@@ -432,14 +435,14 @@ def draw_search(records:Records, found:dict)->Figure|None:
         shares = importances(runs)
         if not shares: empty(column[1], "too few trials"); continue
         column[1].barh(list(shares), list(shares.values()), color="#777777"); column[1].invert_yaxis()
-        column[1].set(xlabel="share of variance on dev", xlim=(0, 1), title=f"{max(shares, key=shares.get)} matters most"); column[1].tick_params(axis="y", labelsize=8)
+        column[1].set(xlabel="share of the variance on dev", xlim=(0, 1), title=f"what mattered: {max(shares, key=shares.get)}"); column[1].tick_params(axis="y", labelsize=8)
     rows = found["search"].pairs[lambda t: t.against.str.endswith(": random") & t.arm.str.endswith(": tpe")] if "search" in found else DataFrame(columns=["verdict"])
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
     figure.suptitle("Search against chance, on validation: " + counted(rows))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #4c262ddb
+# %% ../nbs/11b_claims.ipynb #77fefcb0
 WAYS = {"crossfit": ("fitted on the other half", "#0173b2", "o", "-"), "optimistic": ("optimistic: fitted where it is reported", "#d55e00", "s", "--"), "dev": ("fitted on dev", "#029e73", "^", ":")}
 
 def post_gains(records:Records, judged:Judged)->DataFrame: # model, way, step, task, gain, with _lo and _hi
@@ -468,25 +471,35 @@ def draw_post(records:Records, found:dict)->Figure|None:
                 axis.plot(x, rows.gain, color=color, marker=marker, ls=style, ms=5, label=label); axis.vlines(x, rows.gain_lo, rows.gain_hi, color=color, lw=1, alpha=.6)
             axis.axhline(0, color="black", lw=.8); axis.set_xticks(range(len(steps)), [s.replace("EXPR and AU", "EXPR, AU") for s in steps], rotation=35, ha="right", fontsize=8); axis.set_title(f"{model}: {task}")
         line[0].set_ylabel("gain over raw (F1 or CCC)")
+    for axis, task in zip(axes[0], tasks):   # shared by the rows below
+        low, high = table.gain_lo[table.task == task].min(), table.gain_hi[table.task == task].max()
+        axis.set_ylim(min(1.08*low, -.01) if low == low else -.01, max(1.08*high, .01) if high == high else .01)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    last = table[(table.step == steps[-1])].groupby("way").gain.mean()
-    figure.suptitle(f"Post-processing gains {cell(last.get('crossfit', np.nan))} on average over models and scores, cross-fitted;\ntuned where it is reported it would seem to gain {cell(last.get('optimistic', np.nan))}")
+    last, pairs = table[table.step == steps[-1]].groupby("way").gain.mean(), found["post"].pairs
+    whole = pairs[pairs.arm.str.endswith(f"crossfit: {steps[-1]}") & pairs.against.str.endswith("crossfit: raw")]
+    figure.suptitle(f"Post-processing, all steps against none, cross-fitted: {counted(whole)}\nmean gain {cell(last.get('crossfit', np.nan))}; tuned where it is reported it would seem to be {cell(last.get('optimistic', np.nan))}")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #97475165
+# %% ../nbs/11b_claims.ipynb #7dbd09c8
 def overlay(axis, face, saliency, most:float, region=None)->None:
     "A map over a face, and the outline of a region."
-    axis.imshow(face.mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
-    axis.imshow(saliency, cmap="inferno", vmin=0, vmax=most, alpha=.62, interpolation="bilinear", extent=(0, 1, 1, 0))
+    axis.imshow(face.mean(-1), cmap="gray", extent=(0, 1, 1, 0), interpolation="bilinear")
+    axis.imshow(saliency, cmap="inferno", vmin=0, vmax=most, alpha=np.clip(saliency/most, 0, .85), interpolation="bilinear", extent=(0, 1, 1, 0))   # where it is low, the face shows
     if region is not None and region.any():
         edge = (np.arange(len(region)) + .5)/len(region)
         axis.contour(edge, edge, region.astype(float), [.5], colors="white", linewidths=1.3)
     axis.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0)); axis.grid(False)
 
+def focus_said(records:Records)->str:
+    "How many tasks and units were found to look where."
+    units, pairs = focus_table(records), focus_pairs(records)
+    words = f"{(pairs.verdict == 'shown').sum()} of {len(pairs)} pairs of tasks look at different places" if len(pairs) else "where each task looks"
+    return words + (f"; {(units.verdict == 'shown').sum()} of {len(units)} units are looked at where they act" if len(units) else "")
+
 def draw_focus(records:Records, found:dict)->Figure|None:
     "Where each task looks, and each action unit, on the mean face."
     if not records.focus: return None
-    arrays, units, pairs = focus_arrays(records), focus_table(records), focus_pairs(records)
+    arrays, units = focus_arrays(records), focus_table(records)
     first, names = arrays[0], arrays[0]["names"].tolist()
     even = first["maps"][0].size   # a map adds up to 1: times its cells, 1 is an even share
     maps = even*np.mean([a["maps"].astype(float) for a in arrays], 0)
@@ -494,18 +507,17 @@ def draw_focus(records:Records, found:dict)->Figure|None:
     regions = dict(zip(first["aus"].tolist(), first["regions"]))
     said = {r.au: f"{cell(r.inside)} inside, chance {cell(r.chance_others)}" + (f"\n{r.verdict}" if r.verdict in VERDICTS else "") for r in units.itertuples()}
     panels += [(f"{u} {AU_MEANINGS[u]}\n{said.get(u, '')}", maps[names.index(u)], regions.get(u)) for u in AU_MEANINGS if u in names and np.isfinite(maps[names.index(u)]).all()]
+    most = max(2., *(np.percentile(saliency, 97) for _, saliency, _ in panels))
     head, rest = panels[:len(first["tasks"]) + 1], panels[len(first["tasks"]) + 1:]
-    figure = Figure(figsize=(11, 2.9 + 2.5*-(-len(rest)//6)), layout="constrained")
+    figure = Figure(figsize=(11, 2.9 + 2.3*-(-len(rest)//6)), layout="constrained")
     grid = figure.add_gridspec(1 + -(-len(rest)//6), 12)
-    for k, (title, saliency, region) in enumerate(head): overlay(axis := figure.add_subplot(grid[0, 6 - round(1.5*len(head)) + 3*k:9 - round(1.5*len(head)) + 3*k]), first["face"], saliency, 3, region); axis.set_title(title)
-    for k, (title, saliency, region) in enumerate(rest): overlay(axis := figure.add_subplot(grid[1 + k//6, 2*(k % 6):2*(k % 6) + 2]), first["face"], saliency, 4, region); axis.set_title(title, fontsize=8)
-    mappable = figure.axes[-1].images[-1]
-    figure.colorbar(mappable, ax=figure.axes, label="saliency, times an even share", shrink=.5)
-    words = f"{(pairs.verdict == 'shown').sum()} of {len(pairs)} pairs of tasks look at different places" if len(pairs) else "where each task looks"
-    figure.suptitle(words + (f"; {(units.verdict == 'shown').sum()} of {len(units)} units are looked at where they act" if len(units) else ""))
+    for k, (title, saliency, region) in enumerate(head): overlay(axis := figure.add_subplot(grid[0, 6 - round(1.5*len(head)) + 3*k:9 - round(1.5*len(head)) + 3*k]), first["face"], saliency, most, region); axis.set_title(title)
+    for k, (title, saliency, region) in enumerate(rest): overlay(axis := figure.add_subplot(grid[1 + k//6, 2*(k % 6):2*(k % 6) + 2]), first["face"], saliency, most, region); axis.set_title(title, fontsize=8)
+    figure.colorbar(ScalarMappable(Normalize(0, most), "inferno"), ax=figure.axes, label="saliency, times an even share", shrink=.5)
+    figure.suptitle(focus_said(records))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #dec53ee1
+# %% ../nbs/11b_claims.ipynb #725e3c0d
 NOTEBOOK = "nbs/11b_claims.ipynb"
 CHANGES = dict(pretraining="Where an encoder starts.", training="How it is trained: separate models, joint from the autoencoder's weights, joint from a task's.", tasks="Which tasks are learned together; `heads:` on stored features of the joint encoder.",
                fusion="Whose features are fused, and how; against the same layers without any. `same-`: three models of one task.", temporal="Modules and windows, on stored features of the joint encoder; @1 is the same module without a neighbour, `shuffled` the same window without its order.",
@@ -514,14 +526,6 @@ CHANGES = dict(pretraining="Where an encoder starts.", training="How it is train
 VERDICT_WORDS = "shown, reversed: Holm-adjusted p < .05 over all rows of the table; without a word: not shown."
 FIGURES = (("affinity", draw_affinity, "table-tasks-"), ("fusion", draw_fusion, "table-fusion-"), ("windows", draw_windows, "table-temporal-"), ("search", draw_search, "search-"),
            ("focus", draw_focus, "focus-"), ("post", draw_post, "post-"), ("claims", draw_claims, "table-|search-|arm-"))
-
-def pattern_of(name:str)->str: return {"search": "search-", "post": "post-"}.get(name, f"table-{name}-")
-
-def about(records:Records, name:str, judged:Judged)->str:
-    "What a table's caption begins with."
-    seeds, videos = {s for sums in judged.of.values() for s in sums}, len(next(s for sums in judged.of.values() for s in sums.values()).names)
-    alone = " One training an arm: verdicts hold for other people, not for another training." if len(seeds) == 1 else ""
-    return " ".join(filter(None, [f"{kind_of(records.first)}.", sureness(len(seeds), videos) + alone, CHANGES.get(name)]))
 
 def write_judged(records:Records, found:dict, folder)->None:
     "Two files for each table: its arms, and its pairs."
@@ -538,7 +542,6 @@ def write_focus(records:Records, folder)->None:
                                ("focus_pairs", focus_pairs(records), "Total variation between two tasks' maps; floor: between halves of the videos within a task; excess: the difference. Across seeds: two tasks, and one task with itself.")):
         if len(table): write_table(folder, f"table_{name}", table, table.assign(**{c: table[c].map(lambda v: cell(v, digits=3)) for c in table.select_dtypes("float")}).astype(str), sidecar(records, "focus-", f"{begin} {words} Interval and verdict over videos and seeds, Holm-adjusted over the rows.{blind(len(table), resamples_of(records))}", NOTEBOOK))
 
-# %% ../nbs/11b_claims.ipynb #e4732b86
 def write_searched(records:Records, folder)->None:
     "What each sampler chose for each target and seed."
     rows = []
@@ -555,6 +558,15 @@ def write_searched(records:Records, folder)->None:
     words = table.assign(dev=table.dev.map(cell), validation=table.validation.map(cell)).astype(str)
     write_table(folder, "table_strategies", table, words, sidecar(records, "search-", f"{kind_of(records.first)}. The strategy with the highest score on dev of each search, and what it got on validation.", NOTEBOOK))
 
+# %% ../nbs/11b_claims.ipynb #8f2515f0
+def pattern_of(name:str)->str: return {"search": "search-", "post": "post-"}.get(name, f"table-{name}-")
+
+def about(records:Records, name:str, judged:Judged)->str:
+    "What a table's caption begins with."
+    seeds, videos = {s for sums in judged.of.values() for s in sums}, len(next(s for sums in judged.of.values() for s in sums.values()).names)
+    alone = " One training an arm: verdicts hold for other people, not for another training." if len(seeds) == 1 else ""
+    return " ".join(filter(None, [f"{kind_of(records.first)}.", sureness(len(seeds), videos) + alone, CHANGES.get(name)]))
+
 def judge_all(records:Records)->dict:  # table -> Judged
     "Every table of the records, judged."
     found = {name: judge(records, name) for name in (*TABLES, *sorted(set(records.tables) - set(TABLES)), "headline")}
@@ -564,7 +576,8 @@ def claims_text(records:Records)->str:
     "What every table found, and every claim, as plain text."
     found = judge_all(records)
     tables = [f"{name}: {said(judged.pairs, resamples_of(records))}" for name, judged in found.items() if len(judged.pairs)]
-    return "\n".join([f"{kind_of(records.first)}.", *claim_words(claims_table(records, found)), *tables])
+    looked = [f"focus: {focus_said(records)}."] if records.focus else []
+    return "\n".join([f"{kind_of(records.first)}.", *claim_words(claims_table(records, found)), *tables, *looked])
 
 def write_claims(records:Records, folder)->list:  # of sentences: what was found
     "All tables and figures of the claims that the records allow."
