@@ -13,7 +13,7 @@ __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'CLAIMS', 'PUBLISHED', 'NUMBERS', 
            'overlay', 'focus_said', 'draw_focus', 'write_judged', 'write_focus', 'write_searched', 'pattern_of',
            'about', 'judge_all', 'claims_text', 'write_claims']
 
-# %% ../nbs/11b_claims.ipynb #24c271fb
+# %% ../nbs/11b_claims.ipynb #cbcdd035
 from dataclasses import dataclass
 import matplotlib, numpy as np, pandas as pd, seaborn as sns
 from matplotlib.cm import ScalarMappable
@@ -28,7 +28,7 @@ from .metrics import draws, interval, mean_scores, resample_seeds, triples
 from .tables import (ABLATIONS, SCORE_COLUMNS, STYLE, Records, cell, empty, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness,
                           write_figure, write_table)
 
-# %% ../nbs/11b_claims.ipynb #da2eba6d
+# %% ../nbs/11b_claims.ipynb #32473c98
 TASK_METRICS = dict(zip(("AU", "EXPR", "valence", "arousal"), METRICS))   # task -> metric
 PARTS = {"AU": ("AU",), "EXPR": ("EXPR",), "VA": ("valence", "arousal"), "P": tuple(TASK_METRICS)}   # target or task -> tasks as claims name them
 TABLES = (*ABLATIONS, "search", "post")
@@ -53,7 +53,7 @@ def source_of(records:Records, name:str)->tuple:  # of: arm -> seed -> Statistic
     of = sums_by_arm(runs)
     return of, [(arm, against, tasks_touched(arm, against, list(of)) if name == "post" else tuple(TASK_METRICS)) for arm, against in pairs_in(runs) if arm in of and against in of]
 
-# %% ../nbs/11b_claims.ipynb #baa0624b
+# %% ../nbs/11b_claims.ipynb #8a6305f3
 @dataclass(frozen=True)
 class Judged:
     "A table with its verdicts, and what it was computed from."
@@ -85,7 +85,7 @@ def pair_table(pairs,      # of (arm, against, tasks)
     table[numbers] = table[numbers].astype(float).round(6) + 0.
     return table[["arm", "against", "task", *numbers, "verdict", "n_seeds"]]
 
-# %% ../nbs/11b_claims.ipynb #0c6801ca
+# %% ../nbs/11b_claims.ipynb #90cf52f1
 def arm_table(of:dict, pairs:DataFrame, n:int, scores)->DataFrame: # arm, against, scores with _lo and _hi, n_seeds, AU_verdict, ...
     "Score and interval of every arm, and the verdicts on its first pair."
     rows = []
@@ -104,7 +104,7 @@ def judge(records:Records, name:str)->Judged|None:  # None where there are no re
     table = pair_table(pairs, of, n, scores)
     return Judged(of, scores, arm_table(of, table, n, scores) if name != "headline" else DataFrame(), table)   # 12 has a table of the headline's arms
 
-# %% ../nbs/11b_claims.ipynb #04aeae98
+# %% ../nbs/11b_claims.ipynb #69fab3d1
 def listed(rows:DataFrame, most:int=6)->str:
     "Comparisons in words, the largest first."
     rows = rows.reindex(rows.difference.abs().sort_values(ascending=False, kind="stable").index)
@@ -132,7 +132,7 @@ def said(pairs:DataFrame, # as `pair_table` makes it
     parts = [f"{count(rows)} {be(rows)} {name}" + (f": {listed(rows)}" if len(rows) else "") for name, rows in of.items() if name != "not shown"]
     return f"Of {len(tested)} comparisons ({(pairs_of := len(tested[['arm', 'against']].drop_duplicates()))} pair{'s' * (pairs_of != 1)} of arms), {parts[0]}. {parts[1][0].upper()}{parts[1][1:]}. {len(of['not shown'])} {be(of['not shown'])} not shown." + blind(len(tested), n)
 
-# %% ../nbs/11b_claims.ipynb #b9215695
+# %% ../nbs/11b_claims.ipynb #d196308f
 CLAIMS = (   # number, what is claimed, table, arm, against
     ("0", "pretraining: an autoencoder's weights are a better start than none", "pretraining", "joint", "scratch"),
     ("1", "separate, then joint: a task's weights are a better start than the autoencoder's", "training", "joint-from-{init}", "joint"),
@@ -171,7 +171,7 @@ def claims_table(records:Records,
     table.insert(table.columns.get_loc("p") + 1, "p_holm", p.round(6))
     return table.drop(columns="tested")
 
-# %% ../nbs/11b_claims.ipynb #b3269941
+# %% ../nbs/11b_claims.ipynb #be65d19d
 def claim_words(table:DataFrame # as `claims_table` makes it
                )->list:         # of sentences, one a claim
     "What was found of each claim, task by task."
@@ -199,7 +199,7 @@ def arm_words(table:DataFrame)->DataFrame:
     verdicts = [[f"{task} {row[f'{task}_verdict']}" for task in TASK_METRICS if row[f"{task}_verdict"] in ("shown", "reversed")] for _, row in table.iterrows()]
     return readable(table.drop(columns="against")).assign(against=table.against, verdict=[", ".join(v) or ("not shown" if against else "") for v, against in zip(verdicts, table.against)])
 
-# %% ../nbs/11b_claims.ipynb #0ce8294e
+# %% ../nbs/11b_claims.ipynb #81ca30a1
 PUBLISHED = (   # system, VA, EXPR, AU, P, note, split, arXiv number
     ("this paper, ABAW7 first", .5420, .4286, .5580, 1.5286, "", "test", "2407.16945"),
     ("AIM3, ABAW4 first", None, None, None, 1.7607, "", "val", "2207.09373"),
@@ -219,7 +219,7 @@ def published_table()->DataFrame: # system, VA, EXPR, AU, P, note, split, source
     "Published MTL scores, by system and split."
     return DataFrame(PUBLISHED, columns=["system", "VA", "EXPR", "AU", "P", "note", "split", "source"]).assign(source=lambda t: "arXiv " + t.source)
 
-# %% ../nbs/11b_claims.ipynb #ba1ec532
+# %% ../nbs/11b_claims.ipynb #c40f9d70
 def over_seeds(runs:list,      # arrays of a record, one a seed
                key:str,        # (B, K) resamples in each
                estimates       # (S, K)
@@ -237,7 +237,7 @@ def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     table = DataFrame(rows).assign(**{name: estimate, f"{name}_lo": lo, f"{name}_hi": hi, "p": p, "p_holm": adjusted, "verdict": [verdict(*both) for both in zip(estimate, adjusted)]})
     return table.assign(**table.select_dtypes("float").round(6) + 0.)
 
-# %% ../nbs/11b_claims.ipynb #3ae10fe1
+# %% ../nbs/11b_claims.ipynb #a65d2976
 NUMBERS = ("inside", "inside_lo", "inside_hi", "chance_others", "chance_area", "chance_untrained")
 
 def focus_arrays(records:Records)->list:  # one dict of arrays a seed
@@ -269,7 +269,7 @@ def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, across_see
     estimate, resamples = over_seeds(arrays, "excess_resamples", [[p["excess"] for p in run] for run in runs])
     return with_verdict(rows, "excess", estimate, resamples - np.nanmean(resamples, 0) + estimate)   # a distance is biased upwards: centred
 
-# %% ../nbs/11b_claims.ipynb #3ce83d36
+# %% ../nbs/11b_claims.ipynb #1bd2e99c
 VERDICTS = {"shown": ("#0173b2", "o", "#0173b2"), "reversed": ("#d55e00", "s", "#d55e00"), "not shown": ("#777777", "o", "white")}   # colour, marker, face
 
 def forest(axis, rows:DataFrame, places)->None:  # places: (N,) heights
@@ -307,7 +307,7 @@ def draw_fusion(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Fusion against the same layers without fused features: {counted(table)}")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #c983170c
+# %% ../nbs/11b_claims.ipynb #7975e521
 def draw_claims(records:Records, found:dict)->Figure|None:
     "Every claim's difference, task by task."
     table = claims_table(records, found)
@@ -319,7 +319,7 @@ def draw_claims(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Claims and their controls: {counted(table)}" + (f", {n} not tested" if (n := (table.verdict == 'not tested').sum()) else ""))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #8b0c382d
+# %% ../nbs/11b_claims.ipynb #2eeab917
 def affinity(pairs:DataFrame,   # of table_tasks
              prefix:str=""      # "heads:" for second steps
             )->tuple:           # gain, mark: DataFrames of scores x partners; empty where there are no pairs
@@ -351,7 +351,7 @@ def draw_affinity(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Partners: {marks} of {sum(gain.notna().sum().sum() for _, gain, _ in panels)} gains or losses show (*)")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #32a93bab
+# %% ../nbs/11b_claims.ipynb #bd2a89b5
 MODULE_COLORS = {"lstm": "#0173b2", "gru": "#de8f05", "tcn": "#029e73", "transformer": "#cc78bc"}
 
 def timed(arms:DataFrame)->DataFrame:  # module, window, shuffled, and the scores
@@ -383,7 +383,7 @@ def draw_windows(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Windows against single frames: {counted(against)}" + f"\nHighest score: {', '.join(best)}"*bool(best))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #e636d531
+# %% ../nbs/11b_claims.ipynb #e0bf3896
 TARGET_METRICS = {"AU": "AU", "EXPR": "EXPR", "VA": "VA", "P": "P"}
 
 def best_so_far(runs:list, sampler:str)->list:  # one array a seed
@@ -408,7 +408,7 @@ def importances(runs:list # records of one target's search
     study.add_trials([optuna.trial.create_trial(params={n: c[n] for n in of}, distributions=of, value=float(v)) for c, v in full])
     return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)))
 
-# %% ../nbs/11b_claims.ipynb #0a5b51dd
+# %% ../nbs/11b_claims.ipynb #356c6385
 SAMPLER_COLORS = {"tpe": "#0173b2", "random": "#de8f05", "progressive": "#555555"}
 
 def draw_chosen(axis, runs:list, target:str)->None:
@@ -442,7 +442,7 @@ def draw_search(records:Records, found:dict)->Figure|None:
     figure.suptitle("Search against chance, on validation: " + counted(rows))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #77fefcb0
+# %% ../nbs/11b_claims.ipynb #0546e199
 WAYS = {"crossfit": ("fitted on the other half", "#0173b2", "o", "-"), "optimistic": ("optimistic: fitted where it is reported", "#d55e00", "s", "--"), "dev": ("fitted on dev", "#029e73", "^", ":")}
 
 def post_gains(records:Records, judged:Judged)->DataFrame: # model, way, step, task, gain, with _lo and _hi
@@ -480,7 +480,7 @@ def draw_post(records:Records, found:dict)->Figure|None:
     figure.suptitle(f"Post-processing, all steps against none, cross-fitted: {counted(whole)}\nmean gain {cell(last.get('crossfit', np.nan))}; tuned where it is reported it would seem to be {cell(last.get('optimistic', np.nan))}")
     return figure
 
-# %% ../nbs/11b_claims.ipynb #7dbd09c8
+# %% ../nbs/11b_claims.ipynb #446468a5
 def overlay(axis, face, saliency, most:float, region=None)->None:
     "A map over a face, and the outline of a region."
     axis.imshow(face.mean(-1), cmap="gray", extent=(0, 1, 1, 0), interpolation="bilinear")
@@ -517,7 +517,7 @@ def draw_focus(records:Records, found:dict)->Figure|None:
     figure.suptitle(focus_said(records))
     return figure
 
-# %% ../nbs/11b_claims.ipynb #725e3c0d
+# %% ../nbs/11b_claims.ipynb #69666a9c
 NOTEBOOK = "nbs/11b_claims.ipynb"
 CHANGES = dict(pretraining="Where an encoder starts.", training="How it is trained: separate models, joint from the autoencoder's weights, joint from a task's.", tasks="Which tasks are learned together; `heads:` on stored features of the joint encoder.",
                fusion="Whose features are fused, and how; against the same layers without any. `same-`: three models of one task.", temporal="Modules and windows, on stored features of the joint encoder; @1 is the same module without a neighbour, `shuffled` the same window without its order.",
@@ -558,7 +558,7 @@ def write_searched(records:Records, folder)->None:
     words = table.assign(dev=table.dev.map(cell), validation=table.validation.map(cell)).astype(str)
     write_table(folder, "table_strategies", table, words, sidecar(records, "search-", f"{kind_of(records.first)}. The strategy with the highest score on dev of each search, and what it got on validation.", NOTEBOOK))
 
-# %% ../nbs/11b_claims.ipynb #8f2515f0
+# %% ../nbs/11b_claims.ipynb #862d95ff
 def pattern_of(name:str)->str: return {"search": "search-", "post": "post-"}.get(name, f"table-{name}-")
 
 def about(records:Records, name:str, judged:Judged)->str:

@@ -8,7 +8,7 @@ __all__ = ['ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'TARGETS', 'MANY',
            'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption', 'empty', 'known',
            'read_arrays', 'read_table', 'sidecar', 'write_table', 'write_figure']
 
-# %% ../nbs/11a_tables.ipynb #6218ff19
+# %% ../nbs/11a_tables.ipynb #b3d08401
 import json, re, zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from pandas import DataFrame
 from .core import AffnbError, read_json, write_json
 from .metrics import bootstrap, from_record
 
-# %% ../nbs/11a_tables.ipynb #19941377
+# %% ../nbs/11a_tables.ipynb #c2357352
 ARMS = ("scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive")
 FLOORS = ("trivial", "pixels")
 BOUNDS = (*FLOORS, "oracle-1", "oracle-5", "oracle-11", "oracle-31", "video-mean", "nearest", "nearest-leaked")   # and the ceiling, and leaks
@@ -43,7 +43,7 @@ class Records:
     @property
     def first(self): return self.scored[0]
 
-# %% ../nbs/11a_tables.ipynb #2668d479
+# %% ../nbs/11a_tables.ipynb #05913ab0
 MANY = ("seed", "source", "data", "names", "columns", "arms", "pairs")   # of a record with many arms
 NEEDED = {"arm": ("arm", "seed", "source", "data", "metrics", "statistics"), "train": ("stage", "seed", "history"), "table": ("name", *MANY),
           "search": ("target", "trials", *MANY), "focus": ("name", "seed", "source", "data", "aus", "pairs"), "post": ("name", *MANY)}
@@ -74,7 +74,7 @@ def read_records(folder    # of records
     if len(hashes) > 1: raise AffnbError(f"{folder}: records of {len(hashes)} different data sets ({', '.join(sorted(map(str, hashes)))}): keep those of one")
     return records
 
-# %% ../nbs/11a_tables.ipynb #2a2ab046
+# %% ../nbs/11a_tables.ipynb #a4a85625
 SCORES = {"AU": "AU", "EXPR": "EXPR", "valence": "CCC_valence", "arousal": "CCC_arousal", "VA": "VA", "P": "P"}
 
 def sums_of(records:list)->list:  # Statistics, one a seed
@@ -99,7 +99,7 @@ def score_row(scores:dict # metric -> (value, lo, hi), as `bootstrap` gives them
     for name, metric in SCORES.items(): row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), scores[metric]))
     return {name: np.nan if value is None else round(value, 6) + 0. for name, value in row.items()}
 
-# %% ../nbs/11a_tables.ipynb #5ed51b67
+# %% ../nbs/11a_tables.ipynb #39694e65
 SCORE_COLUMNS = tuple(f"{s}{end}" for s in SCORES for end in ("", "_lo", "_hi"))
 
 def score_table(records:Records,
@@ -128,7 +128,7 @@ def readable(table:DataFrame # as `score_table` or `comparison_table` make it
     for name in SCORES: words[name] = [cell(*values) for values in table[[name, f"{name}_lo", f"{name}_hi"]].to_numpy()]
     return DataFrame({c: words[c] for c in ("arm", "against", *SCORES, "n_seeds") if c in words})
 
-# %% ../nbs/11a_tables.ipynb #d221a403
+# %% ../nbs/11a_tables.ipynb #9477c2f7
 def kind_of(record:dict # any record
            )->str:      # half a sentence
     "What kind of result this is, and of which profile: what a caption begins with."
@@ -155,7 +155,7 @@ def caption(records:Records,
     return (f"{kind_of(records.first)}. {sureness(len({r['seed'] for r in some}), videos_of(records.first))} "
             + (f"Trained on stored features in their last step: {', '.join(stored)}. " if stored else "") + "– : no labels in these data, or not trained.")
 
-# %% ../nbs/11a_tables.ipynb #f0fc64cc
+# %% ../nbs/11a_tables.ipynb #be17b21d
 STYLE = {"svg.hashsalt": "affnb", "figure.dpi": 100, "savefig.dpi": 110, "font.size": 10, "axes.titlesize": 11, "figure.titlesize": 13, "legend.fontsize": 9, "axes.axisbelow": True}
 COLORS = dict(zip((*ARMS, *FLOORS), ("#ca9161", "#029e73", "#0173b2", "#cc78bc", "#de8f05", "#d55e00", "#555555", "#999999")))
 EXPRESSION_COLORS = ("#bbbbbb", "#d55e00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#56b4e9", "#555555")
@@ -168,7 +168,7 @@ def known(shares:dict)->dict:  # those that are not None
     "The entries that have a value."
     return {name: value for name, value in (shares or {}).items() if value is not None}
 
-# %% ../nbs/11a_tables.ipynb #b8d22a67
+# %% ../nbs/11a_tables.ipynb #2dd56751
 def read_arrays(path, names)->dict:
     "Arrays of an .npz file; raises `AffnbError` where it cannot be read or lacks one."
     try:
@@ -180,7 +180,7 @@ def read_table(path)->DataFrame:
     try: return pd.read_csv(path)
     except (OSError, ValueError) as error: raise AffnbError(f"{path}: cannot be read ({error}): delete it and run `affnb reproduce` again") from None
 
-# %% ../nbs/11a_tables.ipynb #cbdd7336
+# %% ../nbs/11a_tables.ipynb #566c3cec
 def sidecar(records:Records,
             pattern:str,  # of the names of the records it was made from
             words:str,    # its caption
@@ -195,7 +195,7 @@ def sidecar(records:Records,
     one = {key: found[0] if len(found) == 1 else found or None for key in ("profile", "commit", "dirty", "versions", "device", "config") for found in [every(key)]}
     return dict(caption=words, notebook=notebook, records=files, source=records.first["source"], data=records.first["data"], seeds=sorted({r["seed"] for r in runs}), **one)
 
-# %% ../nbs/11a_tables.ipynb #a834cdc4
+# %% ../nbs/11a_tables.ipynb #b6c06e41
 def write_table(folder, name:str, table:DataFrame, words:DataFrame, beside:dict)->None:
     "A table as .csv and .md, and its sidecar."
     table.to_csv(Path(folder)/f"{name}.csv", index=False, lineterminator="\n")
