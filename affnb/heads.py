@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'DEFINING', 'only_tasks', 'stored_features', 'feature_stack', 'fold_numbers', 'learners', 'with_uncertainty',
            'step_name', 'step_batches', 'train_head', 'predictions_of', 'validated', 'change_of', 'entry']
 
-# %% ../nbs/05c_heads.ipynb #d2e853c1
+# %% ../nbs/05c_heads.ipynb #b3edbd0d
 import dataclasses
 from dataclasses import replace
 import numpy as np, pandas as pd, torch
@@ -19,7 +19,7 @@ from .metrics import score, video_statistics
 from .model import make_model
 from .train import Run, batches_of, code_hashes, fit, judge_on, labelled_tasks, make_loss, predict, rows_of
 
-# %% ../nbs/05c_heads.ipynb #04f6bb50
+# %% ../nbs/05c_heads.ipynb #5c8ccb6c
 def only_tasks(run:Run)->Run:
     "The run as an arm sees it: labels of tasks that are not among the config's are missing."
     tasks = set(run.config.tasks) | (set(AFFECT) if "VA" in run.config.tasks else set())
@@ -28,7 +28,7 @@ def only_tasks(run:Run)->Run:
     table = run.table.assign(**{name: np.nan if name in AFFECT else pd.array([pd.NA] * len(run.table), dtype="Int8") for name in blank})
     return replace(run, table=table, **dict(zip(("targets", "masks"), targets_of(table))))
 
-# %% ../nbs/05c_heads.ipynb #83a79429
+# %% ../nbs/05c_heads.ipynb #6ef7a114
 def stored_features(run:Run, name:str, seed:int)->np.ndarray|None:  # (N, D) float32, or None where the model had no labels
     "The features that a model left, by packed row; `name` such as joint, AU or AU@1."
     found = load_file(run.folder/feature_file(name).format(*seed_group(seed))).get("features")
@@ -41,7 +41,7 @@ def feature_stack(run:Run, seed:int, own:bool=True)->tuple:  # (N, K, D) or None
     stack = [*([stored_features(run, encoder_of(run.config), seed)] if own else []), *fused.values()]
     return (np.stack(stack, 1) if stack and stack[0] is not None else None), tuple(fused)
 
-# %% ../nbs/05c_heads.ipynb #8b299d65
+# %% ../nbs/05c_heads.ipynb #4dcf4973
 def fold_numbers(table)->pd.Series:  # 1 to 5, by video
     "Five folds by video, each with its share of long and of short ones."
     sizes = table.groupby("video").size()
@@ -56,7 +56,7 @@ def learners(run:Run)->tuple:  # two tables
     chosen = pool["video"].map(fold_numbers(pool)) == run.config.fold
     return pool[~chosen], pool[chosen]
 
-# %% ../nbs/05c_heads.ipynb #60084fe0
+# %% ../nbs/05c_heads.ipynb #c857a377
 PARTS = ("AU", "EXPR", *AFFECT)
 
 def with_uncertainty(model:nn.Module, loss_of, config):  # (model, batch) -> (loss, parts)
@@ -67,7 +67,7 @@ def with_uncertainty(model:nn.Module, loss_of, config):  # (model, batch) -> (lo
         return sum(getattr(config, f"weight_{name}") * (torch.exp(-s) * parts[name] + s) for name, s in zip(PARTS, model.log_variance) if name in parts), parts
     return loss
 
-# %% ../nbs/05c_heads.ipynb #0779b660
+# %% ../nbs/05c_heads.ipynb #d911c51b
 DEFINING = ("encoder_of", "fusion", "fused", "temporal", "window", "stride", "frame_order", "tasks", "weighting", "weight_AU", "weight_EXPR", "weight_valence", "weight_arousal", "fold")
 
 def step_name(config)->str:  # such as head-1f0c...
@@ -83,7 +83,7 @@ def step_batches(run:Run, table, seed:int, features, live:bool, learning:bool):
     return batches_of(run, table, derived_seed(seed, step_name(c)), length, stride, features, pixels=live, augment=c.augment if live and learning else "none", batch_frames=c.head_batch_frames,
                       epoch_frames=c.head_epoch_frames if learning else 0, shuffle=derived_seed(seed, "shuffle") if c.frame_order == "shuffled" and length > 1 else None)
 
-# %% ../nbs/05c_heads.ipynb #28f35cbf
+# %% ../nbs/05c_heads.ipynb #7ec9cda7
 def train_head(run:Run, seed:int, folder, encoder=None, judged=()):  # model, history, predictions; None where there is nothing to learn from
     "Fits fusion, temporal module and heads to windows of features (or of frames, through a live encoder); dev or a fold chooses the epoch, by the score of all tasks or of the `judged` ones."
     run, config = only_tasks(run), run.config
@@ -104,7 +104,7 @@ def train_head(run:Run, seed:int, folder, encoder=None, judged=()):  # model, hi
     others = step_batches(run, run.table[run.table["part"] != "train"], seed, stored, encoder is not None, False)
     return model, history, predict(model, others, len(run.table))
 
-# %% ../nbs/05c_heads.ipynb #3ce3926b
+# %% ../nbs/05c_heads.ipynb #dc038761
 def predictions_of(run:Run, arm:str, seed:int)->dict:  # task -> (N, .) by packed row, NaN where there is none
     "An arm's stored predictions; for `separate`, those of the three single-task models together."
     if arm == "separate": return {task: values for t in TASKS for task, values in predictions_of(run, t, seed).items()}
@@ -121,7 +121,7 @@ def validated(run:Run, predictions:dict):  # metrics, Statistics
     arrays = [{task: values[rows["row"].to_numpy()] for task, values in found.items()} for found in (predictions, run.targets, run.masks)]
     return score(*arrays), video_statistics(*arrays, rows["video"].to_numpy())
 
-# %% ../nbs/05c_heads.ipynb #ef5a9cc9
+# %% ../nbs/05c_heads.ipynb #3d5e6f6e
 def change_of(config:Config, other:Config)->dict:
     "The settings in which an arm differs."
     own = dataclasses.asdict(other)
