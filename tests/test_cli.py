@@ -131,7 +131,7 @@ def test_profiles_say_how_many_gpus_rules_may_hold_at_a_time(monkeypatch):
     said = {}
     for name in ("local", "gpus", "slurm"):
         with open(ROOT/"profiles"/name/"config.yaml") as file: said[name] = ProfileConfigFileParser().parse(file)
-    assert said["local"]["resources"] == ["gpu=1"] and said["gpus"]["resources"] == ["gpu=4"] and "resources" not in said["slurm"]   # Slurm counts its own
+    assert said["local"]["resources"] == ["gpu=1", "share=4"] and said["gpus"]["resources"] == ["gpu=4", "share=16"] and "resources" not in said["slurm"]   # Slurm counts its own
 
 
 def test_gpus_are_planned_where_they_are(monkeypatch):
@@ -162,6 +162,7 @@ def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monk
     third = subprocess.Popen([sys.executable, "-c", "from affnb.cli import take_gpus; print(*take_gpus(1))"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
         with pytest.raises(subprocess.TimeoutExpired): third.wait(3)   # it waits: both are taken
+        assert set(take_gpus(1, shared=True)) <= {"3", "GPU-5/0"} and take_gpus(0, shared=True) == {}   # a small rule does not wait
         holders[1].kill()
         assert third.communicate(timeout=20)[0] == "GPU-5/0\n"
         holders[0].kill(); holders[0].wait()
