@@ -36,7 +36,7 @@ PROGRAM = '''
 "Trains a joint model, then fusion and time, and writes down the loss of every step."
 import json, sys
 from pathlib import Path
-from affnb import joint, train
+from affnb import heads, joint, train
 run = train.open_run(sys.argv[1])
 losses, make_loss = [], train.make_loss
 def recorded(*words):
@@ -46,7 +46,7 @@ def recorded(*words):
         losses.append(loss.item())
         return loss, parts
     return record
-train.make_loss = joint.make_loss = recorded
+train.make_loss = heads.make_loss = recorded
 joint.launch_stage = lambda *words, **more: None                                           # this program is launched by the test
 joint.train_arm(run, "joint", 0)
 first = len(losses)
