@@ -142,7 +142,7 @@ def draw_mae(records:Records)->Figure|None:
 
 # %% ../nbs/12_report.ipynb #d1a5b6e9
 HEADS, JOINT = "fusion and time", ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")
-GROUPS = {"masked autoencoder": ("mae",), "one task": ("AU", "EXPR", "VA"), "all tasks": JOINT, HEADS: JOINT}   # HEADS: the second step of an arm
+GROUPS = {"masked autoencoder": ("mae",), "one task": ("AU", "EXPR", "VA"), "all tasks": ("scratch", "joint", "joint-from-AU", "joint-from-EXPR", "joint-from-VA"), HEADS: JOINT}   # HEADS: the second step of an arm
 
 def dev_score(row:dict,   # an epoch of a history
               stage:str
