@@ -13,6 +13,7 @@ PYTHON, PACKED, RECORDS = sys.executable, PLAN["packed"], f"{RUN}/records"
 NOTEBOOKS = f"{workflow.basedir}/nbs"
 TASKS, SEEDS, GROUPS = ["AU", "EXPR", "VA"], PLAN["seeds"], {int(seed): group for seed, group in PLAN["groups"].items()}
 ARMS, HEADLINE, TABLES, TARGETS = PLAN["arms"], PLAN["headline"], PLAN["tables"], PLAN["targets"]
+STEPS = [arm for arm in HEADLINE if any("features" in file for file in ARMS[arm])]   # the second steps among them
 THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a rule that trains an encoder
 CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
 SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # a second step fills no GPU: on one machine, several share one
@@ -69,7 +70,7 @@ rule pretrain:
     shell: notebook("06_pretrain", GPUS, seed="{wildcards.seed}", arm="{wildcards.mae}")
 
 rule separate:
-    input: said("07_separate", *LEARNING, "metrics"), f"{RUN}/seed{{seed}}/mae/model.safetensors"
+    input: said("07_separate", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{task}}.txt", f"{RUN}/seed{{seed}}/mae/model.safetensors"
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{task}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
             f"{RECORDS}/train-{{task}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/07_separate-{{task}}-seed{{seed}}.ipynb"
@@ -79,7 +80,7 @@ rule separate:
     shell: notebook("07_separate", GPUS, seed="{wildcards.seed}", task="{wildcards.task}")
 
 rule joint:   # an encoder for several tasks, or a second step of the headline
-    input: said("08_joint", *SECOND), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: needs(ARMS[w.arm], w.seed)
+    input: said("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: said("heads") if w.arm in STEPS else [], lambda w: needs(ARMS[w.arm], w.seed)
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
             f"{RECORDS}/train-{{arm}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb"
@@ -89,7 +90,7 @@ rule joint:   # an encoder for several tasks, or a second step of the headline
     shell: notebook("08_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
 
 rule search:
-    input: said("09_search", *SECOND), f"{RUN}/sources/search.txt", lambda w: needs(PLAN["search"], w.seed)
+    input: said("09_search", *SECOND), f"{RUN}/sources/space.txt", lambda w: needs(PLAN["search"], w.seed)
     output: f"{RECORDS}/search-{{target}}-seed{{seed}}.json", f"{RUN}/seed{{seed}}/search/{{target}}.json"
     log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
     threads: THREADS
@@ -126,7 +127,7 @@ rule evaluate:
     shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
 
 rule report:
-    input: said("12_report", "core", "metrics", "compare", "tables", "claims"), f"{RECORDS}/data.json", *RECORDED.values(),
+    input: said("12_report", "core", "metrics", "compare", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
            expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=SEEDS)
     output: f"{RUN}/figures/table_headline.csv"
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"

@@ -19,10 +19,11 @@ from .train import Run, code_hashes
 
 # %% ../nbs/10_ablations.ipynb #3671c8c3
 def settings_of(run:Run, arm:str, seed:int)->Config:
-    "The settings of an arm; `searched` takes its loss weights from the search for P (09)."
-    if arm != "searched": return arm_config(run.config, arm)
+    "The settings of an arm, on a frozen encoder; `searched` takes its loss weights from the search for P (09)."
+    config = replace(run.config, finetune_encoder=False)
+    if arm != "searched": return arm_config(config, arm)
     found = read_json(run.folder/f"seed{seed}"/"search"/"P.json")["change"]
-    return replace(run.config, **{name: value for name, value in found.items() if name.startswith("weight_")})
+    return replace(config, **{name: value for name, value in found.items() if name.startswith("weight_")})
 
 # %% ../nbs/10_ablations.ipynb #57de74e1
 def encoder_entry(run:Run, arm:str, seed:int)->dict:
@@ -64,7 +65,7 @@ def run_table(run:Run, name:str, seed:int)->dict:  # the record
         if arm == "separate" or arm in ENCODERS: entries.append(encoder_entry(run, arm, seed)); continue
         config = settings_of(run, arm, seed)
         found, predicted[arm] = step_arm(run, arm, config, seed, place)
-        if arm in averaged and predicted[arm] is None: predicted[arm] = (train_head(replace(run, config=config), seed, place/text_hash(arm)) or (0, 0, {}))[2]   # from its last checkpoint: no epoch is left to train
+        if arm in averaged and predicted[arm] is None: predicted[arm] = (train_head(replace(run, config=config), seed, place/text_hash(arm)) or (0, 0, {}))[2]   # from its checkpoint, if that is still there
         entries.append(found)
     for mean, members in table.means: entries.append(entry(run, mean, run.config, mean_predictions([predicted[m] for m in members])))
     videos = sorted(run.table.loc[run.table["part"] == "validation", "video"].unique())

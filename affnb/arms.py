@@ -8,14 +8,14 @@ __all__ = ['SUBSETS', 'AUTOENCODERS', 'ENCODERS', 'KINDS', 'MODULES', 'WINDOWS',
            'seed_group', 'encoder_of', 'feature_file', 'needs', 'Table', 'joint_tables', 'step_tables', 'tables_of',
            'encoders_for', 'targets_of', 'strategy', 'table_needs', 'search_needs']
 
-# %% ../nbs/05b_arms.ipynb #0eb68eb9
+# %% ../nbs/05b_arms.ipynb #3d77ba7e
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from types import MappingProxyType
 from .core import AFFECT, TASKS, Config, UsageError, nearest
 
-# %% ../nbs/05b_arms.ipynb #0f164ea3
+# %% ../nbs/05b_arms.ipynb #b9f23d0e
 SUBSETS = tuple(s for n in (1, 2, 3) for s in combinations(TASKS, n))   # the seven that are not empty
 
 AUTOENCODERS = MappingProxyType({
@@ -28,12 +28,13 @@ ENCODERS = MappingProxyType({
     "joint": {},
     "scratch": dict(start="nothing"),
     **{f"joint-from-{task}": dict(start=task) for task in TASKS},
+    "joint-twice": dict(epochs=lambda c: 2 * c.epochs),  # as long as a task's model and a joint one that starts from it
     "joint-long": dict(epochs=lambda c: 3 * c.epochs),   # as long as the three separate models together
-    "joint-seen": dict(encoder_role="all"),
+    "joint-seen": dict(encoder_role="seen"),
     "joint-mae-half": dict(start="mae-half"),
     "joint-mae-double": dict(start="mae-double")})
 
-# %% ../nbs/05b_arms.ipynb #da28e6bf
+# %% ../nbs/05b_arms.ipynb #1a1b8e56
 KINDS, MODULES, WINDOWS = ("sum", "concat", "gate"), ("lstm", "gru", "tcn", "transformer"), (1, 5, 10, 30, 50)
 ON_JOINT = dict(encoder_of="joint")
 FRAMES, WITHOUT_TIME, WITHOUT_FUSION = (ON_JOINT | dict(temporal=t, fusion=f) for t, f in (("none", "none"), ("none", "sum"), (None, "none")))
@@ -41,7 +42,7 @@ del WITHOUT_FUSION["temporal"]   # the profile's own module
 AFFECTS = ("AU", "EXPR", *AFFECT)
 
 def windowed(window:int)->dict:
-    "A window that starts anew after a third of its length."
+    "A window that starts anew after about a third of its length."
     return dict(window=window, stride=max(1, window // 3))
 
 def second_steps(config:Config)->dict:  # name -> change of the profile's settings
@@ -50,9 +51,9 @@ def second_steps(config:Config)->dict:  # name -> change of the profile's settin
     at = lambda w: dict(window=w, stride=config.stride) if w == config.window else windowed(w)
     return {
         "progressive": {}, "joint+heads": FRAMES, "joint+fusion": ON_JOINT | dict(temporal="none"), "joint+temporal": WITHOUT_FUSION,
-        "fusion-none": WITHOUT_TIME | dict(fused=()),
+        "layers-only": WITHOUT_TIME | dict(fused=()),
         **{f"{kind}:{'+'.join(tasks)}": WITHOUT_TIME | dict(fusion=kind, fused=tasks) for kind in KINDS for tasks in SUBSETS},
-        **{f"same-{task}": WITHOUT_TIME | dict(fused=(task, f"{task}@1", f"{task}@2")) for task in TASKS},
+        **{f"same-{task}": WITHOUT_TIME | dict(fusion="concat", fused=(task, f"{task}@1", f"{task}@2")) for task in TASKS},
         **{f"{module}@{w}": WITHOUT_FUSION | dict(temporal=module) | at(w) for module in MODULES for w in windows},
         **{f"{module}@{config.window} shuffled": WITHOUT_FUSION | dict(temporal=module, frame_order="shuffled") for module in MODULES},
         "joint-seen+heads": FRAMES | dict(encoder_of="joint-seen"), "joint-seen+temporal": WITHOUT_FUSION | dict(encoder_of="joint-seen"),
@@ -62,7 +63,7 @@ def second_steps(config:Config)->dict:  # name -> change of the profile's settin
         "uncertainty": dict(weight_AU=1., weight_EXPR=1., weight_valence=1., weight_arousal=1., weighting="uncertainty"),
         **{f"fold-{k}": dict(fold=k) for k in range(1, 6)}}
 
-# %% ../nbs/05b_arms.ipynb #33562c02
+# %% ../nbs/05b_arms.ipynb #77f87d63
 def arm_config(config:Config,  # of the profile
                arm:str         # a name of an autoencoder, an encoder or a second step
               )->Config:       # of the arm
@@ -71,7 +72,7 @@ def arm_config(config:Config,  # of the profile
     if arm not in known: raise UsageError(f"arm {arm!r}: no such arm{nearest(arm, known)}: 05b_arms lists them")
     return replace(config, **{name: value(config) if callable(value) else value for name, value in known[arm].items()})
 
-# %% ../nbs/05b_arms.ipynb #0da60cdd
+# %% ../nbs/05b_arms.ipynb #1717ba69
 def seed_group(seed:int)->tuple[int, int, int]:
     "The seed, and the two others of its group of three."
     first = seed - seed % 3
@@ -95,7 +96,7 @@ def needs(config:Config, arm:str)->list[str]:  # files below RUN, {0} {1} {2} fo
         return [f"seed{{0}}/{start}/model.safetensors" for start in starts]
     return [f"seed{{0}}/{encoder_of(c)}/model.safetensors", feature_file(encoder_of(c)), *(feature_file(name) for name in c.fused if c.fusion != "none")]
 
-# %% ../nbs/05b_arms.ipynb #60b7fe9d
+# %% ../nbs/05b_arms.ipynb #e0557418
 @dataclass(frozen=True)
 class Table:
     "Arms, and which is compared with which."
@@ -108,29 +109,30 @@ def joint_tables(config:Config)->dict:  # name -> Table
     few, more = config.ablations == "few", config.ablations == "more"
     own = f"joint-from-{config.init_from}" if config.init_from != "mae" else "joint"
     lengths = ("joint-mae-half", "joint-mae-double") if more else ()
-    starts = (own,) if few else tuple(f"joint-from-{task}" for task in TASKS)
-    long = () if few else ("joint-long",)
+    starts = () if config.init_from == "mae" else (own,) if few else tuple(f"joint-from-{task}" for task in TASKS)
+    longer = () if few else ("joint-twice", "joint-long")
     sets = [s for s in ("+".join(t) for t in SUBSETS[:-1]) if not few or s in TASKS] + ["joint"]
     heads = [f"heads:{'+'.join(t)}" for n in (1, 2, 4) for t in combinations(AFFECTS, n) if not few or n != 2]
     of = lambda name: TASKS if name == "joint" else tuple(name.removeprefix("heads:").split("+"))
     wider = lambda names: tuple((a, b) for a in names for b in names if set(of(b)) < set(of(a)) and (len(of(b)) == 1 or len(of(a)) == len(of(b)) + 1))
     return {"pretraining": Table(("scratch", "joint", *lengths), (("joint", "scratch"), *((a, "joint") for a in lengths))),
-            "training": Table(("separate", "joint", *starts, *long), (("separate", "joint"), *((a, "joint") for a in (*starts, *long)), *((a, l) for l in long for a in ("separate", *starts)))),
+            "training": Table(("separate", "joint", *starts, *longer), (("separate", "joint"), *((a, "joint") for a in (*starts, *longer)), *(() if few else (("separate", "joint-long"), *((a, "joint-twice") for a in starts))))),
             "tasks": Table((*sets, *heads), wider(sets) + wider(heads))}
 
 def step_tables(config:Config)->dict:  # name -> Table
-    "The tables of second steps: fusion, time, loss weights, folds, and the leak."
-    few, w = config.ablations == "few", config.window
+    "The tables of second steps: fusion, time, loss weights, folds, the whole, and the leak."
+    few, w, own = config.ablations == "few", config.window, config.temporal if config.temporal in MODULES else "transformer"
     fusions = [f"{kind}:{'+'.join(tasks)}" for kind in KINDS for tasks in SUBSETS if not few or len(tasks) == 3]
     same = [] if few else [f"same-{task}" for task in TASKS]
-    timed = [f"{m}@{n}" for m in MODULES for n in sorted({*WINDOWS, w}) if not few or n == w and m in ("gru", "transformer") or n == 1 and m == "transformer"]
-    mixed = [f"{m}@{w} shuffled" for m in MODULES if not few or m == "transformer"]
+    timed = [f"{m}@{n}" for m in MODULES for n in sorted({*WINDOWS, w}) if not few or n == w and m in (own, "gru") or n == 1 and m == own]
+    mixed = [f"{m}@{w} shuffled" for m in MODULES if not few or m == own]
     single = lambda arm: f"{arm.partition('@')[0]}@1"
     folds = tuple(f"fold-{k}" for k in range(1, 6))
     tables = {
-        "fusion": Table(("fusion-none", *fusions, *same), (*((a, "fusion-none") for a in (*fusions, *same)), *(("sum:AU+EXPR+VA", a) for a in same))),
+        "fusion": Table(("layers-only", *fusions, *same), (*((a, "layers-only") for a in (*fusions, *same)), *(("concat:AU+EXPR+VA", a) for a in same))),
         "temporal": Table(("joint+heads", *timed, *mixed), (*((a, "joint+heads") for a in timed), *((a, single(a)) for a in timed if a != single(a) and single(a) in timed), *((a.removesuffix(" shuffled"), a) for a in mixed))),
         "losses": Table(("equal", "released", "uncertainty", "searched"), tuple((a, "released") for a in ("equal", "uncertainty", "searched"))),
+        "whole": Table(("separate", "joint", "joint+heads", *(() if few else ("joint-seen",)), "progressive"), tuple(("progressive", a) for a in ("joint", "separate", "joint+heads", *(() if few else ("joint-seen",))))),
         "folds": Table(("progressive", *folds), (("ensemble", "progressive"), *(("ensemble", f) for f in folds)), (("ensemble", folds),)),
         "crossfit": Table(("joint+heads", "joint+temporal", "joint-seen+heads", "joint-seen+temporal"),
                           (("joint+temporal", "joint+heads"), ("joint-seen+temporal", "joint-seen+heads"), ("joint-seen+heads", "joint+heads"), ("joint-seen+temporal", "joint+temporal")))}
@@ -140,7 +142,7 @@ def tables_of(config:Config)->dict:
     "Every table that the profile asks for."
     return joint_tables(config) | step_tables(config)
 
-# %% ../nbs/05b_arms.ipynb #89777805
+# %% ../nbs/05b_arms.ipynb #86567685
 HEADLINE = ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")   # and `separate`
 
 def encoders_for(config:Config,  # of the profile
@@ -151,12 +153,12 @@ def encoders_for(config:Config,  # of the profile
     wanted |= {file.split("/")[1] for arm in wanted & {*ENCODERS} for file in needs(config, arm)}
     return [name for name in (*AUTOENCODERS, *ENCODERS) if name in wanted]
 
-# %% ../nbs/05b_arms.ipynb #d6e028c6
-TARGETS = (*TASKS, "P")
+# %% ../nbs/05b_arms.ipynb #4abd91df
+TARGETS = (*TASKS, "P")   # P: the sum; it has no target among the tasks, and all three weights are drawn
 SPACE = MappingProxyType(dict(
     partners=("none", *("+".join(s) for s in SUBSETS)),  # tasks learned beside the target; its own name changes nothing
     weight=(.1, 2.),                                     # of each partner's loss, on a logarithmic scale; the target's is 1
-    fused=("none", *("+".join(s) for s in SUBSETS)), fusion=KINDS,
+    fused=("none", *("+".join(s) for s in SUBSETS)), fusion=KINDS,   # none: the layers alone
     temporal=("none", *MODULES), window=WINDOWS[1:],
     encoder_of=("joint", "own")))                        # the joint encoder, or the target's separate model (for P: the progressive arm's)
 
@@ -168,13 +170,13 @@ def strategy(target:str, choice:dict)->dict:  # a change of settings
     "What a choice from `SPACE` means for a target; for P, whose score needs them, all tasks are learned."
     part = lambda word: () if word == "none" else tuple(word.split("+"))
     tasks = TASKS if target == "P" else tuple(t for t in TASKS if t == target or t in part(choice["partners"]))
-    weight = {t: 1. if t == target else choice[f"weight_{t}"] for t in tasks}
+    weight = {t: 1. if t == target else choice.get(f"weight_{t}", 1.) for t in tasks}
     weights = dict(weight_AU=weight.get("AU", 1.), weight_EXPR=weight.get("EXPR", 1.), weight_valence=weight.get("VA", 1.), weight_arousal=weight.get("VA", 1.))
     own = dict(encoder_of="" if target == "P" else target) if choice["encoder_of"] == "own" else dict(encoder_of="joint")
     return dict(tasks=tasks, **weights, fused=part(choice["fused"]), fusion=choice.get("fusion", "sum"), temporal=choice["temporal"], **own,
                 **(windowed(choice["window"]) if choice["temporal"] != "none" else {}))
 
-# %% ../nbs/05b_arms.ipynb #38519881
+# %% ../nbs/05b_arms.ipynb #a5f5e303
 def table_needs(config:Config, table:Table)->list[str]:  # files below RUN, {0} {1} {2} for the seeds of the group
     "What must be there before a table can be run."
     files = []

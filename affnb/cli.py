@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['BENCH_SETTINGS', 'check_parts', 'plan_arms', 'make_plan', 'write_changed', 'write_sources', 'render', 'pack_data',
            'describe', 'reap', 'cancel', 'list_gpus', 'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone',
-           'reason', 'run_chain', 'publish', 'committed', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser',
-           'make_parser', 'act', 'main']
+           'reason', 'run_chain', 'drop_stale', 'publish', 'committed', 'reproduce', 'check', 'score', 'report',
+           'bench', 'Parser', 'make_parser', 'act', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
-import argparse, contextlib, dataclasses, fcntl, json, os, re, shutil, socket, subprocess, sys, tempfile, time
+import argparse, contextlib, dataclasses, fcntl, inspect, json, os, re, shutil, socket, subprocess, sys, tempfile, time
 from importlib.util import find_spec
 from pathlib import Path
 import psutil
 from .core import (AffnbError, Config, UsageError, atomic, file_hash, load_config, nearest, notebook_hash, project_root,
-                        read_json, text_hash, write_json)
+                        read_json, text_hash, training_settings, write_json)
 
 # %% ../nbs/14_cli.ipynb #31152647
 def check_parts(config:Config, elsewhere:bool=False)->None:
@@ -43,8 +43,8 @@ def plan_arms(config:Config,   # the settings
     known = ["headline", *tables, "search", "focus", "post"]
     if only and word not in known: raise UsageError(f"--only {only}: no such table{nearest(word, known)}: the profile {config.profile} has {', '.join(f'table_{name}' for name in known)}")
     names = [*(name for name in a.ENCODERS if name not in a.TASKS), *(name for name in a.HEADLINE if name not in a.ENCODERS)]
-    change = lambda arm: "" if arm in ("separate", "searched") else sorted(dataclasses.asdict(a.arm_config(config, arm)).items())
-    hashes = {f"arm-{arm}": text_hash(change(arm)) for arm in (*a.AUTOENCODERS, *names)} | {"search": text_hash(sorted(a.SPACE.items()), config.search_trials)}
+    change = lambda arm: "" if arm in ("separate", "searched") else sorted(training_settings(a.arm_config(config, arm)).items())
+    hashes = {f"arm-{arm}": text_hash(change(arm)) for arm in (*a.AUTOENCODERS, *a.TASKS, *names)} | {"space": text_hash(sorted(a.SPACE.items()), inspect.getsource(a.strategy), config.search_trials)}
     hashes |= {f"table-{name}": text_hash([(arm, change(arm)) for arm in table.arms], table.pairs, table.means) for name, table in tables.items()}
     groups = {seed: a.seed_group(seed) for own in config.seeds for seed in a.seed_group(own)}
     return dict(only=word or None, headline=list(a.HEADLINE), arms={name: a.needs(config, name) for name in names}, tables={name: a.table_needs(config, table) for name, table in tables.items()},
@@ -93,7 +93,9 @@ def write_sources(plan:dict)->list[str]:  # the names that changed
     hashes |= {path.stem: file_hash(path) for path in sorted((root/"affnb").glob("[a-z]*.py"))}
     weights = [root/plan["config"][name] for name in ("pretrained", "mae_start") if plan["config"][name] not in ("", "timm")]
     hashes |= plan["hashes"]
-    hashes["settings"] = text_hash(plan["config"], plan["packed"], plan["source"], *map(file_hash, weights))
+    hashes["results"] = text_hash(plan["config"], plan["seeds"], *sorted(plan["tables"]), *plan["targets"])   # what is made of the models
+    config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in plan["config"].items()})
+    hashes["settings"] = text_hash(training_settings(config), plan["packed"], plan["source"], *map(file_hash, weights))
     write_changed(f"{plan['packed']}.txt", plan["source"] + "\n")   # not in RUN: other runs share the packed data, and none may find it older than this
     return [name for name, value in hashes.items() if write_changed(sources/f"{name}.txt", value + "\n")]
 
@@ -261,6 +263,16 @@ def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whet
     return "Nothing to be done" not in said
 
 # %% ../nbs/14_cli.ipynb #2101c81e
+def drop_stale(plan:dict)->list[str]:  # names of what was removed
+    "Removes records of seeds, arms, tables and targets that the plan does not name."
+    seeds, others = "|".join(map(str, plan["seeds"])), "|".join(map(str, plan["groups"]))   # others: whose models an arm of three seeds may fuse
+    any_of = lambda names: "|".join(re.escape(name) for name in names)
+    own = rf"(arm-.*|table-({any_of(plan['tables'])})|search-({any_of(plan['targets'])})|focus|post|timeline)-seed({seeds})\..*"
+    trained = rf"(train-)?({any_of([*plan['autoencoders'], 'AU', 'EXPR', 'VA', *plan['arms']])})-seed({others})\..*"
+    stale = [path for path in (Path(plan["run"])/"records").glob("*-seed*.*") if not re.fullmatch(f"{own}|{trained}", path.name)]
+    for path in stale: path.unlink()
+    return sorted(path.name for path in stale)
+
 def publish(plan:dict)->None:
     "Copies records and figures of a finished run to where they are kept; files that are the same stay untouched."
     for kind, target in zip(("records", "figures"), plan["publish"] or ()):
@@ -294,12 +306,11 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
         if not dry_run: print(f"affnb: {plan['name']}: {'the synthetic benchmark' if plan['benchmark'] else plan['folder']}, seeds {', '.join(map(str, config.seeds))}", flush=True)
         write_changed(run/"plan.json", json.dumps(plan, indent=1) + "\n")
         write_sources(plan)
-        for record in (run/"records").glob("*-seed*.*"):   # of a seed that is no longer asked for, not even by an arm that fuses models of three seeds
-            if int(record.stem.rpartition("seed")[2]) not in plan["groups"]: record.unlink()
+        if not dry_run: drop_stale(plan)
         worked = run_chain(plan, folder, cores, dry_run)
         if dry_run: return
         before = None if only else committed(plan)
-        if only: write_report(run/"records", run/"figures")   # of the records that there are; a whole run has a rule for it
+        if only: write_report(run/"records", run/"figures", only=plan["only"])   # a whole run has a rule for it
         publish(plan)
     figures = Path(plan["publish"][1]) if plan["publish"] else run/"figures"
     print((figures/f"table_{plan['only']}.md").read_text() if only else headline_text(run/"records"))

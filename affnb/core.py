@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'CHOICES', 'AffnbError', 'UsageError', 'nearest',
            'DataSettings', 'ModelSettings', 'TrainSettings', 'Config', 'parse_setting', 'check_config', 'project_root',
-           'load_config', 'derived_seed', 'generator', 'seed_everything', 'pick_device', 'git_state', 'environment',
-           'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash', 'notebook_hash', 'make_record']
+           'load_config', 'training_settings', 'derived_seed', 'generator', 'seed_everything', 'pick_device',
+           'git_state', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash', 'notebook_hash',
+           'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
 import configparser, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, re, shutil, subprocess, tempfile
@@ -51,6 +52,7 @@ class DataSettings:
     "How frames are packed and divided, and how large the synthetic benchmark is."
     image_size: int = 224          # pixels a side, after packing
     dev_share: float = .15         # share of the training videos that chooses epochs and strategies
+    long_frames: int = 60          # frames from which a training video is long: the second step gets those first, dev its share of them
     head_share: float = .2         # share of the training rows that encoders never see: fusion and time are learned there
     bench_clips: int = 2200        # identities in short clips
     bench_clip_frames: int = 7     # frames a clip
@@ -102,7 +104,7 @@ class TrainSettings:
     epoch_frames: int = 0          # frames an epoch; 0: every frame once
     batch_frames: int = 50         # frames a step
     tasks: tuple[str, ...] = TASKS # that are learned; VA can be given as valence, arousal or both
-    encoder_role: str = "encoder"  # training videos that encoders see: encoder | all (those of the second step too: a leak, to be measured)
+    encoder_role: str = "encoder"  # training videos that encoders see: encoder | seen (those of the second step, in the place of as many others: a leak, to be measured)
     lr: float = 1e-5               # peak learning rate
     weight_decay: float = .05      # AdamW
     warmup: float = .1             # share of all steps in which the learning rate rises
@@ -139,7 +141,7 @@ class Config(TrainSettings, ModelSettings, DataSettings):
 CHOICES = MappingProxyType(dict(
     augment=("none", "window", "frame"), stem=("patch", "conv"), fusion=("none", "sum", "concat", "gate"),
     fused=(*TASKS, *(f"{task}@{k}" for task in TASKS for k in (1, 2))), tasks=(*TASKS, *AFFECT), temporal=("none", "lstm", "gru", "tcn", "transformer"),
-    init_from=("mae", *TASKS), start=("nothing", "mae", "mae-half", "mae-double", *TASKS), frame_order=("time", "shuffled"), encoder_role=("encoder", "all"),
+    init_from=("mae", *TASKS), start=("nothing", "mae", "mae-half", "mae-double", *TASKS), frame_order=("time", "shuffled"), encoder_role=("encoder", "seen"),
     weighting=("fixed", "uncertainty"), ablations=("few", "all", "more"), device=("auto", "cpu", "cuda")))
 
 def parse_setting(name:str,  # a field of `Config`
@@ -167,7 +169,7 @@ def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
     shares = ("dev_share", "head_share", "mae_mask_ratio", "drop_path", "dropout", "warmup")
-    positive = ("image_size", "bench_size", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "window", "stride", "threads", "processes",
+    positive = ("image_size", "bench_size", "long_frames", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "window", "stride", "threads", "processes",
                 "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
                 "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
     counts = ("bench_test", "patch_size", "width", "depth", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
@@ -212,6 +214,10 @@ def load_config(profile:str="tiny",  # a section of settings.ini
         parse_setting(name.strip(), value)
         changes[name.strip()] = value
     return check_config(Config(**{name: parse_setting(name, value) for name, value in changes.items()} | {"profile": profile}))
+
+def training_settings(config:Config)->dict:
+    "The settings that a trained model depends on; the others say how many are trained and what is made of them."
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("profile", "seeds", "bootstrap", "ablations", "search_trials")}
 
 # %% ../nbs/00_core.ipynb #e89d72da
 def derived_seed(*what  # numbers and words that name this use of chance

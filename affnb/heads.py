@@ -6,20 +6,20 @@
 __all__ = ['PARTS', 'DEFINING', 'only_tasks', 'stored_features', 'feature_stack', 'fold_numbers', 'learners', 'with_uncertainty',
            'step_name', 'step_batches', 'train_head', 'predictions_of', 'validated', 'change_of', 'entry']
 
-# %% ../nbs/05c_heads.ipynb #b3edbd0d
+# %% ../nbs/05c_heads.ipynb #8d63232a
 import dataclasses
 from dataclasses import replace
 import numpy as np, pandas as pd, torch
 from safetensors.torch import load_file
 from torch import nn
 from .arms import encoder_of, feature_file, seed_group
-from .core import AFFECT, AU_NAMES, TASKS, Config, derived_seed, file_hash, generator, seed_everything, text_hash
+from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash, generator, seed_everything, text_hash
 from .data import targets_of
 from .metrics import score, video_statistics
 from .model import make_model
 from .train import Run, batches_of, code_hashes, fit, judge_on, labelled_tasks, make_loss, predict, rows_of
 
-# %% ../nbs/05c_heads.ipynb #5c8ccb6c
+# %% ../nbs/05c_heads.ipynb #9ad23eb4
 def only_tasks(run:Run)->Run:
     "The run as an arm sees it: labels of tasks that are not among the config's are missing."
     tasks = set(run.config.tasks) | (set(AFFECT) if "VA" in run.config.tasks else set())
@@ -28,7 +28,7 @@ def only_tasks(run:Run)->Run:
     table = run.table.assign(**{name: np.nan if name in AFFECT else pd.array([pd.NA] * len(run.table), dtype="Int8") for name in blank})
     return replace(run, table=table, **dict(zip(("targets", "masks"), targets_of(table))))
 
-# %% ../nbs/05c_heads.ipynb #6ef7a114
+# %% ../nbs/05c_heads.ipynb #431183bc
 def stored_features(run:Run, name:str, seed:int)->np.ndarray|None:  # (N, D) float32, or None where the model had no labels
     "The features that a model left, by packed row; `name` such as joint, AU or AU@1."
     found = load_file(run.folder/feature_file(name).format(*seed_group(seed))).get("features")
@@ -41,7 +41,7 @@ def feature_stack(run:Run, seed:int, own:bool=True)->tuple:  # (N, K, D) or None
     stack = [*([stored_features(run, encoder_of(run.config), seed)] if own else []), *fused.values()]
     return (np.stack(stack, 1) if stack and stack[0] is not None else None), tuple(fused)
 
-# %% ../nbs/05c_heads.ipynb #4dcf4973
+# %% ../nbs/05c_heads.ipynb #e6cb1bc4
 def fold_numbers(table)->pd.Series:  # 1 to 5, by video
     "Five folds by video, each with its share of long and of short ones."
     sizes = table.groupby("video").size()
@@ -53,27 +53,29 @@ def learners(run:Run)->tuple:  # two tables
     learn, choose = rows_of(run, "train", "head"), rows_of(run, "dev")
     if not run.config.fold: return learn, choose
     pool = pd.concat([learn, choose])
+    if pool["video"].nunique() < 5: raise AffnbError(f"folds: {pool['video'].nunique()} training videos for five folds: give more videos, or a larger head_share or dev_share")
     chosen = pool["video"].map(fold_numbers(pool)) == run.config.fold
     return pool[~chosen], pool[chosen]
 
-# %% ../nbs/05c_heads.ipynb #c857a377
+# %% ../nbs/05c_heads.ipynb #a44ffdf5
 PARTS = ("AU", "EXPR", *AFFECT)
 
 def with_uncertainty(model:nn.Module, loss_of, config):  # (model, batch) -> (loss, parts)
     "A loss whose weights are parameters of the model, learned with it (Kendall et al. 2018)."
-    model.log_variance = nn.Parameter(torch.zeros(len(PARTS), device=next(model.parameters()).device))
+    model.log_variance = nn.Parameter(torch.zeros(len(PARTS), device=next(model.parameters()).device))   # in hundreds
     def loss(live, batch):
         _, parts = loss_of(live, batch)
-        return sum(getattr(config, f"weight_{name}") * (torch.exp(-s) * parts[name] + s) for name, s in zip(PARTS, model.log_variance) if name in parts), parts
+        return sum(getattr(config, f"weight_{name}") * (torch.exp(-s) * parts[name] + s) for name, s in zip(PARTS, 100 * model.log_variance) if name in parts), parts
     return loss
 
-# %% ../nbs/05c_heads.ipynb #d911c51b
+# %% ../nbs/05c_heads.ipynb #dec0cea7
 DEFINING = ("encoder_of", "fusion", "fused", "temporal", "window", "stride", "frame_order", "tasks", "weighting", "weight_AU", "weight_EXPR", "weight_valence", "weight_arousal", "fold")
 
 def step_name(config)->str:  # such as head-1f0c...
     "What a second step is called where chance and checkpoints are concerned: a hash of what defines it."
     idle = ("window", "stride", "frame_order") if config.temporal == "none" else ()   # settings of a module that is not there
-    known = {name: getattr(config, name) for name in DEFINING if name not in idle} | dict(encoder_of=encoder_of(config)) | (dict(fused=()) if config.fusion == "none" else {})
+    learned = tuple(part for part in PARTS if part in config.tasks or part in AFFECT and "VA" in config.tasks)   # VA is valence and arousal
+    known = {name: getattr(config, name) for name in DEFINING if name not in idle} | dict(encoder_of=encoder_of(config), tasks=learned) | (dict(fused=()) if config.fusion == "none" else {})
     return f"head-{text_hash(sorted(known.items()))}"
 
 def step_batches(run:Run, table, seed:int, features, live:bool, learning:bool):
@@ -81,9 +83,9 @@ def step_batches(run:Run, table, seed:int, features, live:bool, learning:bool):
     c = run.config
     length, stride = (c.window, c.stride) if c.temporal != "none" else (1, 1)
     return batches_of(run, table, derived_seed(seed, step_name(c)), length, stride, features, pixels=live, augment=c.augment if live and learning else "none", batch_frames=c.head_batch_frames,
-                      epoch_frames=c.head_epoch_frames if learning else 0, shuffle=derived_seed(seed, "shuffle") if c.frame_order == "shuffled" and length > 1 else None)
+                      epoch_frames=(c.head_epoch_frames or len(table)) if learning else 0, shuffle=derived_seed(seed, "shuffle") if c.frame_order == "shuffled" and length > 1 else None)
 
-# %% ../nbs/05c_heads.ipynb #7ec9cda7
+# %% ../nbs/05c_heads.ipynb #375c62fe
 def train_head(run:Run, seed:int, folder, encoder=None, judged=()):  # model, history, predictions; None where there is nothing to learn from
     "Fits fusion, temporal module and heads to windows of features (or of frames, through a live encoder); dev or a fold chooses the epoch, by the score of all tasks or of the `judged` ones."
     run, config = only_tasks(run), run.config
@@ -97,14 +99,14 @@ def train_head(run:Run, seed:int, folder, encoder=None, judged=()):  # model, hi
     loss_of = make_loss(run, learn, config)
     if config.weighting == "uncertainty": loss_of = with_uncertainty(model, loss_of, config)
     judge = judge_on(run, step_batches(run, choose, seed, stored, encoder is not None, False), judged or tasks)
-    files = [] if encoder is not None else [feature_file(encoder_of(config))]
+    files = [feature_file(encoder_of(config)) if encoder is None else f"seed{{0}}/{encoder_of(config)}/model.safetensors"]
     files = [run.folder/file.format(*seed_group(seed)) for file in [*files, *map(feature_file, fused)]]
     key = text_hash(run.data["hash"], encoder is not None, judged, *map(file_hash, files), *code_hashes(run))
     history = fit(model, batches, loss_of, judge, folder, config, config.head_epochs, config.head_lr, name, seed, key)
     others = step_batches(run, run.table[run.table["part"] != "train"], seed, stored, encoder is not None, False)
     return model, history, predict(model, others, len(run.table))
 
-# %% ../nbs/05c_heads.ipynb #dc038761
+# %% ../nbs/05c_heads.ipynb #82851137
 def predictions_of(run:Run, arm:str, seed:int)->dict:  # task -> (N, .) by packed row, NaN where there is none
     "An arm's stored predictions; for `separate`, those of the three single-task models together."
     if arm == "separate": return {task: values for t in TASKS for task, values in predictions_of(run, t, seed).items()}
@@ -121,7 +123,7 @@ def validated(run:Run, predictions:dict):  # metrics, Statistics
     arrays = [{task: values[rows["row"].to_numpy()] for task, values in found.items()} for found in (predictions, run.targets, run.masks)]
     return score(*arrays), video_statistics(*arrays, rows["video"].to_numpy())
 
-# %% ../nbs/05c_heads.ipynb #3d5e6f6e
+# %% ../nbs/05c_heads.ipynb #d4c377bc
 def change_of(config:Config, other:Config)->dict:
     "The settings in which an arm differs."
     own = dataclasses.asdict(other)

@@ -6,6 +6,8 @@
 __all__ = ['train_task']
 
 # %% ../nbs/07_separate.ipynb #400c0af3
+from dataclasses import replace
+from .arms import arm_config
 from .core import TASKS, AffnbError
 from .model import count_flops
 from .train import Run, as_program, batches_of, encode, labelled_tasks, launch_stage, leave, predict, train_frames
@@ -14,6 +16,7 @@ from .train import Run, as_program, batches_of, encode, labelled_tasks, launch_s
 def train_task(run:Run, task:str, seed:int):  # model or None, history, features (N, D) or None, predictions
     "Stage 1 for one task: trains from the autoencoder's encoder; leaves weights, the features of all frames, predictions, record."
     if task not in TASKS: raise AffnbError(f"parameter `task` = {task!r}: must be one of {', '.join(TASKS)}")
+    run = replace(run, config=arm_config(run.config, task))
     if task not in labelled_tasks(run):
         leave(run, task, seed, None, [])
         return None, [], None, {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from .core import (TASKS, AffnbError, Config, atomic, derived_seed, file_hash, make_record, pick_device, read_json,
-                        seed_everything, text_hash, write_json)
+                        seed_everything, text_hash, training_settings, write_json)
 from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
 from .metrics import score
 from .model import count_parameters, load_weights, make_encoder, make_model, save_weights
@@ -177,7 +177,7 @@ def fit(model:nn.Module, batches:Batches,
         key:str         # hash of all that the result depends on besides settings and seed
        )->list[dict]:   # the history: one entry an epoch
     "Trains, judges after each epoch, keeps best and last, goes on from last; leaves the best weights in the model."
-    folder, key = Path(folder), text_hash(config, name, seed, epochs, lr, key, max(world(), config.processes))
+    folder, key = Path(folder), text_hash(training_settings(config), name, seed, epochs, lr, key, max(world(), config.processes))
     optimizer, steps = make_optimizer(model, lr, config.weight_decay), epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config.warmup))
     wait()
@@ -259,7 +259,7 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in plan["config"].items()})
     torch.set_num_threads(config.threads); keep_memory()
     packed = open_packed(plan["packed"])
-    table = assign_parts(packed.table, config.dev_share, config.head_share, config.window, 0)
+    table = assign_parts(packed.table, config.dev_share, config.head_share, config.long_frames // 2, 0)
     data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")
     device = join(pick_device(config.device))
     return Run(Path(run_dir), config, packed, table, *targets_of(table), data, device, hold_frames(packed.frames, device))
@@ -338,7 +338,7 @@ def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safete
     encoder = make_encoder(replace(config, pretrained=""))   # pretrained weights enter through stage 0; scratch stays scratch
     if start is not None: load_weights(encoder, start, prefix="encoder.")
     model = make_model(config, tasks, encoder).to(run.device)
-    table = rows_of(run, "train", "" if config.encoder_role == "all" else config.encoder_role, tasks)
+    table = rows_of(run, "train", "encoder", tasks)
     batches = batches_of(run, table, derived_seed(seed, name), augment=config.augment, epoch_frames=config.epoch_frames)
     loss_of = make_loss(run, table, config)
     judge = judge_on(run, batches_of(run, rows_of(run, "dev")), tasks)

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from in_step import ROOT, copy_tree
 
 ARMS = ["scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive"]
-TABLES = ["pretraining", "training", "tasks", "fusion", "temporal", "losses", "folds"]   # of a profile with few arms
+TABLES = ["pretraining", "training", "tasks", "fusion", "temporal", "losses", "whole", "folds"]   # of a profile with few arms
 REAL = ROOT.parent/"shared"/"real-faces"
 
 
@@ -159,7 +159,7 @@ def test_a_new_arm_is_one_line_and_only_it_is_trained(project):
     kept = lambda: {path: path.stat().st_mtime_ns for path in (run/"seed0"/"tables"/"fusion"/"kept").glob("*.json")}
     before, models, arms = kept(), project.times(), project.root/"affnb"/"arms.py"
     known = arms.read_text()
-    marked = known.replace('        "equal": dict(', new + '\n        "equal": dict(').replace('"fusion": Table(("fusion-none",', '"fusion": Table(("fusion-none", "gate:AU, narrow",')
+    marked = known.replace('        "equal": dict(', new + '\n        "equal": dict(').replace('"fusion": Table(("layers-only",', '"fusion": Table(("layers-only", "gate:AU, narrow",')
     assert marked.count("narrow") == 2
     arms.write_text(marked)
     said, _ = project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
