@@ -176,6 +176,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'affnb.compare.one_p': ('compare.html#one_p', 'affnb/compare.py'),
                                'affnb.compare.p_value': ('compare.html#p_value', 'affnb/compare.py'),
                                'affnb.compare.pair_rows': ('compare.html#pair_rows', 'affnb/compare.py'),
+                               'affnb.compare.pair_terms': ('compare.html#pair_terms', 'affnb/compare.py'),
                                'affnb.compare.row_of': ('compare.html#row_of', 'affnb/compare.py'),
                                'affnb.compare.verdict': ('compare.html#verdict', 'affnb/compare.py')},
             'affnb.core': { 'affnb.core.AffnbError': ('core.html#affnberror', 'affnb/core.py'),
