@@ -2,7 +2,7 @@
 import subprocess, sys, time
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
-from affnb.compare import METRICS, compare, holm, p_value, verdict
+from affnb.compare import FINER, METRICS, NEAR, compare, contrast, contrast_rows, holm, kept_scores, p_value, pair_rows, verdict
 from affnb.core import AffnbError, Config, UsageError
 from affnb.data import Batch
 from affnb.metrics import interval, mean_scores, paired_resamples, resample_counts, video_statistics
@@ -148,9 +148,17 @@ def test_holm_by_hand():
     assert np.isnan(holm([np.nan, np.nan])).all() and holm([]).shape == (0,) and holm([.2]) == .2
     given = np.array([.01, np.nan]); holm(given)
     assert given[0] == .01 and np.isnan(given[1]), "what was given is left alone"
+    np.testing.assert_allclose(holm([.005, np.nan, .01], family=10), [.05, np.nan, .09], err_msg="what was planned and not made counts")
+    np.testing.assert_allclose(holm([.005, .01], family=1), holm([.005, .01]), err_msg="a family is never smaller than what was compared")
 
 def test_verdict_of_a_corrected_p():
     assert [verdict(.1, .049), verdict(-.1, .049), verdict(.1, .05), verdict(0., .01), verdict(np.nan, np.nan), verdict(.1, np.nan)] == ["shown", "reversed", "not shown", "not shown", "–", "–"]
+
+def test_one_seed_gets_no_verdict():
+    assert [verdict(d, p, 1) for d, p in ((.1, .0001), (-.1, .0001), (.1, .5), (np.nan, .1))] == ["one seed"]*3 + ["–"]
+    of = arms(seeds=1, gain=dict(b=.9))
+    table = compare([("b", "a"), ("c", "a")], of, n=500)
+    assert set(table.verdict) == {"one seed"} and table[["difference", "lo", "hi", "p"]].notna().all(axis=None) and (table.p[:4] < .01).all() and (table.n_seeds == 1).all()
 
 # -- the table --------------------------------------------------------------------------------------------------------------------
 
@@ -179,10 +187,36 @@ def test_a_row_does_not_know_its_company():
 
 def test_a_row_is_the_paired_bootstrap():
     of = arms()
-    row = compare([("b", "a")], of, ["P"], n=500, seed=3).iloc[0]
-    estimate, resamples = paired_resamples(list(of["b"].values()), list(of["a"].values()), 500, 3)
+    row = compare([("c", "a")], of, ["P"], n=500, seed=3).iloc[0]
+    assert row.p > NEAR*2/501, "far from the smallest p: no further draws"
+    estimate, resamples = paired_resamples(list(of["c"].values()), list(of["a"].values()), 500, 3)
     assert row.difference == estimate["P"][0] and (row.lo, row.hi) == tuple(map(float, interval(estimate["P"][0], resamples["P"]))) and row.p == p_value(estimate["P"][0], resamples["P"])
-    assert list(row.index) == ["arm", "against", "metric", "difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds"]
+    assert list(row.index) == ["arm", "against", "metric", "difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "seeds_agree"]
+
+def test_small_p_values_come_from_more_resamples_and_agree_with_their_interval():
+    of = arms()
+    coarse, fine = pair_rows("b", "a", of, ["P"], 300, 3, kept_scores(["P"]))[0], compare([("b", "a")], of, ["P"], n=300, seed=3).iloc[0]
+    assert coarse["p"] == 2/301 and 2/(FINER*300 + 1) <= fine.p < coarse["p"] and fine.difference == coarse["difference"]
+    draws_of = [paired_resamples(list(of["b"].values()), list(of["a"].values()), 300, 3 + 1000*k) for k in range(FINER)]
+    column = np.concatenate([resamples["P"] for _, resamples in draws_of])
+    assert (fine.lo, fine.hi) == tuple(map(float, interval(coarse["difference"], column))) and fine.p == p_value(coarse["difference"], column)
+
+def test_a_contrast_of_four_arms_is_the_difference_of_two_differences():
+    of = arms(("a", "b", "c", "d"), gain=dict(b=.4, d=.2))
+    terms, scores = {"b": 1, "a": -1, "d": -1, "c": 1}, kept_scores(["P"])
+    each, mean, resamples = contrast(terms, of, 200, 0, scores)
+    for part, of_pair in ((mean, lambda x, y: contrast({x: 1, y: -1}, of, 200, 0, scores)[1]["P"]), (resamples, lambda x, y: contrast({x: 1, y: -1}, of, 200, 0, scores)[2]["P"])):
+        np.testing.assert_allclose(part["P"], of_pair("b", "a") - of_pair("d", "c"), atol=1e-12)
+    row = contrast_rows([(dict(arm="x"), terms, ["P"])], of, 200, 0, scores)[0]
+    assert row["arm"] == "x" and row["difference"] == pytest.approx(each["P"].mean()) and row["seeds_agree"] == "3 of 3"
+
+def test_seeds_agree_counts_signs():
+    of = arms(gain={})
+    of["b"] = {0: arms(gain=dict(b=.5))["b"][0], 1: of["b"][1], 2: arms(gain=dict(b=-.5))["b"][0]}
+    row = compare([("b", "a")], of, ["VA"], n=50).iloc[0]
+    each = contrast({"b": 1, "a": -1}, of, 50, 0, kept_scores(["VA"]))[0]["VA"]
+    assert row.seeds_agree == f"{(np.sign(each) == np.sign(each.mean())).sum()} of 3" and row.seeds_agree != "3 of 3"
+    assert compare([("a", "a")], of, ["VA"], n=50).seeds_agree.item() == "0 of 3" and compare([("a", "missing")], of, ["VA"], n=50).seeds_agree.item() == ""
 
 def test_only_seeds_that_both_have_are_paired():
     of = arms(); fewer = of | {"a": {s: of["a"][s] for s in (2, 0)}}
