@@ -126,8 +126,8 @@ def validated(run:Run, predictions:dict):  # metrics, Statistics
 # %% ../nbs/05c_heads.ipynb #d4c377bc
 def change_of(config:Config, other:Config)->dict:
     "The settings in which an arm differs."
-    own = dataclasses.asdict(other)
-    return {name: own[name] for name, value in dataclasses.asdict(config).items() if own[name] != value}
+    own, plain = dataclasses.asdict(other), lambda value: list(value) if isinstance(value, tuple) else value   # as JSON has it
+    return {name: plain(own[name]) for name, value in dataclasses.asdict(config).items() if own[name] != value}
 
 def entry(run:Run, arm:str, config:Config, predictions:dict, history=(), parameters:int=0, seconds:float=0.)->dict:
     "What a record says of an arm; the score of tasks that it did not learn is None."
