@@ -32,16 +32,16 @@ def forest(axis, rows:DataFrame, places)->None:  # places: (N,) heights
         axis.plot([row.difference_lo, row.difference_hi], [y, y], color=color, lw=1.6, solid_capstyle="butt")
         axis.plot(row.difference, y, marker=marker, color=color, mfc=face, ms=5, mew=1.4, ls="none")
 
-def forests(table:DataFrame, key:str, names:list, labels:list, gaps=())->Figure:
+def forests(table:DataFrame, key:str, names:list, labels:list, gaps=(), inches:float=.27)->Figure:   # inches: height of a line
     "A panel a task, a line a comparison; `gaps` are the places in front of which a space is left."
     places = np.arange(len(names)) + np.array([.8*sum(g <= i for g in gaps) for i in range(len(names))])
-    figure = Figure(figsize=(11, 1.5 + .27*len(names)), layout="constrained")
+    figure = Figure(figsize=(11, 1.5 + inches*len(names)), layout="constrained")
     for axis, task in zip(axes := figure.subplots(1, 4, sharey=True), TASK_METRICS):
         rows = table[table.task == task].set_index(key).reindex(names)
         forest(axis, rows, places)
         missing = {"not tested": "not tested", "–": "no labels"}
         for row, y in zip(rows.itertuples(), places):
-            if row.verdict in missing: axis.text(0, y, missing[row.verdict], color="#999999", fontsize=7, ha="center", va="center", bbox=dict(color="white", pad=.5))
+            if row.verdict in missing: axis.text(.5, y, missing[row.verdict], transform=axis.get_yaxis_transform(), color="#999999", fontsize=7, ha="center", va="center", bbox=dict(color="white", pad=.5))
         axis.set(title=task, xlabel="difference of " + ("F1" if task in ("AU", "EXPR") else "CCC")); axis.grid(axis="y", alpha=.4)
         axis.xaxis.set_major_locator(MaxNLocator(4)); axis.xaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("0.", ".")); axis.tick_params(axis="x", labelsize=8)
     axes[0].set_yticks(places, labels, fontsize=8); axes[0].set_ylim(places[-1] + .7, -.7)
@@ -65,8 +65,8 @@ def draw_claims(records:Records, found:dict)->Figure|None:
     if not (records.arms and table.verdict.isin(VERDICTS).any()): return None   # a claim is judged among all: not in a run of one table
     names = list(dict.fromkeys(table.claim))
     words = {number: f"{number}  {statement}" for number, statement in zip(table.claim, table.statement)}
-    split = lambda text: text if len(text) < 52 else text.replace(": ", ":\n      ", 1)
-    figure = forests(table, "claim", names, [split(words[n]) for n in names], [i for i in range(1, len(names)) if names[i].isdigit()])
+    split = lambda text: text if len(text) < 60 else text.replace(": ", ":\n", 1) if ": " in text else "\n".join((text[:(cut := text.rindex(" ", 0, 58))], text[cut + 1:]))
+    figure = forests(table, "claim", names, [split(words[n]) for n in names], [i for i in range(1, len(names)) if names[i].isdigit()], .38)
     figure.suptitle(f"Claims and their controls: {counted(table)}" + (f", {n} not tested" if (n := (table.verdict == 'not tested').sum()) else ""))
     return figure
 
