@@ -300,6 +300,7 @@ def write_figures(records:Records, folder)->None:
         for name, figure, pattern in figures:
             if figure is not None: write_figure(folder, f"fig_{name}", figure, sidecar(records, pattern, figure.get_suptitle()))
 
+# %% ../nbs/12_report.ipynb #c9cbbaf2
 def write_report(records_dir,       # a folder of records
                  figures_dir,       # where tables and figures go
                  only:str|None=None # one table, such as fusion; the other files of the folder stay

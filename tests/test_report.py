@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import bootstrap, score, to_record, video_statistics
+from affnb.tables import PAIRS
 from affnb.report import (ARMS, BOUNDS, caption, cell, comparison_table, dev_score, finding, headline_text, read_records, readable, score_table,
                           verdict, write_report)
 
@@ -62,8 +63,8 @@ def report(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")/"figures"
     return folder, write_report(records, folder)
 
-TABLES = [f"table_{n}" for n in ("headline", "bounds", "calibration", "comparisons", "data", "cost", "claims", "published")]
-FIGURES = [f"fig_{n}" for n in ("data", "faces", "mae", "curves", "per_class", "timeline", "video", "claims")]
+TABLES = [f"table_{n}" for n in ("headline", "bounds", "calibration", "comparisons", "data", "cost", "published")]
+FIGURES = [f"fig_{n}" for n in ("data", "faces", "mae", "curves", "per_class", "timeline", "video")]
 
 def test_every_table_and_figure_with_its_sidecar(report):
     folder, paths = report
@@ -129,23 +130,34 @@ def test_seeds_that_differ_are_compared_where_both_are(tmp_path):
     folder = make(tmp_path/"records", ["joint", "progressive"], (0, 1, 2), extras=False)
     (folder/"arm-joint-seed1.json").unlink()
     records = read_records(folder)
-    assert score_table(records, ARMS).n_seeds.tolist() == [2, 3] and comparison_table(records).n_seeds.tolist() == [2]
+    assert score_table(records, ARMS).n_seeds.tolist() == [2, 3] and comparison_table(records).n_seeds.tolist() == [2]*4
     for seed in (0, 2): (folder/f"arm-joint-seed{seed}.json").unlink()
     assert comparison_table(read_records(folder)).empty and "reaches P" in finding(read_records(folder))
 
-def test_a_difference_that_does_not_show_is_called_so(tmp_path):
+def test_the_lead_is_given_without_a_verdict(records, tmp_path):
+    "The first two of six were chosen by their results."
     folder = make(tmp_path/"records", ["joint", "progressive"], (0,), extras=False)
     text = (folder/"arm-joint-seed0.json").read_text().replace('"joint"', '"progressive"')
     (folder/"arm-progressive-seed0.json").write_text(text)   # the same predictions under another name
-    assert "does not show" in finding(read_records(folder))
+    assert finding(read_records(folder)).endswith("leads in P, .00 [.00, .00] above progressive (chosen after looking at two arms, so no verdict)")
+    assert "chosen after looking at six arms" in finding(read_records(records)) and "show" not in finding(read_records(records))
     difference = comparison_table(read_records(folder)).iloc[0]
-    assert difference.P == difference.P_lo == difference.P_hi == 0
+    assert difference.difference == difference.difference_lo == difference.difference_hi == 0 and difference.p == 1
 
-def test_comparisons_are_paired(records):
-    table = comparison_table(read_records(records)).set_index(["arm", "against"])
-    alone = score_table(read_records(records), ARMS).set_index("arm")
-    assert table.loc[("progressive", "joint")].P == pytest.approx(alone.P["progressive"] - alone.P["joint"], abs=3e-6)
-    assert table.loc[("progressive", "joint")].P_lo > 0 and ("joint", "scratch") in table.index
+def test_comparisons_are_paired_and_judged_like_every_table(records, report):
+    table, read = comparison_table(read_records(records)), read_records(records)
+    alone = score_table(read, ARMS).set_index("arm")
+    row = table.set_index(["arm", "against", "task"]).loc[("progressive", "joint", "AU")]
+    assert row.difference == pytest.approx(alone.AU["progressive"] - alone.AU["joint"], abs=3e-6) and row.difference_lo > 0 and row.seeds_agree == "2 of 2"
+    named = [pair for pair in PAIRS if {*pair} <= set(read.arms)]
+    assert list(zip(table.arm, table.against))[::4] == named and len(table) == 4*len(named)
+    written = pd.read_csv(report[0]/"table_comparisons.csv")
+    pd.testing.assert_frame_equal(written, table.reset_index(drop=True))
+    assert set(table.verdict) == {"not shown"} and "none can be shown" in (report[0]/"table_comparisons.md").read_text(), "100 resamples are too few for 28 comparisons, and the caption says so"
+    words = (report[0]/"table_comparisons.md").read_text()
+    assert "Holm's correction for the 28 comparisons" in words and "named beforehand" in words and "over the seeds" in words
+
+def test_captions_name_seeds_where_there_are_several(report): assert "and over the seeds" in (report[0]/"table_headline.md").read_text()
 
 # -- refusals -----------------------------------------------------------------------------------------------------------------------
 
