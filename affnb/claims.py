@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'DECIMALS', 'NEUTRAL', 'JUDGED', 'OTHERWISE', 'CLAIMS', 'CONTROLS',
-           'ONE_THING', 'SPOKEN', 'PUBLISHED', 'NUMBERS', 'NOTEBOOK', 'CHANGES', 'TARGET_METRICS', 'terms_of',
-           'tasks_touched', 'pairs_in', 'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'word_of',
-           'with_words', 'pair_table', 'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said',
-           'first_half', 'choices', 'crossed', 'judge_best', 'claim_rows', 'claims_table', 'joined', 'verdict_words',
-           'claim_words', 'beyond', 'claims_summary', 'difference_cell', 'pair_words', 'arm_words', 'published_table',
-           'over_seeds', 'with_verdict', 'focus_arrays', 'focus_table', 'between_seeds', 'focus_pairs', 'focus_said',
-           'verdicts_said', 'about', 'pattern_of', 'gains_said', 'write_pairs', 'write_judged', 'write_focus',
-           'write_searched', 'judge_all', 'claims_text', 'write_claims_table', 'write_published', 'write_claims']
+           'ONE_THING', 'SPOKEN', 'PUBLISHED', 'SHARES', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'FOCUS_SPLITS',
+           'FOCUS_RESAMPLES', 'NOTEBOOK', 'CHANGES', 'TARGET_METRICS', 'terms_of', 'tasks_touched', 'pairs_in',
+           'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'word_of', 'with_words', 'pair_table',
+           'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said', 'first_half', 'choices',
+           'crossed', 'judge_best', 'claim_rows', 'claims_table', 'joined', 'verdict_words', 'claim_words', 'beyond',
+           'claims_summary', 'difference_cell', 'pair_words', 'arm_words', 'published_table', 'over_seeds',
+           'with_verdict', 'focus_arrays', 'unit_shares', 'agreeing', 'half_maps', 'distances', 'across_and_same',
+           'pseudo_values', 'focus_table', 'focus_pairs', 'focus_said', 'verdicts_said', 'about', 'pattern_of',
+           'gains_said', 'write_pairs', 'write_judged', 'write_focus', 'write_searched', 'judge_all', 'claims_text',
+           'write_claims_table', 'write_published', 'write_claims']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 from .compare import COMPARABLE, FINER, METRICS, contrast_rows, holm, kept_scores, p_value, verdict
-from .metrics import Statistics, draws, interval, mean_scores, resample_seeds, triples
+from .core import AffnbError
+from .metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds, triples
 from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
 
 # %% ../nbs/11b_claims.ipynb #32473c98
@@ -339,43 +342,111 @@ def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     return table.assign(**table.select_dtypes("float").round(6) + 0.)
 
 # %% ../nbs/11b_claims.ipynb #a65d2976
-NUMBERS = ("inside", "inside_lo", "inside_hi", "chance_others", "chance_area", "chance_untrained")
+SHARES = ("inside", "chance_others", "chance_untrained", "others_untrained")   # as 10a sums them
+LEAST_VIDEOS, LEAST_SEEDS = 6, 3   # for an interval of a unit, by a sign test; for a verdict on tasks: two seeds are a single pair
+FOCUS_SPLITS, FOCUS_RESAMPLES = 4, 2000   # of distances: splits into halves, resamples at most
 
 def focus_arrays(records:Records)->list:  # one dict of arrays a seed
-    "The maps and resamples beside the records of focus."
-    names = ("names", "maps", "tasks", "halves", "untrained", "aus", "regions", "face", "gain_resamples", "excess_resamples")
-    return [read_arrays(records.folder/f"focus-seed{r['seed']}.npz", names) for r in records.focus]
+    "The maps and sums by video beside the records of focus."
+    names = ("names", "maps", "tasks", "untrained", "aus", "regions", "face", "videos", "task_sums", "task_counts", "unit_sums", "unit_counts")
+    runs = [read_arrays(records.folder/f"focus-seed{r['seed']}.npz", names) for r in records.focus]
+    if any(run["videos"].tolist() != runs[0]["videos"].tolist() or run["tasks"].tolist() != runs[0]["tasks"].tolist() for run in runs):
+        raise AffnbError(f"{records.folder}: focus-seed*.npz were made from different videos or tasks: delete them and run `affnb reproduce` again")
+    return runs
 
-def focus_table(records:Records)->DataFrame: # au, inside, ..., gain, gain_lo, gain_hi, p, p_holm, verdict; empty on real faces
-    "Share of each unit's saliency inside its region, against that of the other units' maps."
-    runs = [r["aus"] for r in records.focus]
-    if not runs or not all(runs): return DataFrame()
-    number = lambda unit, key: np.array([np.nan if row[unit].get(key) is None else row[unit][key] for row in runs], float)
-    rows = [dict(au=row["au"], **{key: number(k, key).mean() for key in NUMBERS}, videos=row["videos"], frames=row["frames"], n_seeds=len(runs)) for k, row in enumerate(runs[0])]
-    return with_verdict(rows, "gain", *over_seeds(focus_arrays(records), "gain_resamples", [[np.nan if row["gain"] is None else row["gain"] for row in run] for run in runs]))
+def unit_shares(run:dict,       # arrays of a seed
+                weights         # (B, V) how often each video counts
+               )->np.ndarray:   # (B, 13, 4): SHARES of the mean over units, then of each unit; NaN where there is no active face
+    "What parts of maps lie inside the regions, over the faces of a collection of videos."
+    total = weights @ run["unit_counts"]
+    units = np.tensordot(weights, run["unit_sums"], 1)/np.where(total > 0, total, np.nan)[..., None]
+    known = ~np.isnan(units)
+    return np.concatenate([np.where(known, units, 0).sum(1, keepdims=True)/np.where(known.any(1), known.sum(1), np.nan)[:, None], units], 1)
 
-def between_seeds(arrays:list, a:str, b:str)->float:
-    "Mean total variation between a task's map of one seed and another's of another, on different halves of the videos."
-    at = lambda run, task: run["halves"][run["tasks"].tolist().index(task)].astype(float)
-    distances = [np.abs(at(s, p)[0] - at(t, q)[1]).sum()/2 for i, s in enumerate(arrays) for j, t in enumerate(arrays) if i != j for p, q in dict.fromkeys([(a, b), (b, a)])]
-    return float(np.mean(distances)) if distances else np.nan
+def agreeing(each, mean)->list:  # (S, K) values, (K,) their means; such as "3 of 3"
+    "How many seeds have the sign of the mean."
+    return [f"{int((np.sign(column) == np.sign(value)).sum())} of {len(column)}" if np.isfinite(value) else "–" for column, value in zip(np.asarray(each).T, mean)]
 
-def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, across_seeds, same_task, excess, with _lo and _hi, p, p_holm, verdict
-    "How far the maps of two tasks are apart, beyond what one task's are."
-    runs = [r["pairs"] for r in records.focus]
+# %% ../nbs/11b_claims.ipynb #0ac1b965
+def half_maps(run:dict, weights)->np.ndarray:  # arrays of a seed, (B, V); (B, T, G*G)
+    "The mean map of each task over a collection of videos."
+    total = weights @ run["task_counts"]
+    return (np.tensordot(weights, run["task_sums"].reshape(*run["task_sums"].shape[:2], -1), 1)/np.where(total > 0, total, np.nan)[..., None]).astype(np.float32)
+
+def distances(arrays:list,  # one dict a seed
+              weights       # (B, V) how often each video counts
+             )->np.ndarray: # (B, S, S, T, T): of task p, seed s on one half of the videos and task q, seed t on the other
+    "Total variation of maps on different halves of the videos, a mean over splits."
+    (S, T), V = (len(arrays), len(arrays[0]["tasks"])), weights.shape[1]
+    chance, even, out = np.random.default_rng([0, V]), np.arange(V) % 2 == 0, np.zeros((len(weights), S, S, T, T))
+    for half in [even, *(chance.permutation(even) for _ in range(FOCUS_SPLITS - 1))]:
+        for start in range(0, len(weights), 250):                                                # in pieces, for memory
+            some = slice(start, start + 250)
+            first, second = (np.stack([half_maps(run, weights[some]*part) for run in arrays], 1) for part in (half, ~half))   # (b, S, T, G*G)
+            for s, p in np.ndindex(S, T): out[some, s, :, p] += np.abs(first[:, s, p, None, None] - second).sum(-1)/2/FOCUS_SPLITS
+    return out
+
+def across_and_same(between, a:int, b:int)->tuple:  # of `distances`; (B, S, S), the same for (s, t) and (t, s)
+    "Distances of two tasks, and of one task with itself (a mean of both), for every two seeds."
+    across, same = (between[..., a, b] + between[..., b, a])/2, (between[..., a, a] + between[..., b, b])/2
+    return tuple((x + x.swapaxes(1, 2))/2 for x in (across, same))
+
+def pseudo_values(of_pairs)->np.ndarray:  # (B, S, S), symmetric, S at least 3; (B, S)
+    "What each seed adds to a mean over pairs of seeds (Tukey, 1958); the mean of these is that mean."
+    S = of_pairs.shape[1]
+    own = of_pairs.sum(2) - np.einsum("bss->bs", of_pairs)
+    whole = own.sum(1, keepdims=True)/2
+    return S*whole/(S*(S - 1)/2) - (S - 1)*(whole - own)/((S - 1)*(S - 2)/2)
+
+# %% ../nbs/11b_claims.ipynb #237bce8e
+def focus_table(records:Records)->DataFrame: # au, inside, inside_lo, ..., gain, gain_lo, gain_hi, p, p_holm, verdict; the mean first; empty on real faces
+    "Share of each unit's saliency inside its region, against that of the other units' maps on the same faces."
+    arrays = focus_arrays(records)
+    if not arrays or not all(len(run["aus"]) for run in arrays): return DataFrame()
+    S, counts = len(arrays), arrays[0]["unit_counts"]
+    drawn = np.concatenate([np.ones((1, len(counts))), resample_counts(len(counts), resamples_of(records), 0)])
+    shares = np.stack([unit_shares(run, drawn) for run in arrays])                               # (S, 1 + B, 13, 4)
+    videos = np.r_[(counts.sum(1) > 0).sum(), (counts > 0).sum(0)]
+    shares[:, 1:, videos < LEAST_VIDEOS] = np.nan
+    means, area = shares[:, 0].mean(0), np.r_[arrays[0]["regions"].mean(), arrays[0]["regions"].mean((1, 2))]
+    lo, hi = interval(means[:, 0], over_seeds([dict(inside=run[1:, :, 0]) for run in shares], "inside", shares[:, 0, :, 0])[1])
+    gains = shares[..., 0] - shares[..., 1]
+    rows = [dict(au=au, inside=inside, inside_lo=lo[k], inside_hi=hi[k], chance_others=others, chance_area=area[k], chance_untrained=blank, gain_untrained=blank - blank_others, videos=int(videos[k]),
+                 frames=int(counts[:, k - 1].sum() if k else counts.sum()), n_seeds=S, seeds_agree=agrees) for k, (au, (inside, others, blank, blank_others), agrees) in enumerate(zip(("mean", *arrays[0]["aus"].tolist()), means, agreeing(gains[:, 0], gains[:, 0].mean(0))))]
+    estimate, resamples = over_seeds([dict(gain=run[1:]) for run in gains], "gain", gains[:, 0])
+    table = pd.concat([with_verdict(rows[part], "gain", estimate[part], resamples[:, part]) for part in (slice(0, 1), slice(1, None))], ignore_index=True)   # the mean is a test of its own
+    return table if S > 1 else table.assign(verdict="one seed")
+
+def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, excess, across_seeds, same_task, apart, with _lo and _hi, p, p_holm, verdict
+    "How far the maps of two tasks are apart, beyond what those of two trainings of one task are."
+    runs, S = [r["pairs"] for r in records.focus], len(records.focus)
     if not runs or not all(runs): return DataFrame()
     arrays, mean = focus_arrays(records), lambda k, key: float(np.mean([run[k][key] for run in runs]))
-    rows = [dict(a=p["a"], b=p["b"], distance=mean(k, "distance"), floor=mean(k, "floor"), across_seeds=between_seeds(arrays, p["a"], p["b"]),
-                 same_task=np.mean([between_seeds(arrays, t, t) for t in (p["a"], p["b"])]), n_seeds=len(runs)) for k, p in enumerate(runs[0])]
-    estimate, resamples = over_seeds(arrays, "excess_resamples", [[p["excess"] for p in run] for run in runs])
-    return with_verdict(rows, "excess", estimate, resamples - np.nanmean(resamples, 0) + estimate)   # a distance is biased upwards: centred
+    tasks, V, n = arrays[0]["tasks"].tolist(), len(arrays[0]["videos"]), min(resamples_of(records), FOCUS_RESAMPLES)
+    between = distances(arrays, np.concatenate([np.ones((1, V)), resample_counts(V, n, 0)])) if S > 1 else np.full((2, 1, 1, len(tasks), len(tasks)), np.nan)
+    others, rows, each, values = ~np.eye(S, dtype=bool), [], [], []
+    for k, p in enumerate(runs[0]):
+        across, same = across_and_same(between, tasks.index(p["a"]), tasks.index(p["b"]))
+        beyond = across - same
+        each.append(beyond[0][np.triu(others)]); values.append(pseudo_values(beyond) if S >= LEAST_SEEDS else np.where(np.arange(len(beyond)) > 0, np.nan, beyond[0][others].mean() if S > 1 else np.nan)[:, None])
+        rows.append(dict(a=p["a"], b=p["b"], distance=mean(k, "distance"), floor=mean(k, "floor"), excess=mean(k, "excess"), n_seeds=S, across_seeds=across[0][others].mean() if S > 1 else np.nan, same_task=same[0][others].mean() if S > 1 else np.nan))
+    by_seed = np.stack(values, -1).swapaxes(0, 1)                                                # (S, 1 + B, pairs), or one in place of few seeds
+    estimate, resamples = over_seeds([dict(apart=v[1:]) for v in by_seed], "apart", by_seed[:, 0])
+    for row, agrees in zip(rows, agreeing(np.stack(each, 1), estimate)): row["pairs_of_seeds_agree"] = agrees
+    table = with_verdict(rows, "apart", estimate, resamples - resamples.mean(0) + estimate)       # a distance is biased upwards: centred
+    return table if S >= LEAST_SEEDS else table.assign(verdict="one seed" if S == 1 else "two seeds")
 
 # %% ../nbs/11b_claims.ipynb #ad184fcb
-def focus_said(records:Records)->str:
-    "How many tasks and units were found to look where."
-    units, pairs = focus_table(records), focus_pairs(records)
-    words = f"{(pairs.verdict == 'shown').sum()} of {len(pairs)} pairs of tasks look at different places" if len(pairs) else "where each task looks"
-    return words + (f"; {(units.verdict == 'shown').sum()} of {len(units)} units are looked at where they act" if len(units) else "")
+def focus_said(units:DataFrame, pairs:DataFrame)->str:  # as `focus_table` and `focus_pairs` make them
+    "What was tested of where tasks and units look, and what came out."
+    parts = []
+    if len(pairs): parts.append(f"{(pairs.verdict == 'shown').sum()} of {len(pairs)} pairs of tasks look at places further apart than two trainings of one task do" if pairs.verdict.isin(JUDGED).any()
+                                else f"whether tasks look elsewhere than each other is not tested ({pairs.verdict[0]}; {LEAST_SEEDS} are needed)")
+    if len(units):
+        mean, each = units.iloc[0], units[1:].verdict.value_counts()
+        gain = f"{cell(mean.gain, mean.gain_lo, mean.gain_hi, digits=3)} more of a unit's saliency is where it acts than of the other units'"
+        parts.append(f"{gain}: {mean.verdict} of all units together, and of {each.get('shown', 0)} of {len(units) - 1} alone" + (f" (reversed of {each['reversed']})" if "reversed" in each else "") if mean.verdict in JUDGED else f"{gain} ({mean.verdict}: no verdict)")
+    return "; ".join(parts) or "where each task looks"
 
 # %% ../nbs/11b_claims.ipynb #9b4d4857
 NOTEBOOK = "nbs/11b_claims.ipynb"
@@ -438,10 +509,16 @@ TARGET_METRICS = {"AU": "AU", "EXPR": "EXPR", "VA": "VA", "P": "P"}
 
 def write_focus(records:Records, folder)->None:
     "Shares inside the regions, and distances between tasks."
-    begin = f"{kind_of(records.first)}. Integrated gradients of the separate models on validation faces; mean of {len(records.focus)} seed{'s' * (len(records.focus) != 1)}."
-    for name, table, words in (("focus", focus_table(records), "Share of an action unit's saliency inside the region where the renderer moves it, against the other units' maps (chance_others); gain: the difference. The other columns of chance are the region's share of the area and an untrained model's map."),
-                               ("focus_pairs", focus_pairs(records), "Total variation between two tasks' maps; floor: between halves of the videos within a task; excess: the difference. Across seeds: two tasks, and one task with itself.")):
-        if len(table): write_table(folder, f"table_{name}", table, table.assign(**{c: table[c].map(lambda v: cell(v, digits=3)) for c in table.select_dtypes("float")}).astype(str), sidecar(records, "focus-", f"{begin} {words} Interval and verdict over videos and seeds, Holm-adjusted over the rows.{blind(len(table), resamples_of(records))}", NOTEBOOK))
+    S, n = len(records.focus), resamples_of(records)
+    begin = f"{kind_of(records.first)}. Integrated gradients of the separate models on validation faces; mean of {S} seed{'s' * (S != 1)}."
+    gains, apart = focus_table(records), focus_pairs(records)
+    units = ("Share of an action unit's saliency inside the region where the renderer moves it, against that of the other units' maps on the same faces (chance_others); gain: the difference. "
+             "chance_area: the region's share of the area. chance_untrained, gain_untrained: of a model with random weights, on the same faces. The first row is the mean over units, a test of its own; the verdicts of the other rows are Holm-adjusted over them. Intervals over videos and seeds."
+             + f" {trainings_said(S)}" + blind(len(gains) - 1, n))
+    pairs = (f"Total variation between two tasks' maps, on different halves of the videos. distance, floor, excess: of two models of the same seed, of each model with itself, and the difference, which says something of models only (no test). across_seeds: two tasks, trained from different seeds; same_task: one task, trained from different seeds; apart: the difference, tested over videos and seeds, Holm-adjusted over the rows. "
+             + (blind(len(apart), min(n, FOCUS_RESAMPLES)).strip() if S >= LEAST_SEEDS else f"No verdict: {S} seed{'s' * (S != 1)}, and {LEAST_SEEDS} are needed to tell tasks from trainings."))
+    for name, table, words in (("focus", gains, units), ("focus_pairs", apart, pairs)):
+        if len(table): write_table(folder, f"table_{name}", table, table.assign(**{c: table[c].map(lambda v: cell(v, digits=3)) for c in table.select_dtypes("float")}).astype(str), sidecar(records, "focus-", f"{begin} {words}".strip(), NOTEBOOK))
 
 def write_searched(records:Records, folder)->None:
     "What each sampler chose for each target and seed."
@@ -474,7 +551,7 @@ def claims_text(records:Records)->str:
     found = judge_all(records)
     claims = [*claim_words(table := claims_table(records, found)), *claims_summary(table)] if records.arms else []
     tables = [f"{name}: {said(judged.pairs, resamples_of(records))}" for name, judged in found.items() if len(judged.pairs)]
-    looked = [f"focus: {focus_said(records)}."] if records.focus else []
+    looked = [f"focus: {focus_said(focus_table(records), focus_pairs(records))}."] if records.focus else []
     return "\n".join([f"{kind_of(records.first)}.", *claims, *tables, *looked])
 
 # %% ../nbs/11b_claims.ipynb #b1ddb113

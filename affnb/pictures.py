@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 from .compare import pair_rows
 from .core import AU_MEANINGS
-from .claims import PARTS, TARGET_METRICS, TASK_METRICS, Judged, claims_table, counted, focus_arrays, focus_said, focus_table, resamples_of
+from .claims import PARTS, TARGET_METRICS, TASK_METRICS, Judged, claims_table, counted, focus_arrays, focus_pairs, focus_said, focus_table, resamples_of
 from .tables import STYLE, Records, cell, empty, sidecar, write_figure
 
 # %% ../nbs/11c_pictures.ipynb #1bd2e99c
@@ -257,7 +257,7 @@ def draw_focus(records:Records, found:dict)->Figure|None:
     for k, (title, saliency, region) in enumerate(head): overlay(axis := figure.add_subplot(grid[0, 6 - round(1.5*len(head)) + 3*k:9 - round(1.5*len(head)) + 3*k]), first["face"], saliency, most, region); axis.set_title(title)
     for k, (title, saliency, region) in enumerate(rest): overlay(axis := figure.add_subplot(grid[1 + k//6, 2*(k % 6):2*(k % 6) + 2]), first["face"], saliency, most, region); axis.set_title(title, fontsize=8)
     figure.colorbar(ScalarMappable(Normalize(0, most), "inferno"), ax=figure.axes, label="saliency, times an even share", shrink=.5)
-    figure.suptitle(focus_said(records))
+    figure.suptitle("\n".join(words[0].upper() + words[1:] for words in focus_said(units, focus_pairs(records)).split("; ")), fontsize=10)
     return figure
 
 # %% ../nbs/11c_pictures.ipynb #42dee113
