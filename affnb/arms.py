@@ -119,6 +119,7 @@ def joint_tables(config:Config)->dict:  # name -> Table
             "training": Table(("separate", "joint", *starts, *longer), (("separate", "joint"), *((a, "joint") for a in (*starts, *longer)), *(() if few else (("separate", "joint-long"), *((a, "joint-twice") for a in starts))))),
             "tasks": Table((*sets, *heads), wider(sets) + wider(heads))}
 
+# %% ../nbs/05b_arms.ipynb #b7195a5e
 def step_tables(config:Config)->dict:  # name -> Table
     "The tables of second steps: fusion, time, loss weights, folds, the whole, and the leak."
     few, w, own = config.ablations == "few", config.window, config.temporal if config.temporal in MODULES else "transformer"
