@@ -441,7 +441,7 @@ def focus_said(units:DataFrame, pairs:DataFrame)->str:  # as `focus_table` and `
     "What was tested of where tasks and units look, and what came out."
     parts = []
     if len(pairs): parts.append(f"{(pairs.verdict == 'shown').sum()} of {len(pairs)} pairs of tasks look at places further apart than two trainings of one task do" if pairs.verdict.isin(JUDGED).any()
-                                else f"whether tasks look elsewhere than each other is not tested ({pairs.verdict[0]}; {LEAST_SEEDS} are needed)")
+                                else f"whether tasks look elsewhere than each other is not tested ({pairs.verdict[0]}, and {LEAST_SEEDS} are needed)")
     if len(units):
         mean, each = units.iloc[0], units[1:].verdict.value_counts()
         gain = f"{cell(mean.gain, mean.gain_lo, mean.gain_hi, digits=3)} more of a unit's saliency is where it acts than of the other units'"
