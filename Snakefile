@@ -13,7 +13,6 @@ PYTHON, PACKED, RECORDS = sys.executable, PLAN["packed"], f"{RUN}/records"
 NOTEBOOKS = f"{workflow.basedir}/nbs"
 TASKS, SEEDS, GROUPS = ["AU", "EXPR", "VA"], PLAN["seeds"], {int(seed): group for seed, group in PLAN["groups"].items()}
 ARMS, HEADLINE, TABLES, TARGETS = PLAN["arms"], PLAN["headline"], PLAN["tables"], PLAN["targets"]
-STEPS = [arm for arm in HEADLINE if any("features" in file for file in ARMS[arm])]   # the second steps among them
 THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a rule that trains an encoder
 CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
 SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # a second step fills no GPU: on one machine, several share one
@@ -80,7 +79,7 @@ rule separate:
     shell: notebook("07_separate", GPUS, seed="{wildcards.seed}", task="{wildcards.task}")
 
 rule joint:   # an encoder for several tasks, or a second step of the headline
-    input: said("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: said("heads") if w.arm in STEPS else [], lambda w: needs(ARMS[w.arm], w.seed)
+    input: said("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: said("heads") if w.arm in PLAN["steps"] else [], lambda w: needs(ARMS[w.arm], w.seed)
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
             f"{RECORDS}/train-{{arm}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb"

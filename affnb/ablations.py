@@ -10,10 +10,9 @@ import shutil, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from .arms import ENCODERS, arm_config, encoder_of, feature_file, seed_group, tables_of
-from .core import TASKS, Config, UsageError, file_hash, make_record, nearest, read_json, text_hash, write_json
-from .heads import change_of, entry, predictions_of, train_head
-from .metrics import COLUMNS
+from .arms import ENCODERS, arm_config, features_of, tables_of
+from .core import TASKS, Config, UsageError, file_hash, nearest, read_json, text_hash, write_json
+from .heads import change_of, entry, leave_arms, paths_of, predictions_of, train_head
 from .model import count_parameters
 from .train import Run, code_hashes
 
@@ -29,16 +28,14 @@ def settings_of(run:Run, arm:str, seed:int)->Config:
 def encoder_entry(run:Run, arm:str, seed:int)->dict:
     "The entry of an encoder arm, with what its training cost."
     records = [read_json(run.folder/"records"/f"train-{stage}-seed{seed}.json") for stage in (TASKS if arm == "separate" else [arm])]
-    history = [h | dict(score=h["score"] if len(records) == 1 else 0.) for record in records for h in record["history"]]
-    found = entry(run, arm, run.config if arm == "separate" else arm_config(run.config, arm), predictions_of(run, arm, seed), history, sum(r["parameters"] for r in records), sum(r["seconds"] for r in records))
-    return found if len(records) == 1 else found | dict(dev=None, best_epoch=None)
+    config, history = (run.config, ()) if arm == "separate" else (arm_config(run.config, arm), records[0]["history"])   # three models have no score on dev together
+    found = entry(run, arm, config, predictions_of(run, arm, seed), history, sum(r["parameters"] for r in records), sum(r["seconds"] for r in records))
+    return found | dict(frames_seen=sum(r["frames_seen"] for r in records))
 
 # %% ../nbs/10_ablations.ipynb #ae22e9b7
 def step_key(run:Run, config:Config, seed:int)->str:
     "A hash of all that a second step's result depends on."
-    names = [encoder_of(config), *(config.fused if config.fusion != "none" else ())]
-    files = [run.folder/feature_file(name).format(*seed_group(seed)) for name in names]
-    return text_hash(sorted(change_of(Config(), config).items(), key=str), seed, run.data["hash"], *map(file_hash, files), *code_hashes(run))
+    return text_hash(sorted(change_of(Config(), config).items(), key=str), seed, run.data["hash"], *map(file_hash, paths_of(run, features_of(config), seed)), *code_hashes(run))
 
 def step_arm(run:Run, arm:str, config:Config, seed:int, place:Path)->tuple:  # entry, predictions
     "Trains and scores a second step, unless it is kept already; a task or feature that is not there gives an entry without scores."
@@ -68,9 +65,7 @@ def run_table(run:Run, name:str, seed:int)->dict:  # the record
         if arm in averaged and predicted[arm] is None: predicted[arm] = (train_head(replace(run, config=config), seed, place/text_hash(arm)) or (0, 0, {}))[2]   # from its checkpoint, if that is still there
         entries.append(found)
     for mean, members in table.means: entries.append(entry(run, mean, run.config, mean_predictions([predicted[m] for m in members])))
-    videos = sorted(run.table.loc[run.table["part"] == "validation", "video"].unique())
-    record = make_record("table", name, seed, run.config, run.data, run.device, arms=entries, pairs=[list(pair) for pair in table.pairs], names=videos, columns=list(COLUMNS))
-    write_json(run.folder/"records"/f"table-{name}-seed{seed}.json", record)
+    record = leave_arms(run, "table", name, seed, entries, [list(pair) for pair in table.pairs])
     for folder in place.iterdir() if place.exists() else ():
         if folder.name != "kept": shutil.rmtree(folder)   # checkpoints, now that the record is there
     return record

@@ -13,7 +13,7 @@ import argparse, contextlib, dataclasses, fcntl, inspect, json, os, re, shutil, 
 from importlib.util import find_spec
 from pathlib import Path
 import psutil
-from .core import (AffnbError, Config, UsageError, atomic, file_hash, load_config, nearest, notebook_hash, project_root,
+from .core import (AffnbError, Config, UsageError, atomic, config_from, file_hash, load_config, nearest, notebook_hash, project_root,
                         read_json, text_hash, training_settings, write_json)
 
 # %% ../nbs/14_cli.ipynb #31152647
@@ -36,7 +36,7 @@ def check_parts(config:Config, elsewhere:bool=False)->None:
 # %% ../nbs/14_cli.ipynb #6b56a1d9
 def plan_arms(config:Config,   # the settings
               only=None        # such as table_fusion
-             )->dict:          # only, headline, arms, tables, targets, search, autoencoders, groups, hashes
+             )->dict:          # only, headline, steps (second steps of the headline), arms, tables, targets, search, autoencoders, groups, hashes
     "What the chain has to know of arms and tables; raises `UsageError` for an unknown table."
     from affnb import arms as a
     tables, word = a.tables_of(config), (only or "").removeprefix("table_")
@@ -47,7 +47,7 @@ def plan_arms(config:Config,   # the settings
     hashes = {f"arm-{arm}": text_hash(change(arm)) for arm in (*a.AUTOENCODERS, *a.TASKS, *names)} | {"space": text_hash(sorted(a.SPACE.items()), inspect.getsource(a.strategy), config.search_trials)}
     hashes |= {f"table-{name}": text_hash([(arm, change(arm)) for arm in table.arms], table.pairs, table.means) for name, table in tables.items()}
     groups = {seed: a.seed_group(seed) for own in config.seeds for seed in a.seed_group(own)}
-    return dict(only=word or None, headline=list(a.HEADLINE), arms={name: a.needs(config, name) for name in names}, tables={name: a.table_needs(config, table) for name, table in tables.items()},
+    return dict(only=word or None, headline=list(a.HEADLINE), steps=[name for name in a.HEADLINE if name not in a.ENCODERS], arms={name: a.needs(config, name) for name in names}, tables={name: a.table_needs(config, table) for name, table in tables.items()},
                 targets=list(a.targets_of(config)), search=a.search_needs(config), autoencoders=list(a.AUTOENCODERS), groups=groups, hashes=hashes)
 
 # %% ../nbs/14_cli.ipynb #cb9571f3
@@ -93,9 +93,8 @@ def write_sources(plan:dict)->list[str]:  # the names that changed
     hashes |= {path.stem: file_hash(path) for path in sorted((root/"affnb").glob("[a-z]*.py"))}
     weights = [root/plan["config"][name] for name in ("pretrained", "mae_start") if plan["config"][name] not in ("", "timm")]
     hashes |= plan["hashes"]
-    hashes["results"] = text_hash(plan["config"], plan["seeds"], *sorted(plan["tables"]), *plan["targets"])   # what is made of the models
-    config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in plan["config"].items()})
-    hashes["settings"] = text_hash(training_settings(config), plan["packed"], plan["source"], *map(file_hash, weights))
+    hashes["results"] = text_hash(plan["config"], *sorted(plan["tables"]), *plan["targets"])   # what is made of the models
+    hashes["settings"] = text_hash(training_settings(config_from(plan["config"])), plan["packed"], plan["source"], *map(file_hash, weights))
     write_changed(f"{plan['packed']}.txt", plan["source"] + "\n")   # not in RUN: other runs share the packed data, and none may find it older than this
     return [name for name, value in hashes.items() if write_changed(sources/f"{name}.txt", value + "\n")]
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'CHOICES', 'AffnbError', 'UsageError', 'nearest',
            'DataSettings', 'ModelSettings', 'TrainSettings', 'Config', 'parse_setting', 'check_config', 'project_root',
-           'load_config', 'training_settings', 'derived_seed', 'generator', 'seed_everything', 'pick_device',
-           'git_state', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash', 'notebook_hash',
-           'make_record']
+           'load_config', 'config_from', 'training_settings', 'derived_seed', 'generator', 'seed_everything',
+           'pick_device', 'git_state', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash',
+           'notebook_hash', 'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
 import configparser, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, re, shutil, subprocess, tempfile
@@ -214,6 +214,10 @@ def load_config(profile:str="tiny",  # a section of settings.ini
         parse_setting(name.strip(), value)
         changes[name.strip()] = value
     return check_config(Config(**{name: parse_setting(name, value) for name, value in changes.items()} | {"profile": profile}))
+
+def config_from(settings:dict)->Config:
+    "The config whose settings were written as JSON, where tuples are lists."
+    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 def training_settings(config:Config)->dict:
     "The settings that a trained model depends on; the others say how many are trained and what is made of them."

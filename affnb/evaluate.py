@@ -10,7 +10,6 @@ __all__ = ['WINDOWS', 'THRESHOLDS', 'BIASES', 'STEPS', 'shares_of', 'describe_da
            'three_ways', 'post_arms', 'post_pairs', 'write_post', 'write_submission']
 
 # %% ../nbs/11_evaluate.ipynb #cb46cf0d
-import json
 import numpy as np, pandas as pd, torch
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from .benchmark import UNNAMED, Knobs, label_process
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record, read_json, write_json
 from .data import frame_numbers
-from .metrics import COLUMNS, counts_of, f1_from_counts, score, to_record, video_statistics
-from .heads import predictions_of, validated
+from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
+from .heads import leave_arms, predictions_of, validated
 from .train import Run, labelled_tasks, rows_of
 
 # %% ../nbs/11_evaluate.ipynb #92b3a643
@@ -344,9 +343,7 @@ def write_post(run:Run, seed:int, models=("progressive", "joint"))->dict:  # the
         predictions = predictions_of(run, model, seed)
         validation, dev = (answers_of(run, predictions, part) for part in ("validation", "dev"))
         for kept, new in zip((arms, fitted, pairs), (*post_arms(model, validation, dev, halves(validation.videos, run.data["hash"])), post_pairs(model))): kept += new
-    record = make_record("post", "post", seed, run.config, run.data, run.device, names=np.unique(validation.videos).tolist(), columns=list(COLUMNS), pairs=pairs, fitted=fitted, arms=arms)
-    with atomic(run.folder/"records"/f"post-seed{seed}.json") as path: path.write_text(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
-    return record
+    return leave_arms(run, "post", "post", seed, arms, pairs, fitted=fitted)
 
 # %% ../nbs/11_evaluate.ipynb #1d07f8a4
 def write_submission(run:Run, arm:str, seed:int, listed:pd.DataFrame)->int:  # rows written

@@ -11,7 +11,7 @@ import torch
 from .arms import ENCODERS, arm_config, encoder_of
 from .core import TASKS, generator
 from .data import Batch
-from .heads import feature_stack, only_tasks, stored_features, train_head
+from .heads import only_tasks, train_head
 from .model import count_flops, count_parameters, load_weights, make_encoder
 from .train import Run, as_program, batches_of, encode, labelled_tasks, launch_stage, leave, predict, train_frames
 

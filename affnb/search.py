@@ -9,12 +9,10 @@ __all__ = ['SAMPLERS', 'choose', 'make_sampler', 'searchable', 'search_key', 'ru
 # %% ../nbs/09_search.ipynb #a4031983
 import shutil, time, warnings
 from dataclasses import replace
-import numpy as np, optuna
-from pathlib import Path
-from .arms import SPACE, TARGETS, search_needs, seed_group, strategy
-from .core import TASKS, AffnbError, derived_seed, file_hash, make_record, text_hash, training_settings, write_json
-from .heads import change_of, entry, predictions_of, stored_features, train_head
-from .metrics import COLUMNS
+import optuna
+from .arms import SPACE, TARGETS, search_needs, strategy
+from .core import TASKS, AffnbError, derived_seed, file_hash, text_hash, training_settings, write_json
+from .heads import entry, leave_arms, paths_of, predictions_of, stored_features, train_head
 from .train import Run, code_hashes, labelled_tasks
 
 # %% ../nbs/09_search.ipynb #e2191bac
@@ -52,14 +50,14 @@ def searchable(run:Run, seed:int)->tuple:
 
 def search_key(run:Run, target:str, seed:int)->str:
     "A hash of all that the trials of a search depend on."
-    files = [run.folder/file.format(*seed_group(seed)) for file in search_needs(run.config)]
+    files = paths_of(run, search_needs(run.config), seed)
     own = [path.read_text() for name in ("space", "09_search") if (path := run.folder/"sources"/f"{name}.txt").exists()]
     return text_hash(run.data["hash"], training_settings(run.config), run.config.search_trials, target, seed, sorted(SPACE.items()), *map(file_hash, files), *own, *code_hashes(run))
 
 # %% ../nbs/09_search.ipynb #8ac35ad1
-def run_trial(run:Run, target:str, seed:int, trial, folder)->float:  # the target's score on dev
+def run_trial(run:Run, target:str, tasks, seed:int, trial, folder)->float:  # tasks: of `searchable`; the target's score on dev
     "Trains a strategy and remembers what it did; raises `AffnbError` for one that cannot be trained."
-    start, choice = time.perf_counter(), choose(trial, target, searchable(run, seed))
+    start, choice = time.perf_counter(), choose(trial, target, tasks)
     config = replace(run.config, **strategy(target, choice))
     found = train_head(replace(run, config=config), seed, folder, judged=() if target == "P" else (target,))
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +68,7 @@ def run_trial(run:Run, target:str, seed:int, trial, folder)->float:  # the targe
     trial.set_user_attr("choice", choice)
     return said["dev"]
 
-def search(run:Run, target:str, kind:str, seed:int)->list:  # finished trials of Optuna, in order
+def search(run:Run, target:str, tasks, kind:str, seed:int)->list:  # finished trials of Optuna, in order
     "Runs a sampler's trials, going on after those that a killed try finished."
     place, trials = run.folder/f"seed{seed}"/"search", run.config.search_trials
     key = search_key(run, target, seed)
@@ -81,13 +79,13 @@ def search(run:Run, target:str, kind:str, seed:int)->list:  # finished trials of
     finished = lambda: study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))   # not one that was cut off
     while (done := len(finished())) < trials:
         study.sampler = make_sampler(kind, done, trials, seed, target)
-        study.optimize(lambda trial: run_trial(run, target, seed, trial, place/f"{target}-{kind}"), n_trials=1)
+        study.optimize(lambda trial: run_trial(run, target, tasks, seed, trial, place/f"{target}-{kind}"), n_trials=1)
     return finished()[:trials]
 
 # %% ../nbs/09_search.ipynb #0b9f5c9e
-def found_by(run:Run, target:str, kind:str, seed:int)->tuple:  # an entry, and what is told of each trial
+def found_by(run:Run, target:str, tasks, kind:str, seed:int)->tuple:  # an entry, and what is told of each trial
     "The best of a sampler's trials on dev (the first of equals), and all of them."
-    done = search(run, target, kind, seed)
+    done = search(run, target, tasks, kind, seed)
     told = [dict(sampler=kind, number=n, choice=t.user_attrs["choice"], change=t.user_attrs["change"], dev=t.value, validation=t.user_attrs["metrics"], seconds=t.user_attrs["seconds"]) for n, t in enumerate(done)]
     best = max(done, key=lambda t: t.value).user_attrs
     return dict(arm=kind, parameters=0, **{name: best[name] for name in ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")}), told
@@ -106,12 +104,9 @@ def run_search(run:Run, target:str, seed:int)->dict:  # the record
     run, entries, trials, known = replace(run, config=replace(run.config, finetune_encoder=False)), [], [], searchable(run, seed)
     if target in known or target == "P" and known:
         for kind in SAMPLERS:
-            found, told = found_by(run, target, kind, seed)
+            found, told = found_by(run, target, known, kind, seed)
             entries.append(found); trials += told
         entries += [by_hand(run, target, seed), entry(run, "progressive", run.config, predictions_of(run, "progressive", seed))]
     pairs = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]] if entries else []
-    videos = sorted(run.table.loc[run.table["part"] == "validation", "video"].unique())
-    record = make_record("search", target, seed, run.config, run.data, run.device, target=target, space={k: list(v) for k, v in SPACE.items()}, trials=trials, arms=entries, pairs=pairs, names=videos, columns=list(COLUMNS))
     write_json(run.folder/f"seed{seed}"/"search"/f"{target}.json", dict(change=entries[0]["change"] if entries else {}))
-    write_json(run.folder/"records"/f"search-{target}-seed{seed}.json", record)
-    return record
+    return leave_arms(run, "search", target, seed, entries, pairs, target=target, space={k: list(v) for k, v in SPACE.items()}, trials=trials)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from .core import (TASKS, AffnbError, Config, atomic, derived_seed, file_hash, make_record, pick_device, read_json,
+from .core import (TASKS, AffnbError, Config, atomic, config_from, derived_seed, file_hash, make_record, pick_device, read_json,
                         seed_everything, text_hash, training_settings, write_json)
 from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
 from .metrics import score
@@ -256,7 +256,7 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
             )->Run:
     "Opens a run's settings and data; raises `AffnbError` where it was not planned or not packed yet."
     plan = read_json(Path(run_dir)/"plan.json")
-    config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in plan["config"].items()})
+    config = config_from(plan["config"])
     torch.set_num_threads(config.threads); keep_memory()
     packed = open_packed(plan["packed"])
     table = assign_parts(packed.table, config.dev_share, config.head_share, config.long_frames // 2, 0)
