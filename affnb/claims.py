@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'DECIMALS', 'NEUTRAL', 'JUDGED', 'OTHERWISE', 'CLAIMS', 'CONTROLS',
-           'ONE_THING', 'SPOKEN', 'PUBLISHED', 'SHARES', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'FOCUS_SPLITS',
-           'FOCUS_RESAMPLES', 'NOTEBOOK', 'CHANGES', 'TARGET_METRICS', 'terms_of', 'tasks_touched', 'pairs_in',
-           'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'word_of', 'with_words', 'pair_table',
-           'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said', 'first_half', 'choices',
-           'crossed', 'judge_best', 'claim_rows', 'claims_table', 'joined', 'verdict_words', 'claim_words', 'beyond',
-           'claims_summary', 'difference_cell', 'pair_words', 'arm_words', 'published_table', 'over_seeds',
-           'with_verdict', 'focus_arrays', 'unit_shares', 'agreeing', 'half_maps', 'distances', 'across_and_same',
-           'pseudo_values', 'focus_table', 'focus_pairs', 'focus_said', 'verdicts_said', 'about', 'pattern_of',
-           'gains_said', 'write_pairs', 'write_judged', 'write_focus', 'write_searched', 'judge_all', 'claims_text',
-           'write_claims_table', 'write_published', 'write_claims']
+           'ONE_THING', 'SPOKEN', 'PUBLISHED', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'FOCUS_SPLITS', 'FOCUS_RESAMPLES',
+           'NOTEBOOK', 'CHANGES', 'terms_of', 'tasks_touched', 'pairs_in', 'source_of', 'Judged', 'resamples_of',
+           'scores_with_intervals', 'word_of', 'with_words', 'pair_table', 'arm_table', 'judge', 'listed', 'blind',
+           'trainings_said', 'counted', 'said', 'first_half', 'choices', 'crossed', 'judge_best', 'claim_rows',
+           'claims_table', 'joined', 'verdict_words', 'claim_words', 'beyond', 'claims_summary', 'difference_cell',
+           'pair_words', 'arm_words', 'published_table', 'over_seeds', 'with_verdict', 'focus_arrays', 'unit_shares',
+           'agreeing', 'half_maps', 'distances', 'across_and_same', 'pseudo_values', 'focus_table', 'focus_pairs',
+           'focus_said', 'verdicts_said', 'about', 'pattern_of', 'gains_said', 'write_pairs', 'write_judged',
+           'write_focus', 'write_searched', 'judge_all', 'claims_text', 'write_claims_table', 'write_published',
+           'write_claims']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
-from .compare import COMPARABLE, FINER, METRICS, contrast_rows, holm, kept_scores, p_value, verdict
+from .compare import COMPARABLE, FINER, METRICS, agreement, collected, contrast_rows, corrected, holm, kept_scores, known_mean, p_value, verdict
 from .core import AffnbError
 from .metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds, triples
 from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
@@ -91,10 +91,9 @@ def word_of(said:str, arm:str, against:str)->str:
 def with_words(rows:list      # of dicts: labels, metric, difference, lo, hi, p, n_seeds, seeds_agree
               )->DataFrame:   # labels, task, difference, with _lo and _hi, p, p_holm, verdict, n_seeds, seeds_agree
     "Rows with Holm's correction for all of them, and verdicts."
-    task_of = {metric: task for task, metric in TASK_METRICS.items()}
-    table = DataFrame(rows, columns=["arm", "against", "metric", "difference", "lo", "hi", "p", "n_seeds", "seeds_agree"]).rename(columns={"metric": "task", "lo": "difference_lo", "hi": "difference_hi"})
-    table = table.assign(task=table.task.map(task_of), p_holm=holm(table.p)).astype(dict.fromkeys(DECIMALS, float))
-    table["verdict"] = [word_of(verdict(r.difference, r.p_holm, r.n_seeds), r.arm, r.against) for r in table.itertuples()]
+    table = corrected(rows).rename(columns={"metric": "task", "lo": "difference_lo", "hi": "difference_hi"}).astype(dict.fromkeys(DECIMALS, float))
+    table["task"] = table.task.map({metric: task for task, metric in TASK_METRICS.items()})
+    table["verdict"] = [word_of(r.verdict, r.arm, r.against) for r in table.itertuples()]
     for name, digits in DECIMALS.items(): table[name] = table[name].round(digits) + 0.
     return table[["arm", "against", "task", *DECIMALS, "verdict", "n_seeds", "seeds_agree"]]
 
@@ -324,14 +323,11 @@ def published_table()->DataFrame: # system, VA, EXPR, AU, P, note, split, source
     return DataFrame(PUBLISHED, columns=["system", "VA", "EXPR", "AU", "P", "note", "split", "source"]).assign(source=lambda t: "arXiv " + t.source)
 
 # %% ../nbs/11b_claims.ipynb #c40f9d70
-def over_seeds(runs:list,      # arrays of a record, one a seed
-               key:str,        # (B, K) resamples in each
-               estimates       # (S, K)
+def over_seeds(each            # (S, 1 + B, K): of each seed the estimate, then its resamples
               )->tuple:        # (K,) mean over seeds, (B, K) its resamples over videos and seeds
-    "What records of several seeds say together."
-    each, S = np.stack([np.asarray(run[key], float) for run in runs]), len(runs)
-    drawn = resample_seeds(S, each.shape[1], 0)
-    return np.mean(estimates, 0), np.einsum("bs,sbk->bk", drawn/drawn.sum(1, keepdims=True), each)
+    "What several seeds say together."
+    each = np.asarray(each, float)
+    return each[:, 0].mean(0), np.einsum("bs,sbk->bk", resample_seeds(len(each), each.shape[1] - 1, 0), each[:, 1:])
 
 def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     "Rows with an estimate, its interval, p, Holm's p and verdict."
@@ -342,7 +338,6 @@ def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     return table.assign(**table.select_dtypes("float").round(6) + 0.)
 
 # %% ../nbs/11b_claims.ipynb #a65d2976
-SHARES = ("inside", "chance_others", "chance_untrained", "others_untrained")   # as 10a sums them
 LEAST_VIDEOS, LEAST_SEEDS = 6, 3   # for an interval of a unit, by a sign test; for a verdict on tasks: two seeds are a single pair
 FOCUS_SPLITS, FOCUS_RESAMPLES = 4, 2000   # of distances: splits into halves, resamples at most
 
@@ -356,22 +351,19 @@ def focus_arrays(records:Records)->list:  # one dict of arrays a seed
 
 def unit_shares(run:dict,       # arrays of a seed
                 weights         # (B, V) how often each video counts
-               )->np.ndarray:   # (B, 13, 4): SHARES of the mean over units, then of each unit; NaN where there is no active face
+               )->np.ndarray:   # (B, 13, 4): inside, others there, and both of the untrained model; of the mean over units, then of each unit; NaN where there is no active face
     "What parts of maps lie inside the regions, over the faces of a collection of videos."
-    total = weights @ run["unit_counts"]
-    units = np.tensordot(weights, run["unit_sums"], 1)/np.where(total > 0, total, np.nan)[..., None]
-    known = ~np.isnan(units)
-    return np.concatenate([np.where(known, units, 0).sum(1, keepdims=True)/np.where(known.any(1), known.sum(1), np.nan)[:, None], units], 1)
+    units = collected(run["unit_sums"], run["unit_counts"], weights)
+    return np.concatenate([known_mean(units)[:, None], units], 1)
 
 def agreeing(each, mean)->list:  # (S, K) values, (K,) their means; such as "3 of 3"
     "How many seeds have the sign of the mean."
-    return [f"{int((np.sign(column) == np.sign(value)).sum())} of {len(column)}" if np.isfinite(value) else "–" for column, value in zip(np.asarray(each).T, mean)]
+    return [agreement(column, value) or "–" for column, value in zip(np.asarray(each).T, mean)]
 
 # %% ../nbs/11b_claims.ipynb #0ac1b965
 def half_maps(run:dict, weights)->np.ndarray:  # arrays of a seed, (B, V); (B, T, G*G)
     "The mean map of each task over a collection of videos."
-    total = weights @ run["task_counts"]
-    return (np.tensordot(weights, run["task_sums"].reshape(*run["task_sums"].shape[:2], -1), 1)/np.where(total > 0, total, np.nan)[..., None]).astype(np.float32)
+    return collected(run["task_sums"].reshape(*run["task_sums"].shape[:2], -1), run["task_counts"], weights).astype(np.float32)
 
 def distances(arrays:list,  # one dict a seed
               weights       # (B, V) how often each video counts
@@ -409,11 +401,11 @@ def focus_table(records:Records)->DataFrame: # au, inside, inside_lo, ..., gain,
     videos = np.r_[(counts.sum(1) > 0).sum(), (counts > 0).sum(0)]
     shares[:, 1:, videos < LEAST_VIDEOS] = np.nan
     means, area = shares[:, 0].mean(0), np.r_[arrays[0]["regions"].mean(), arrays[0]["regions"].mean((1, 2))]
-    lo, hi = interval(means[:, 0], over_seeds([dict(inside=run[1:, :, 0]) for run in shares], "inside", shares[:, 0, :, 0])[1])
+    lo, hi = interval(means[:, 0], over_seeds(shares[..., 0])[1])
     gains = shares[..., 0] - shares[..., 1]
     rows = [dict(au=au, inside=inside, inside_lo=lo[k], inside_hi=hi[k], chance_others=others, chance_area=area[k], chance_untrained=blank, gain_untrained=blank - blank_others, videos=int(videos[k]),
                  frames=int(counts[:, k - 1].sum() if k else counts.sum()), n_seeds=S, seeds_agree=agrees) for k, (au, (inside, others, blank, blank_others), agrees) in enumerate(zip(("mean", *arrays[0]["aus"].tolist()), means, agreeing(gains[:, 0], gains[:, 0].mean(0))))]
-    estimate, resamples = over_seeds([dict(gain=run[1:]) for run in gains], "gain", gains[:, 0])
+    estimate, resamples = over_seeds(gains)
     table = pd.concat([with_verdict(rows[part], "gain", estimate[part], resamples[:, part]) for part in (slice(0, 1), slice(1, None))], ignore_index=True)   # the mean is a test of its own
     return table if S > 1 else table.assign(verdict="one seed")
 
@@ -431,7 +423,7 @@ def focus_pairs(records:Records)->DataFrame: # a, b, distance, floor, excess, ac
         each.append(beyond[0][np.triu(others)]); values.append(pseudo_values(beyond) if S >= LEAST_SEEDS else np.where(np.arange(len(beyond)) > 0, np.nan, beyond[0][others].mean() if S > 1 else np.nan)[:, None])
         rows.append(dict(a=p["a"], b=p["b"], distance=mean(k, "distance"), floor=mean(k, "floor"), excess=mean(k, "excess"), n_seeds=S, across_seeds=across[0][others].mean() if S > 1 else np.nan, same_task=same[0][others].mean() if S > 1 else np.nan))
     by_seed = np.stack(values, -1).swapaxes(0, 1)                                                # (S, 1 + B, pairs), or one in place of few seeds
-    estimate, resamples = over_seeds([dict(apart=v[1:]) for v in by_seed], "apart", by_seed[:, 0])
+    estimate, resamples = over_seeds(by_seed)
     for row, agrees in zip(rows, agreeing(np.stack(each, 1), estimate)): row["pairs_of_seeds_agree"] = agrees
     table = with_verdict(rows, "apart", estimate, resamples - resamples.mean(0) + estimate)       # a distance is biased upwards: centred
     return table if S >= LEAST_SEEDS else table.assign(verdict="one seed" if S == 1 else "two seeds")
@@ -505,8 +497,6 @@ def write_judged(records:Records, found:dict, folder)->None:
             if len(judged.pairs): write_pairs(records, judged, folder, name, f"table_{name}_pairs")
 
 # %% ../nbs/11b_claims.ipynb #3ef446bf
-TARGET_METRICS = {"AU": "AU", "EXPR": "EXPR", "VA": "VA", "P": "P"}
-
 def write_focus(records:Records, folder)->None:
     "Shares inside the regions, and distances between tasks."
     S, n = len(records.focus), resamples_of(records)
@@ -529,7 +519,7 @@ def write_searched(records:Records, folder)->None:
                 trials = [t for t in run["trials"] if t["sampler"] == sampler and t["dev"] is not None]
                 if not trials: continue
                 best = max(trials, key=lambda t: (t["dev"], -t["number"]))
-                rows.append(dict(target=target, sampler=sampler, seed=run["seed"], trials=len(trials), trial=best["number"], dev=best["dev"], validation=best["validation"].get(TARGET_METRICS[target]),
+                rows.append(dict(target=target, sampler=sampler, seed=run["seed"], trials=len(trials), trial=best["number"], dev=best["dev"], validation=best["validation"].get(target),
                                  strategy=", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in best["choice"].items())))
     if not rows: return
     table = DataFrame(rows).astype({"dev": float, "validation": float}).round(6)

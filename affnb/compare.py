@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'COMPARABLE', 'FINER', 'NEAR', 'p_value', 'one_p', 'holm', 'verdict', 'kept_scores', 'pair_terms',
-           'contrast', 'row_of', 'pair_rows', 'contrast_rows', 'compare']
+           'contrast', 'agreement', 'row_of', 'pair_rows', 'contrast_rows', 'corrected', 'compare', 'collected',
+           'known_mean']
 
 # %% ../nbs/03b_compare.ipynb #a2be6f97
 from collections.abc import Callable
-import numpy as np, pandas as pd
+import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 from scipy.special import ndtr, ndtri
@@ -95,14 +96,17 @@ def contrast(terms:dict, # arm -> weight; of a pair {arm: 1, against: -1}
     return {metric: np.array([a[metric][0] for a in alone]) for metric in alone[0]}, total(lambda s: s, once, None), total(lambda s: s, counts, drawn)
 
 # %% ../nbs/03b_compare.ipynb #67377ba9
+def agreement(each, value:float)->str:  # (S,) of each seed, and their mean; such as `3 of 3`, empty where there is none
+    "How many seeds have the sign of the mean."
+    return f"{int(value != 0 and (np.sign(each) == np.sign(value)).sum())} of {len(each)}" if len(each) and not np.isnan(value) else ""
+
 def row_of(each,     # (S,) differences, seed by seed
            value:float, # their mean
            column    # (n,) its resamples
           )->dict:   # difference, lo, hi, p, n_seeds, seeds_agree
     "What a table says of one difference."
     lo, hi = map(float, interval(value, column))
-    agree = f"{int(value != 0 and (np.sign(each) == np.sign(value)).sum())} of {len(each)}" if len(each) and not np.isnan(value) else ""
-    return dict(difference=float(value), lo=lo, hi=hi, p=float(p_value(value, column)), n_seeds=len(each), seeds_agree=agree)
+    return dict(difference=float(value), lo=lo, hi=hi, p=float(p_value(value, column)), n_seeds=len(each), seeds_agree=agreement(each, value))
 
 def pair_rows(arm:str,     # claimed to be better
               against:str, # than this one
@@ -143,6 +147,13 @@ def contrast_rows(contrasts, # of (labels of the row, terms as `contrast` takes 
     return rows
 
 # %% ../nbs/03b_compare.ipynb #601f31d8
+def corrected(rows:list)->DataFrame: # of `contrast_rows`, labelled arm and against; and p_holm and verdict
+    "Rows of one table, with Holm's correction for all of them, and verdicts."
+    table = DataFrame(rows, columns=["arm", "against", "metric", "difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "seeds_agree"])
+    table["p_holm"] = holm(table.p)
+    table["verdict"] = [verdict(*row) for row in zip(table.difference, table.p_holm, table.n_seeds)]
+    return table
+
 def compare(pairs,           # (arm, against), in the table's order
             of:dict,         # arm -> {seed: Statistics}
             metrics=METRICS, # which of `COMPARABLE`
@@ -152,8 +163,19 @@ def compare(pairs,           # (arm, against), in the table's order
     "Paired differences with 95 % intervals over videos and seeds, Holm's correction over all rows, and verdicts; raises `UsageError` on an unknown metric."
     for metric in metrics:
         if metric not in COMPARABLE: raise UsageError(f"compare: unknown metric {metric!r}: name some of {', '.join(COMPARABLE)}{nearest(metric, COMPARABLE)}")
-    rows = contrast_rows([(dict(arm=arm, against=against), pair_terms(arm, against), metrics) for arm, against in pairs], of, n, seed, kept_scores(metrics))
-    table = DataFrame(rows, columns=["arm", "against", "metric", "difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "seeds_agree"])
-    table["p_holm"] = holm(table.p)
-    table["verdict"] = [verdict(*row) for row in zip(table.difference, table.p_holm, table.n_seeds)]
-    return table
+    return corrected(contrast_rows([(dict(arm=arm, against=against), pair_terms(arm, against), metrics) for arm, against in pairs], of, n, seed, kept_scores(metrics)))
+
+# %% ../nbs/03b_compare.ipynb #49ae5fba
+def collected(sums:ndarray,   # (V, ..., R) by video
+              counts:ndarray, # (V, ...) how many each is a sum of; the trailing axes R of sums share a count
+              weights         # (B, V) how often each video counts
+             )->ndarray:      # (B, ..., R); NaN where a collection has none
+    "The mean over what each collection of videos holds."
+    total = weights @ counts
+    total = np.where(total > 0, total, np.nan).reshape(*total.shape, *[1]*(sums.ndim - counts.ndim))
+    return np.tensordot(weights, sums, 1)/total
+
+def known_mean(values, axis:int=1)->ndarray:
+    "The mean over an axis of what is not NaN; NaN where nothing is."
+    there = ~np.isnan(values)
+    return np.where(there, values, 0).sum(axis)/np.where(there.any(axis), there.sum(axis), np.nan)

@@ -18,6 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 from types import MappingProxyType
 from .benchmark import Knobs
+from .compare import collected, known_mean
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, AffnbError, atomic, generator, make_record, seed_everything, write_json
 from .data import prepare_frames
 from .faces import render, sample_identities, sample_views
@@ -175,9 +176,7 @@ def mean_map(sums:ndarray, counts:ndarray,  # (V, G, G), (V,)
              weights=None                   # (..., V) how often each video counts; None: once
             )->ndarray:                     # (..., G, G), NaN where there is no face
     "The mean over the faces of a collection of videos."
-    weights = np.ones(len(counts)) if weights is None else np.asarray(weights, float)
-    total = weights @ counts
-    return (weights @ sums.reshape(len(sums), -1)/np.where(total > 0, total, np.nan)[..., None]).reshape(*weights.shape[:-1], *sums.shape[1:])
+    return collected(sums, counts, np.ones(len(counts)) if weights is None else np.asarray(weights, float))
 
 # %% ../nbs/10a_focus.ipynb #3d2a79eb
 def look(run:Run, task:str, seed:int, rows, baseline:Tensor, trained:bool=True)->tuple:  # (F, K, G, G) shares, gap
@@ -226,10 +225,8 @@ def unit_means(sums:ndarray, counts:ndarray,  # of `unit_sums`
                weights:ndarray                # (B, V) how often each video counts
               )->ndarray:                     # (B, 13, 4): SHARES of each unit, and of their mean; NaN where there is no active face
     "Shares inside the regions, over the faces of a collection of videos."
-    total = weights @ counts
-    of_units = np.tensordot(weights, sums, 1)/np.where(total > 0, total, np.nan)[..., None]
-    known = ~np.isnan(of_units)
-    return np.concatenate([of_units, np.where(known, of_units, 0).sum(1, keepdims=True)/np.where(known.any(1), known.sum(1), np.nan)[:, None]], 1)
+    of_units = collected(sums, counts, weights)
+    return np.concatenate([of_units, known_mean(of_units)[:, None]], 1)
 
 def unit_rows(sums:ndarray, counts:ndarray, regions:ndarray,  # of `unit_sums`; (12, G, G) bool
               weights:ndarray                                 # (1 + B, V): all videos once, then resamples

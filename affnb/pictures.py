@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 from .compare import pair_rows
 from .core import AU_MEANINGS
-from .claims import PARTS, TARGET_METRICS, TASK_METRICS, Judged, claims_table, counted, focus_arrays, focus_pairs, focus_said, focus_table, resamples_of
+from .claims import PARTS, TASK_METRICS, Judged, claims_table, counted, focus_arrays, focus_pairs, focus_said, focus_table, resamples_of
 from .tables import STYLE, Records, cell, empty, sidecar, write_figure
 
 # %% ../nbs/11c_pictures.ipynb #1bd2e99c
@@ -168,7 +168,7 @@ def draw_chosen(axis, runs:list, target:str)->None:
         if curves:
             length = min(map(len, curves)); each = np.stack([c[:length] for c in curves]); x = np.arange(1, length + 1)
             axis.plot(x, each.mean(0), color=color, label=f"{sampler}, dev"); axis.fill_between(x, each.min(0), each.max(0), color=color, alpha=.18, lw=0)
-        values = [arm["metrics"].get(TARGET_METRICS[target]) for run in runs for arm in run["arms"] if arm["arm"] == sampler]
+        values = [arm["metrics"].get(target) for run in runs for arm in run["arms"] if arm["arm"] == sampler]
         values = [v for v in values if v is not None]
         if values: axis.plot([longest*(1.1 + .06*k) + .2]*len(values), values, marker="o", mfc="none", color=color, ls="none", ms=5, label=f"{sampler}, validation")
     axis.axvline(longest*1.04 + .1, color="#bbbbbb", lw=.8); axis.set_xticks(sorted({1, (longest + 1)//2, longest}))
