@@ -109,7 +109,7 @@ class Again:
     "The same batch, so many times an epoch."
     def __init__(self, batch, times:int): self.batch, self.times = batch, times
     def __len__(self): return self.times
-    def epoch(self, number): return (self.batch for _ in range(self.times))
+    def epoch(self, number, start=0): return (self.batch for _ in range(self.times))
 
 def learner(run:Run):  # the model; batches -> None
     "A fresh joint model, and a function that trains it on batches, as a stage would."
