@@ -6,8 +6,8 @@
 __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'CHOICES', 'AffnbError', 'UsageError', 'nearest',
            'DataSettings', 'ModelSettings', 'TrainSettings', 'Config', 'parse_setting', 'check_config', 'project_root',
            'load_config', 'config_from', 'training_settings', 'derived_seed', 'generator', 'seed_everything',
-           'pick_device', 'git_state', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash',
-           'notebook_hash', 'make_record']
+           'pick_device', 'git_state', 'processor', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash',
+           'file_hash', 'notebook_hash', 'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
 import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, math, os, platform, random, re, shutil, subprocess, tempfile
@@ -262,14 +262,20 @@ def git_state(folder=None  # a checkout; the project's where None
     if commit.returncode: return dict(commit=None, dirty=None)
     return dict(commit=commit.stdout.strip(), dirty=bool(status.stdout.strip()))
 
+def processor()->str:
+    "What the machine calls its processor."
+    try: return next(line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration): return platform.processor() or platform.machine()
+
 def environment(device=None  # a torch device
-               )->dict:      # versions, device, commit, dirty
+               )->dict:      # versions, device, machine, commit, dirty
     "What a number depends on besides settings, seed and data."
     device = torch.device(device or "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    packages = ("torch", "timm", "numpy", "pandas", "pillow")
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "optuna", "captum", "safetensors")
+    machine = dict(processor=processor(), instructions=torch.backends.cpu.get_cpu_capability(), system=platform.system(), libc=" ".join(platform.libc_ver()))   # other vector instructions, other last digits
     versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
-    return dict(versions=versions, device=name, **git_state())
+    return dict(versions=versions, device=name, machine=machine, **git_state())
 
 # %% ../nbs/00_core.ipynb #54d6a45d
 @contextlib.contextmanager

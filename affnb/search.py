@@ -42,7 +42,7 @@ def make_sampler(kind:str, done:int, trials:int, *what):
     if kind == "random": return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # group and multivariate are marked experimental
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, trials // 3), multivariate=True, group=True)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, trials // 3), multivariate=True, group=True, constant_liar=False)   # a trial that was killed never ended: it must not count
 
 # %% ../nbs/09_search.ipynb #5edaa144
 def searchable(run:Run, seed:int)->tuple:

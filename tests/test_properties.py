@@ -53,6 +53,14 @@ def test_a_prediction_file_says_what_was_predicted(tmp_path_factory, data, n):
 line = st.one_of(st.text(max_size=60), st.lists(st.one_of(st.text(max_size=8), st.floats().map(repr), st.integers().map(str), st.sampled_from(["-5", "-1", "0", "1", "v/1.jpg", "", " "])), min_size=1, max_size=18).map(",".join), st.just(HEADER))
 content = st.one_of(st.binary(max_size=400), st.lists(line, max_size=12).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")), st.lists(line, max_size=12).map(lambda lines: "\n".join([HEADER, *lines]).encode("utf-8", "surrogatepass")))
 
+def spoiled(rows, edits):
+    "A list that is in order, with a few bytes replaced."
+    text = bytearray("\n".join([HEADER, *(f"{video}/{frame}.jpg,{v!r},{a!r},{e},{','.join(map(str, units))}" for video, frame, (v, a, e, units) in rows)]).encode())
+    for place, made in edits: text[place % len(text):place % len(text) + 1] = made
+    return bytes(text)
+
+content = st.one_of(content, st.builds(spoiled, frames, st.lists(st.tuples(st.integers(0, 3000), st.one_of(st.binary(max_size=3), st.sampled_from([b",", b"\n", b"-5", b"nan", b"../", b"\"", b"", b"1e9"]))), max_size=4)))
+
 def clean(call, *paths):
     "An error is one line, and one of ours."
     try: return call(*paths)
