@@ -579,6 +579,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'affnb.train.leave': ('train.html#leave', 'affnb/train.py'),
                              'affnb.train.load_checkpoint': ('train.html#load_checkpoint', 'affnb/train.py'),
                              'affnb.train.look_at': ('train.html#look_at', 'affnb/train.py'),
+                             'affnb.train.look_once': ('train.html#look_once', 'affnb/train.py'),
                              'affnb.train.make_loss': ('train.html#make_loss', 'affnb/train.py'),
                              'affnb.train.make_optimizer': ('train.html#make_optimizer', 'affnb/train.py'),
                              'affnb.train.masked_mean': ('train.html#masked_mean', 'affnb/train.py'),

@@ -279,7 +279,7 @@ def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whet
     said = (run/"snakemake.log").read_text()
     if code:
         reap(str(run))   # what a killed Snakemake has left
-        if shutil.disk_usage(run).free < 1 << 20: raise AffnbError(f"{run}: no space left on the device: make room, and the same command goes on")
+        if shutil.disk_usage(run).free < 1 << 20 or "No space left" in said: raise AffnbError(f"{run}: no space left on the device: make room, and the same command goes on")
         raise AffnbError(f"{reason(told.read_text(), said)} (log: {run/'snakemake.log'})")
     if dry_run: print("\n".join(dict.fromkeys(line for line in said.splitlines() if line[:4] in ("job ", "----", "tota") or line.startswith(tuple("abcdefghijklmnopqrstuvwxyz")) and line.split()[-1].isdigit() and len(line.split()) == 2)) or "nothing to do")
     return "Nothing to be done" not in said

@@ -13,7 +13,7 @@ from .core import TASKS, generator
 from .data import Batch
 from .heads import only_tasks, train_head
 from .model import count_flops, count_parameters, load_weights, make_encoder
-from .train import Run, as_program, batches_of, encode, labelled_tasks, launch_stage, leave, predict, train_frames
+from .train import Run, as_program, labelled_tasks, launch_stage, leave, look_once, train_frames
 
 # %% ../nbs/08_joint.ipynb #ee646417
 def start_of(run:Run, seed:int):  # a path; None for random weights; False where the task it names has no labels
@@ -32,13 +32,11 @@ def with_seen(table):  # the same frames, other roles
     left_out = drawn.index[drawn.cumsum() <= head.sum()][:len(drawn) - 1]
     return table.assign(role=table["role"].mask(head, "encoder").mask(table["video"].isin(left_out), ""))
 
-def train_encoder(run:Run, arm:str, seed:int):  # model, history and features (N, D); None, [] and None where there is nothing to learn
+def train_encoder(run:Run, arm:str, seed:int):  # model, history; None, [] where there is nothing to learn
     "An encoder on single frames with the heads of its tasks; dev chooses the epoch."
-    run = only_tasks(replace(run, table=with_seen(run.table)) if run.config.encoder_role == "seen" else run)
-    start, tasks = start_of(run, seed), labelled_tasks(run)
-    if start is False or not tasks: return None, [], None
-    model, history = train_frames(run, arm, tasks, start, seed)
-    return model, history, encode(model.encoder, batches_of(run, run.table), len(run.table))
+    own = only_tasks(replace(run, table=with_seen(run.table)) if run.config.encoder_role == "seen" else run)
+    start, tasks = start_of(own, seed), labelled_tasks(own)
+    return (None, []) if start is False or not tasks else train_frames(own, arm, tasks, start, seed)
 
 # %% ../nbs/08_joint.ipynb #a7e6db5a
 def cost_of(run:Run, encoder, model, seed:int)->dict:  # parameters, flops
@@ -57,8 +55,8 @@ def train_arm(run:Run, arm:str, seed:int):  # model, history, predictions; None,
     launch_stage(run, "affnb.joint", seed, arm=arm)
     run = replace(run, config=arm_config(run.config, arm))
     if arm in ENCODERS:
-        model, history, features = train_encoder(run, arm, seed)
-        encoder, predictions = model and model.encoder, {} if model is None else predict(model, batches_of(run, run.table[run.table["part"] != "train"]), len(run.table))
+        model, history = train_encoder(run, arm, seed)
+        encoder, (features, predictions) = model and model.encoder, (None, {}) if model is None else look_once(run, model)
     else:
         encoder = make_encoder(replace(run.config, pretrained="")).to(run.device)
         load_weights(encoder, run.folder/f"seed{seed}"/encoder_of(run.config)/"model.safetensors", prefix="encoder.")

@@ -339,14 +339,14 @@ class Heads(nn.Module):
 
 # %% ../nbs/04_model.ipynb #45cb2f66
 class AffectModel(nn.Module):
-    "Encoder, fusion, temporal module and heads; without an encoder, the first stored feature of a frame stands in for it."
+    "Encoder, fusion, temporal module and heads; without an encoder, or without pixels, the first stored feature of a frame stands in for what it would say."
     def __init__(self, encoder, fusion, temporal, heads):
         super().__init__()
         self.encoder, self.fusion, self.temporal, self.heads = encoder, fusion, temporal, heads
 
     def forward(self, batch):
         "A batch of windows -> {task: (B, T, outputs)}."
-        if self.encoder is None: x, features = batch.features[:, :, 0], batch.features[:, :, 1:]
+        if self.encoder is None or batch.frames is None: x, features = batch.features[:, :, 0], batch.features[:, :, 1:]
         else: x, features = self.encoder(batch.frames.flatten(0, 1)).unflatten(0, batch.frames.shape[:2]), batch.features
         if self.fusion is not None: x = self.fusion(x, features)
         return self.heads(self.temporal(x, batch.valid))

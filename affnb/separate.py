@@ -10,11 +10,11 @@ from dataclasses import replace
 from .arms import arm_config
 from .core import TASKS, AffnbError
 from .model import count_flops
-from .train import Run, as_program, batches_of, encode, labelled_tasks, launch_stage, leave, predict, train_frames
+from .train import Run, as_program, batches_of, labelled_tasks, launch_stage, leave, look_once, train_frames
 
 # %% ../nbs/07_separate.ipynb #8dcfc398
 def train_task(run:Run, task:str, seed:int):  # model or None, history, features (N, D) or None, predictions
-    "Stage 1 for one task: trains from the autoencoder's encoder; leaves weights, the features of all frames, predictions, record."
+    "Stage 1 for one task: trains from the autoencoder's encoder; leaves weights, features, predictions, record."
     if task not in TASKS: raise AffnbError(f"parameter `task` = {task!r}: must be one of {', '.join(TASKS)}")
     run = replace(run, config=arm_config(run.config, task))
     if task not in labelled_tasks(run):
@@ -22,10 +22,8 @@ def train_task(run:Run, task:str, seed:int):  # model or None, history, features
         return None, [], None, {}
     launch_stage(run, "affnb.separate", seed, task=task)
     model, history = train_frames(run, task, (task,), run.folder/f"seed{seed}"/"mae"/"model.safetensors", seed)
-    everything = batches_of(run, run.table)
-    features = encode(model.encoder, everything, len(run.table))
-    predictions = predict(model, batches_of(run, run.table[run.table["part"] != "train"]), len(run.table))
-    flops = count_flops(model, next(iter(everything.ordered())), frames=run.config.batch_frames)
+    features, predictions = look_once(run, model)
+    flops = count_flops(model, next(iter(batches_of(run, run.table).ordered())), frames=run.config.batch_frames)
     leave(run, task, seed, model, history, features, predictions, flops=flops)
     return model, history, features, predictions
 

@@ -6,8 +6,8 @@
 __all__ = ['CODE', 'masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
            'keep_weights', 'save_checkpoint', 'load_checkpoint', 'finish', 'check_finite', 'train_epoch', 'fit',
            'put_together', 'predict', 'encode', 'Run', 'open_run', 'rows_of', 'shuffle_windows', 'batches_of',
-           'judge_on', 'labelled_tasks', 'whole_batch', 'make_loss', 'code_hashes', 'train_frames', 'look_at', 'leave',
-           'launch_stage', 'as_program']
+           'judge_on', 'labelled_tasks', 'whole_batch', 'make_loss', 'code_hashes', 'train_frames', 'look_once',
+           'look_at', 'leave', 'launch_stage', 'as_program']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
 import argparse, json, math, os, sys, time
@@ -242,7 +242,7 @@ def predict(model:nn.Module, batches:Batches,
 
 @torch.inference_mode()
 def encode(encoder:nn.Module, batches:Batches, n_rows:int)->np.ndarray:  # (N, D)
-    "The encoder's feature of every frame, by packed row; computed once, stored, and reused by every arm that shares it."
+    "The encoder's feature of every frame of the batches, by packed row."
     encoder.eval()
     device, found = next(encoder.parameters()).device, []
     for batch in batches.ordered():
@@ -357,6 +357,12 @@ def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safete
     judge = judge_on(run, batches_of(run, rows_of(run, "dev")), tasks)
     key = text_hash(run.data["hash"], tasks, start and file_hash(start), *code_hashes(run))
     return model, fit(model, batches, loss_of, judge, folder, config, config.epochs, config.lr, name, seed, key)
+
+def look_once(run:Run, model)->tuple:  # features (N, D), predictions by task; NaN in the other rows
+    "What a trained model of single frames leaves: the features of all frames that no encoder learned on, and its predictions of those that are not for training, from the same features."
+    off = run.table["part"] != "train"
+    features = encode(model.encoder, batches_of(run, run.table[off | (run.table["role"] == "head")]), len(run.table)).astype(np.float32)
+    return features, predict(model, batches_of(run, run.table[off], features=torch.from_numpy(features[:, None]).to(run.device), pixels=False), len(run.table))
 
 # %% ../nbs/05_train.ipynb #a79d8cf5
 def look_at(run:Run, predictions:dict, part:str="dev")->list[str]:  # a sentence each
