@@ -1,10 +1,10 @@
-# make reproduce | make test | make lab | make notebooks      each sets up .venv if it is missing
+# make reproduce | make test | make fuzz | make lab | make notebooks      each sets up .venv if it is missing
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: reproduce test lab notebooks
+.PHONY: reproduce test fuzz lab notebooks
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
@@ -12,7 +12,11 @@ reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
 
 test: $(READY)       ## notebooks clean and in step with the package, README as rendered, tiny chain, pytest
 	$(BIN)/python tests/in_step.py
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_chain.py --ignore tests/test_speed.py
+	$(BIN)/python -m pytest tests/test_speed.py tests/test_chain.py
+
+fuzz: $(READY)       ## hostile files for the reader and `affnb score`, for MINUTES (10)
+	AFFNB_FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -m fuzz tests/test_properties.py
 
 lab: $(READY)        ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs

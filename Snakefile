@@ -3,13 +3,14 @@
 # One papermill call a rule. A rule depends on what a notebook or module *says* (RUN/sources/NAME.txt, a hash of its
 # source), not on its file's time, so that running a notebook in Jupyter, or a fresh checkout, sets nothing off.
 # Checkpoints (best, last) are no declared outputs: Snakemake deletes those of a killed rule, and a stage resumes from them.
-import json, re, sys
+import json, re, shlex, sys
 from pathlib import Path
 
 RUN = str(Path(config.get("run", "data/runs/smoke")).resolve())
 try: PLAN = json.loads(Path(RUN, "plan.json").read_text())
 except FileNotFoundError: sys.exit(f"{RUN}/plan.json: not there: start the chain with `affnb reproduce`, which plans the run")
-PYTHON, PACKED, RECORDS = sys.executable, PLAN["packed"], f"{RUN}/records"
+quote = lambda text: shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")   # for a shell, through Snakemake's own braces
+PYTHON, PACKED, RECORDS = quote(sys.executable), PLAN["packed"], f"{RUN}/records"
 NOTEBOOKS = f"{workflow.basedir}/nbs"
 TASKS, SEEDS, GROUPS = ["AU", "EXPR", "VA"], PLAN["seeds"], {int(seed): group for seed, group in PLAN["groups"].items()}
 ARMS, HEADLINE, TABLES, TARGETS = PLAN["arms"], PLAN["headline"], PLAN["tables"], PLAN["targets"]
@@ -23,9 +24,9 @@ def needs(files, seed): return [f"{RUN}/{file.format(*GROUPS[int(seed)])}" for f
 def notebook(name, gpus=0, shared=False, **parameters):
     words = " ".join(f"{k}={v}" for k, v in parameters.items())
     variables = " ".join(f"{library}_NUM_THREADS={THREADS}" for library in ("OMP", "MKL", "OPENBLAS"))   # of a process, however few cores there are
-    return f"AFFNB_JOB='{{log}}' {variables} '{PYTHON}' -m affnb.cli run-notebook {take(gpus, shared)} '{NOTEBOOKS}/{name}.ipynb' '{{log}}' run_dir='{RUN}' {words}"
+    return f"AFFNB_JOB={{log:q}} {variables} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)} {quote(f'{NOTEBOOKS}/{name}.ipynb')} {{log:q}} run_dir={quote(RUN)} {words}"
 
-LEARNING = ("core", "data", "parallel", "model", "train")
+LEARNING = ("core", "data", "parallel", "watch", "model", "train")
 SECOND = (*LEARNING, "metrics", "heads")
 names = lambda words: "|".join(re.escape(word) for word in words)
 
@@ -45,19 +46,19 @@ if PLAN["benchmark"]:
     rule render:   # its folder is named by settings and code: what lies there is right
         output: f"{PLAN['folder']}/training_set_annotations.txt"
         threads: workflow.cores
-        shell: f"'{PYTHON}' -m affnb.cli render '{RUN}' --workers {{threads}}"
+        shell: f"{PYTHON} -m affnb.cli render {quote(RUN)} --workers {{threads}}"
 
 rule pack:
     input: f"{PACKED}.txt", rules.render.output if PLAN["benchmark"] else []   # the first is a hash of what the folder holds
     output: update(f"{PACKED}/manifest.json")   # left in place when the folder has changed: frames that did not are taken over
     threads: workflow.cores
-    shell: f"'{PYTHON}' -m affnb.cli pack '{RUN}' --workers {{threads}}"
+    shell: f"{PYTHON} -m affnb.cli pack {quote(RUN)} --workers {{threads}}"
 
 rule describe:
-    input: said("core", "data", "faces", "benchmark", "metrics", "train", "evaluate"), f"{PACKED}/manifest.json"
+    input: said("core", "data", "faces", "benchmark", "metrics", "watch", "train", "evaluate"), f"{PACKED}/manifest.json"
     output: f"{RECORDS}/data.json"
     resources: gpu=GPU
-    shell: f"'{PYTHON}' -m affnb.cli describe {take(GPU)} '{RUN}'"
+    shell: f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
 
 rule pretrain:
     input: said("06_pretrain", *LEARNING), f"{RUN}/sources/arm-{{mae}}.txt", f"{PACKED}/manifest.json"
@@ -107,7 +108,7 @@ rule table:
     shell: notebook("10_ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
 
 rule focus:
-    input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
+    input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
     output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
     log: notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb"
     threads: THREADS
@@ -115,7 +116,7 @@ rule focus:
     shell: notebook("10a_focus", GPU, True, seed="{wildcards.seed}")
 
 rule evaluate:
-    input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "train", "heads"),
+    input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "watch", "train", "heads"),
            expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]),
            expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE])
     output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.json", arm=["separate", *HEADLINE, "trivial", "pixels"]),
@@ -126,8 +127,8 @@ rule evaluate:
     shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
 
 rule report:
-    input: said("12_report", "core", "metrics", "compare", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
+    input: said("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
            expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=SEEDS)
     output: f"{RUN}/figures/table_headline.csv"
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"
-    shell: notebook("12_report", records_dir=f"'{RECORDS}'", figures_dir=f"'{RUN}/figures'", profile=PLAN["profile"])
+    shell: notebook("12_report", records_dir=quote(RECORDS), figures_dir=quote(f"{RUN}/figures"), profile=PLAN["profile"])

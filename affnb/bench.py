@@ -6,10 +6,10 @@
 __all__ = ['PACKING', 'rates', 'rate_line', 'FrameByFrame', 'read_all', 'small_run', 'endless', 'drawing', 'measure_reading',
            'Again', 'learner', 'measure_learning', 'measure_compiling', 'large_folder', 'watched', 'value_line',
            'made_up', 'timed', 'measure_large', 'run_of', 'measure_scaling', 'scaled', 'doubling',
-           'measure_utilisation', 'bench', 'processor']
+           'measure_utilisation', 'bench']
 
 # %% ../nbs/05a_bench.ipynb #1445a3bb
-import logging, os, platform, re, shutil, subprocess, sys, time
+import logging, os, re, shutil, subprocess, sys, time
 import numpy as np, psutil, torch
 from datetime import date
 from pathlib import Path
@@ -109,7 +109,7 @@ class Again:
     "The same batch, so many times an epoch."
     def __init__(self, batch, times:int): self.batch, self.times = batch, times
     def __len__(self): return self.times
-    def epoch(self, number): return (self.batch for _ in range(self.times))
+    def epoch(self, number, start=0): return (self.batch for _ in range(self.times))
 
 def learner(run:Run):  # the model; batches -> None
     "A fresh joint model, and a function that trains it on batches, as a stage would."
@@ -283,10 +283,5 @@ def bench(config:Config,   # a profile's settings
     say(f"{rows:,} rows"); lines += measure_large(folder/"large", rows)
     about = environment(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return dict(record="bench", name=re.sub(r"\W+", "-", f"{about['device']} {cores} cores").strip("-").lower(), date=str(date.today()), cores=cores, processor=processor(), profile=config.profile, rows=rows,
+    return dict(record="bench", name=re.sub(r"\W+", "-", f"{about['device']} {cores} cores").strip("-").lower(), date=str(date.today()), cores=cores, processor=about["machine"]["processor"], profile=config.profile, rows=rows,
                 parts=lines, scaling=scaling, config=asdict(config)) | about
-
-def processor()->str:
-    "What the machine calls its processor."
-    try: return next(line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()

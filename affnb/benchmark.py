@@ -11,7 +11,7 @@ __all__ = ['REAL', 'UNNAMED', 'HEADER', 'LISTS', 'REASONS', 'unnamed_moments', '
            'write_showcase']
 
 # %% ../nbs/02_benchmark.ipynb #04463951
-import multiprocessing, numpy as np, pandas as pd, torch
+import multiprocessing, os, numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, generator, write_json
+from .data import follow
 from .faces import FaceKnobs, face_grid, render, sample_identities, sample_views
 
 # %% ../nbs/02_benchmark.ipynb #9834c168
@@ -342,7 +343,7 @@ def write_benchmark(folder,                 # where to; must be new, empty or an
         jobs = [(frames, name, labels, size, seed, knobs) for name, labels in everything]
         progress = partial(tqdm, total=len(jobs), desc="rendering", unit="video", disable=None)
         if workers > 1:
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool: list(progress(pool.map(render_video, *zip(*jobs), chunksize=8)))
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), follow, (os.getpid(),)) as pool: list(progress(pool.map(render_video, *zip(*jobs), chunksize=8)))
         else: [render_video(*job) for job in progress(jobs)]
         for image in absent: (frames/image).unlink()
         counts = {split: {"videos": len(part), "frames": sum(len(labels.frame) for _, labels in part)} for split, part in videos.items()} | {"absent": len(absent)}

@@ -6,11 +6,11 @@
 __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'CHOICES', 'AffnbError', 'UsageError', 'nearest',
            'DataSettings', 'ModelSettings', 'TrainSettings', 'Config', 'parse_setting', 'check_config', 'project_root',
            'load_config', 'config_from', 'training_settings', 'derived_seed', 'generator', 'seed_everything',
-           'pick_device', 'git_state', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash', 'file_hash',
-           'notebook_hash', 'make_record']
+           'pick_device', 'git_state', 'processor', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash',
+           'file_hash', 'notebook_hash', 'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
-import configparser, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, re, shutil, subprocess, tempfile
+import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, math, os, platform, random, re, shutil, subprocess, tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -126,6 +126,7 @@ class TrainSettings:
     search_trials: int = 10        # of each sampler, for each target
     seeds: tuple[int, ...] = (0,)  # one run each
     bootstrap: int = 1000          # resamples for an interval
+    checkpoint_seconds: float = 300.  # how often a checkpoint is written within an epoch; after each epoch there is one in any case
     threads: int = 1               # CPU threads of a process: part of the settings, for 1 and 2 give other weights
     processes: int = 1             # processes that train one model together: a GPU each, or `threads` of the CPU each
     compile: bool = False          # let torch.compile make kernels of the training step (a minute at first; pays in long trainings on a GPU)
@@ -173,7 +174,7 @@ def check_config(config:"Config"  # settings of the right types
                 "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
                 "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
     counts = ("bench_test", "patch_size", "width", "depth", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
-              "augment_strength", "weight_AU", "weight_EXPR", "weight_valence", "weight_arousal")
+              "augment_strength", "weight_AU", "weight_EXPR", "weight_valence", "weight_arousal", "checkpoint_seconds")
     for name in shares:
         if not 0 <= getattr(config, name) < 1: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be in [0, 1)")
     for name in positive:
@@ -182,6 +183,8 @@ def check_config(config:"Config"  # settings of the right types
         if not getattr(config, name) >= 0: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be at least 0")
     for name in ("dev_share", "head_share"):
         if getattr(config, name) == 0: raise UsageError(f"setting `{name}` = 0: this part of the training videos cannot be empty")
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, float) and not math.isfinite(value): raise UsageError(f"setting `{name}` = {value}: must be a finite number")
     if config.stride > config.window: raise UsageError(f"setting `stride` = {config.stride}: must be at most window = {config.window}, or frames are left out")
     if not 0 <= config.fold <= 5: raise UsageError(f"setting `fold` = {config.fold}: must be 1 to 5, or 0 for none")
     if not config.tasks: raise UsageError("setting `tasks` is empty: name one or more of AU, EXPR, VA, valence, arousal")
@@ -221,7 +224,7 @@ def config_from(settings:dict)->Config:
 
 def training_settings(config:Config)->dict:
     "The settings that a trained model depends on; the others say how many are trained and what is made of them."
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("profile", "seeds", "bootstrap", "ablations", "search_trials")}
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("profile", "seeds", "bootstrap", "ablations", "search_trials", "checkpoint_seconds")}
 
 # %% ../nbs/00_core.ipynb #e89d72da
 def derived_seed(*what  # numbers and words that name this use of chance
@@ -259,14 +262,20 @@ def git_state(folder=None  # a checkout; the project's where None
     if commit.returncode: return dict(commit=None, dirty=None)
     return dict(commit=commit.stdout.strip(), dirty=bool(status.stdout.strip()))
 
+def processor()->str:
+    "What the machine calls its processor."
+    try: return next(line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration): return platform.processor() or platform.machine()
+
 def environment(device=None  # a torch device
-               )->dict:      # versions, device, commit, dirty
+               )->dict:      # versions, device, machine, commit, dirty
     "What a number depends on besides settings, seed and data."
     device = torch.device(device or "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    packages = ("torch", "timm", "numpy", "pandas", "pillow")
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "optuna", "captum", "safetensors")
+    machine = dict(processor=processor(), instructions=torch.backends.cpu.get_cpu_capability(), system=platform.system(), libc=" ".join(platform.libc_ver()))   # other vector instructions, other last digits
     versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
-    return dict(versions=versions, device=name, **git_state())
+    return dict(versions=versions, device=name, machine=machine, **git_state())
 
 # %% ../nbs/00_core.ipynb #54d6a45d
 @contextlib.contextmanager
@@ -282,6 +291,9 @@ def atomic(path  # the file or folder to make
         yield workshop/path.name
         if path.is_dir() and (workshop/path.name).is_dir(): shutil.rmtree(path)
         os.replace(workshop/path.name, path)
+    except Exception as error:
+        if getattr(error, "errno", 0) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and "No space left" not in str(error): raise
+        raise AffnbError(f"{path}: cannot be written (no space left on the device): make room and run the same command again") from None
     finally: shutil.rmtree(workshop, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #5d033d61

@@ -24,6 +24,7 @@ from .data import frame_numbers
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
 from .heads import leave_arms, predictions_of, validated
 from .train import Run, labelled_tasks, rows_of
+from .watch import shout, watch
 
 # %% ../nbs/11_evaluate.ipynb #92b3a643
 def shares_of(targets:dict, masks:dict)->dict:
@@ -46,11 +47,15 @@ def describe_data(run:Run)->dict:  # the record data.json
     for split, listed in manifest["counts"].items():
         rows = table.loc[table["split"] == split, "row"].to_numpy()
         each = {task: run.masks[task][rows].reshape(len(rows), -1).all(1) for task in TASKS}
-        counts.append(dict(split=split, **{k: listed[k] for k in ("listed", "duplicates", "absent", "undecodable")}, frames=len(rows), videos=table.loc[table["split"] == split, "video"].nunique(),
+        counts.append(dict(split=split, **{k: listed[k] for k in ("listed", "duplicates", "conflicting", "absent", "undecodable")}, frames=len(rows), videos=table.loc[table["split"] == split, "video"].nunique(),
                            valence_arousal=int(each["VA"].sum()), expression=int(each["EXPR"].sum()), aus=int(each["AU"].sum()), all=int((each["VA"] & each["EXPR"] & each["AU"]).sum())))
     groups = table.groupby(["part", "role"])["video"].agg(["size", "nunique"])
     parts = {f"{part} {role}".strip(): dict(frames=int(size), videos=int(videos)) for (part, role), (size, videos) in groups.iterrows()}
-    return dict(record="data", **run.data, profile=run.config.profile, counts=counts, parts=parts, **shares_of(run.targets, run.masks))
+    lacking = [f"{name}: no frame of it has a label of {task}" for name, rows in table.groupby(table["part"] + " " + table["role"])["row"] for task in TASKS if not name.startswith("test") and not run.masks[task][rows.to_numpy()].any()]
+    lacking += [f"{c['split']}: {c['listed'] - c['duplicates'] - c['frames']:,} of {c['listed']:,} listed frames are absent or cannot be decoded" for c in counts if c["listed"] - c["duplicates"] - c["frames"] > .1*c["listed"]]
+    lacking += [f"{c['split']}: {c['conflicting']:,} rows repeat an image with other labels; the first are kept" for c in counts if c["conflicting"]]
+    shout("the data", lacking := [line.replace(" :", ":") for line in lacking])
+    return dict(record="data", **run.data, profile=run.config.profile, counts=counts, parts=parts, warnings=lacking, **shares_of(run.targets, run.masks))
 
 # %% ../nbs/11_evaluate.ipynb #da91a046
 def trivial(run:Run)->dict:  # task -> (N, .)
@@ -160,6 +165,7 @@ def costs_of(run:Run, arm:str, seed:int)->dict:
 def evaluate(run:Run, arm:str, predictions:dict, seed:int, **cost)->dict:  # the record
     "Scores an arm on the validation videos and writes its record."
     metrics, statistics = validated(run, predictions)
+    if arm != "trivial": shout(f"{arm}, seed {seed}", watch(statistics.values.sum(0), tuple(predictions)))
     record = make_record("arm", arm, seed, run.config, run.data, run.device, arm=arm, metrics=metrics, **cost, statistics=to_record(statistics))
     write_json(run.folder/"records"/f"arm-{arm}-seed{seed}.json", record)
     return record

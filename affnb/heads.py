@@ -19,6 +19,7 @@ from .data import targets_of
 from .metrics import COLUMNS, score, video_statistics
 from .model import make_model
 from .train import Run, batches_of, code_hashes, fit, judge_on, labelled_tasks, make_loss, predict, rows_of
+from .watch import shout, watch
 
 # %% ../nbs/05c_heads.ipynb #9ad23eb4
 def only_tasks(run:Run)->Run:
@@ -135,6 +136,7 @@ def entry(run:Run, arm:str, config:Config, predictions:dict, history=(), paramet
     "What a record says of an arm; the score of tasks that it did not learn is None."
     metrics, statistics = validated(only_tasks(replace(run, config=config)), predictions)
     scores = [h["score"] for h in history]
+    if arm: shout(arm, watch(statistics.values.sum(0), [task for task in config.tasks if task in predictions or task in AFFECT and "VA" in predictions]))
     return dict(arm=arm, change=change_of(run.config, config), dev=max(scores) if scores else None, best_epoch=1 + int(np.argmax(scores)) if scores else None, metrics=metrics, parameters=parameters,
                 frames_seen=sum(h["frames"] for h in history), seconds=round(seconds, 3), statistics=np.round(statistics.values, 9).tolist())
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['rank', 'world', 'join', 'disband', 'Total', 'total', 'whole', 'mean_over', 'everyone', 'wait', 'WholeNorm',
-           'together', 'launch']
+           'together', 'launch', 'streams', 'take_up', 'now_and_then']
 
 # %% ../nbs/03a_parallel.ipynb #3dafa6b1
-import os, subprocess, sys
+import os, subprocess, sys, time
 from tempfile import TemporaryDirectory
 import torch, torch.distributed as dist
 from torch import Tensor, nn
@@ -121,3 +121,24 @@ def launch(module:str,    # of a stage, such as affnb.joint
     lines = [line for line in run.stdout.splitlines() if line.strip()]
     told = [line.removeprefix("affnb: ") for line in lines if line.startswith("affnb: ")] or [line for line in lines if "Error:" in line] or lines[-1:] or ["no word was said"]
     raise AffnbError(f"{module} in {processes} processes: {told[0]}")
+
+# %% ../nbs/03a_parallel.ipynb #881f6b26
+def streams(device:torch.device)->dict:  # name -> the state of a stream, uint8
+    "Where the random streams stand that dropout and masks draw from, those of all processes that train together."
+    here = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    return {f"stream.{k}.{name}": state for k, found in enumerate(everyone(here)) for name, state in found.items()}
+
+def take_up(states:dict, device)->None:
+    "Puts this process's random streams back to where `streams` found them."
+    torch.set_rng_state(states[f"stream.{rank()}.cpu"])
+    if device.type == "cuda": torch.cuda.set_rng_state(states[f"stream.{rank()}.cuda"], device)
+
+def now_and_then(seconds:float, write):  # a function that calls `write` when so much time has passed since it last did
+    "Of several processes, all write when the first one's clock says so."
+    last = time.perf_counter()
+    def keep(*place):
+        nonlocal last
+        if not everyone(time.perf_counter() - last >= seconds)[0]: return
+        write(*place)
+        last = time.perf_counter()
+    return keep

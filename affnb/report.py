@@ -23,8 +23,8 @@ from .core import AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, AffnbError, atomic
 from .metrics import ccc, paired_bootstrap
 from .claims import claims_text, judge, judge_all, write_claims
 from .pictures import write_pictures
-from .tables import (ARMS, BOUNDS, COLORS, EXPRESSION_COLORS, FLOORS, SCORES, STYLE, Records, caption, cell, empty, known, read_arrays, read_records, read_table,
-                          readable, score_table, sidecar, sums_of, write_figure, write_table)
+from .tables import (ARMS, BOUNDS, COLORS, EXPRESSION_COLORS, FLOORS, SCORES, STYLE, Records, caption, cell, empty, kind_of, known, read_arrays, read_records, read_table,
+                          readable, score_table, sidecar, sums_of, warnings_table, write_figure, write_table)
 
 # %% ../nbs/12_report.ipynb #3b7bc0a6
 def comparison_table(records:Records)->DataFrame: # arm, against, task, difference, with _lo and _hi, p, p_holm, verdict, n_seeds, seeds_agree
@@ -289,6 +289,8 @@ def write_tables(records:Records, folder)->None:
         calibration = read_table(records.folder/"calibration.csv").fillna({"reason": ""})
         words = calibration.assign(**{c: calibration[c].map("{:.4g}".format) for c in ("real", "benchmark")})
         write_table(folder, "table_calibration", calibration, words, sidecar(records, r"calibration\.csv", "Statistics of s-Aff-Wild2's labels (real) and of 200,000 label rows of the benchmark. A reason stands where the two are further apart than .05 (shares, rates, probabilities), .10 (means, deviations, correlations) or 10 % (frames)."))
+    lacking = warnings_table(records)
+    write_table(folder, "table_warnings", lacking, lacking, sidecar(records, r"arm-|table-|search-|train-|data\.json", f"{kind_of(records.first)}. What a score does not tell (03c): {len(lacking)} warning{'s' * (len(lacking) != 1)}, each with the seeds in which it was found."))
     if len(cost) and records.arms:
         words = cost.assign(**{c: cost[c].map(thousands) for c in ("parameters", "flops", "frames_seen", "seconds")}).rename(columns={"flops": "FLOPs a frame", "frames_seen": "frames seen"})
         write_table(folder, "table_cost", cost.round(3), words.astype(str), sidecar(records, "train-", f"{about} Mean of a run; FLOPs of one frame, forward."))

@@ -6,7 +6,8 @@
 __all__ = ['ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'PAIRS', 'TARGETS', 'MANY', 'NEEDED', 'SCORES', 'SCORE_COLUMNS',
            'STYLE', 'COLORS', 'EXPRESSION_COLORS', 'Records', 'read_kind', 'read_records', 'sums_of', 'sums_by_arm',
            'score_row', 'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption', 'empty',
-           'known', 'read_arrays', 'read_table', 'sidecar', 'write_table', 'write_figure']
+           'known', 'answers_in', 'warnings_table', 'read_arrays', 'read_table', 'sidecar', 'write_table',
+           'write_figure']
 
 # %% ../nbs/11a_tables.ipynb #b3d08401
 import json, re, zipfile
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from .core import AffnbError, read_json, write_json
 from .metrics import bootstrap, from_record
+from .watch import watch
 
 # %% ../nbs/11a_tables.ipynb #c2357352
 ARMS = ("scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive")
@@ -168,6 +170,25 @@ def empty(axis, words:str)->None:
 def known(shares:dict)->dict:  # those that are not None
     "The entries that have a value."
     return {name: value for name, value in (shares or {}).items() if value is not None}
+
+# %% ../nbs/11a_tables.ipynb #2872f6dd
+def answers_in(records:Records):
+    "Every arm's answers: where it stands, its name, its seed, its statistics."
+    for arm, found in records.arms.items():
+        if arm not in BOUNDS: yield from (("headline", arm, record["seed"], s) for record, s in zip(found, sums_of(found)))
+    for name, found in (*records.tables.items(), *((f"search {target}", r) for target, r in records.searches.items())):
+        for arm, by_seed in sums_by_arm(found).items(): yield from ((name, arm, seed, s) for seed, s in by_seed.items())
+
+def warnings_table(records:Records)->DataFrame:  # where, arm, warning, seeds
+    "What `watch` (03c) finds behind the scores on validation, what stages found on dev, and what the data lack."
+    rows = [("data", "", line, "") for line in records.data.get("warnings", [])]
+    for where, arm, seed, statistics in answers_in(records):
+        of = dict(zip(statistics.columns, sums := statistics.values.sum(0)))
+        there = [task for task, n in dict(EXPR="EXPR:n", AU="AU:n", valence="valence:n", arousal="arousal:n").items() if of[n]]
+        rows += [(where, arm, line, seed) for line in watch(sums, there)]
+    rows += [("training, on dev", stage, line, r["seed"]) for stage, found in records.stages.items() for r in found for line in r.get("warnings", [])]
+    table = DataFrame(rows, columns=["where", "arm", "warning", "seeds"])
+    return table.groupby(["where", "arm", "warning"], sort=False)["seeds"].agg(lambda s: ", ".join(map(str, s))).reset_index()
 
 # %% ../nbs/11a_tables.ipynb #2dd56751
 def read_arrays(path, names)->dict:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CODE', 'masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
-           'keep_weights', 'save_checkpoint', 'load_checkpoint', 'check_finite', 'train_epoch', 'fit', 'finish',
+           'keep_weights', 'save_checkpoint', 'load_checkpoint', 'finish', 'check_finite', 'train_epoch', 'fit',
            'put_together', 'predict', 'encode', 'Run', 'open_run', 'rows_of', 'shuffle_windows', 'batches_of',
            'judge_on', 'labelled_tasks', 'whole_batch', 'make_loss', 'code_hashes', 'train_frames', 'look_once',
-           'leave', 'launch_stage', 'as_program']
+           'look_at', 'leave', 'launch_stage', 'as_program']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
 import argparse, json, math, os, sys, time
@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from .core import (TASKS, AffnbError, Config, atomic, config_from, derived_seed, file_hash, make_record, pick_device, read_json,
                         seed_everything, text_hash, training_settings, write_json)
-from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
-from .metrics import score
-from .model import count_parameters, load_weights, make_encoder, make_model, save_weights
-from .parallel import disband, everyone, join, launch, rank, together, wait, whole, world
+from .data import Batch, Batches, Packed, assign_parts, follow, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
+from .metrics import score, video_statistics
+from .model import count_parameters, fill, load_weights, make_encoder, make_model, save_weights
+from .parallel import disband, everyone, join, launch, now_and_then, rank, streams, take_up, together, wait, whole, world
+from .watch import shout, watch
 
 # %% ../nbs/05_train.ipynb #22411573
 def masked_mean(values:Tensor,  # any shape
@@ -108,28 +109,38 @@ def keep_weights(model:nn.Module, path)->None:
     "Writes every tensor of a model under its own name, whole or not at all."
     with atomic(path) as temporary: save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
 
-def save_checkpoint(path, model:nn.Module, optimizer, **state)->None:
-    "Writes weights, optimiser moments and a JSON-able state to one safetensors file, whole or not at all."
-    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+def save_checkpoint(path, model:nn.Module, optimizer, within=None, **state)->None:  # within: name -> tensor, what belongs to an unfinished epoch
+    "Writes weights, optimiser moments, further tensors and a JSON-able state to one safetensors file, whole or not at all."
+    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()} | {f"within.{name}": value for name, value in (within or {}).items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value.contiguous() for name, value in moments.items()}
     with atomic(path) as temporary: save_file(tensors, temporary, metadata={"state": json.dumps(state)})
 
 def load_checkpoint(path, model:nn.Module, optimizer, key:str)->dict|None:  # the state, or None
-    "Restores what `save_checkpoint` wrote; None where there is none, or it belongs to another experiment."
+    "Restores what `save_checkpoint` wrote; None where there is none, or it belongs to another experiment. Raises `AffnbError` where it cannot be read."
     if not Path(path).exists(): return None
-    with safe_open(path, "pt") as file:
-        state = json.loads(file.metadata()["state"])
-        if state["key"] != key: return None
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            if state["key"] != key: return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error: raise AffnbError(f"{path}: no checkpoint that can be read ({error}): delete it, and this training begins anew") from None
+    own = lambda kind: {name.removeprefix(f"{kind}."): value for name, value in tensors.items() if name.startswith(f"{kind}.")}
+    fill(model, own("model"), str(path))
     saved = optimizer.state_dict()
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, i, moment = name.split(".")
-            saved["state"].setdefault(int(i), {})[moment] = value
+    for name, value in own("optimizer").items():
+        i, moment = name.split(".")
+        saved["state"].setdefault(int(i), {})[moment] = value
     optimizer.load_state_dict(saved)
-    return state
+    return state | dict(within=own("within"))
+
+def finish(model:nn.Module, folder, history:list, name:str)->list[dict]:
+    "Puts the best weights into the model; raises `AffnbError` where no epoch had a score."
+    if not (Path(folder)/"best.safetensors").exists():
+        raise AffnbError(f"{name}: no epoch had a score on dev: the dev videos have no label of this task; raise dev_share")
+    load_weights(model, Path(folder)/"best.safetensors")
+    model.eval()
+    return history
 
 # %% ../nbs/05_train.ipynb #20c0251c
 def check_finite(losses:list,   # of scalars, on the device
@@ -145,12 +156,15 @@ def check_finite(losses:list,   # of scalars, on the device
                          "lower the learning rate (lr, mae_lr, head_lr) or look at these frames; the last good epoch is kept")
 
 # %% ../nbs/05_train.ipynb #6520a893
-def train_epoch(model, batches:Batches, loss_of, optimizer, schedule, epoch:int, config:Config, name:str, bar=None)->dict:
-    "Trains one epoch; returns the mean loss, the mean of each part, the rate, and the frames seen."
+def train_epoch(model, batches:Batches, loss_of, optimizer, schedule, epoch:int, config:Config, name:str, bar=None,
+                steps:int=0, frames:int=0, sums=None,  # done of it already, and the sums of losses till then
+                keep=None                              # (steps, frames, sums) -> None, called now and then
+               )->dict:
+    "Trains one epoch, or the rest of one; returns the mean loss, the mean of each part, the rate, and the frames seen."
     model.train()
     device = next(model.parameters()).device
-    every, sums, frames, losses, rows = (1 if device.type == "cpu" else 25), {}, 0, [], []
-    for step, batch in enumerate(batches.epoch(epoch)):
+    every, sums, losses, rows = (1 if device.type == "cpu" and world() == 1 else 25), {part: value.to(device) for part, value in (sums or {}).items()}, [], []
+    for steps, batch in enumerate(batches.epoch(epoch, steps), steps + 1):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"): loss, parts = loss_of(model, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -159,11 +173,12 @@ def train_epoch(model, batches:Batches, loss_of, optimizer, schedule, epoch:int,
         for part, value in {"loss": loss, **parts}.items(): sums[part] = sums.get(part, 0) + value.detach()
         losses.append(loss.detach()); rows.append(batch.rows); frames += (batch.of or len(batch.rows)) * batch.rows.shape[1]
         if len(losses) == every:
-            check_finite(losses, rows, epoch * len(batches) + step + 1 - every, name)
+            check_finite(losses, rows, epoch * len(batches) + steps - every, name)
             losses, rows = [], []
+            if keep is not None: keep(steps, frames, sums)
         if bar is not None: bar.update()
-    if losses: check_finite(losses, rows, epoch * len(batches) + step + 1 - len(losses), name)
-    means = {part: value.item() / (step + 1) for part, value in sums.items()}
+    if losses: check_finite(losses, rows, epoch * len(batches) + steps - len(losses), name)
+    means = {part: value.item() / steps for part, value in sums.items()}
     return dict(loss=means.pop("loss"), losses=means, frames=frames, lr=schedule.get_last_lr()[0])
 
 # %% ../nbs/05_train.ipynb #5f6f34c0
@@ -172,42 +187,40 @@ def fit(model:nn.Module, batches:Batches,
         judge,          # model -> (score, higher is better; dict to remember)
         folder,         # where best.safetensors and last.safetensors go
         config:Config, epochs:int, lr:float,
-        name:str,       # of the stage, for messages
-        seed:int,
+        name:str, seed:int,  # of the stage
         key:str         # hash of all that the result depends on besides settings and seed
        )->list[dict]:   # the history: one entry an epoch
     "Trains, judges after each epoch, keeps best and last, goes on from last; leaves the best weights in the model."
     folder, key = Path(folder), text_hash(training_settings(config), name, seed, epochs, lr, key, max(world(), config.processes))
     optimizer, steps = make_optimizer(model, lr, config.weight_decay), epochs * len(batches)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config.warmup))
     wait()
-    state = load_checkpoint(folder/"last.safetensors", model, optimizer, key) or dict(history=[], best=-math.inf)
-    history, best = state["history"], state["best"]
-    for _ in range(len(history) * len(batches)): schedule.step()
-    live, own = together(model), (rank(),) if world() > 1 else ()   # each process draws its own dropout
+    state = load_checkpoint(folder/"last.safetensors", model, optimizer, key)
+    if state is None and rank() == 0: (folder/"best.safetensors").unlink(missing_ok=True)   # of another experiment
+    history, best, begun, within = [state[name] for name in ("history", "best", "begun", "within")] if state else ([], -math.inf, dict(steps=0, frames=0), {})
+    done = len(history) * len(batches) + begun["steps"]
+    for group in optimizer.param_groups: group["initial_lr"] = lr
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config.warmup), last_epoch=done - 1)
+    live, own, device = together(model), (rank(),) if world() > 1 else (), next(model.parameters()).device   # each process draws its own dropout
     live = torch.compile(live) if config.compile else live
-    bar = tqdm(total=steps, initial=len(history) * len(batches), desc=name, unit="step", mininterval=2, leave=False, disable=rank() > 0)
+    bar = tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=2, leave=False, disable=rank() > 0)
+    def write(steps=0, frames=0, sums=None):
+        now = {f"sum.{part}": value for part, value in sums.items()} | streams(device) if steps else {}
+        if rank() == 0: save_checkpoint(folder/"last.safetensors", model, optimizer, now, key=key, history=history, best=best, begun=dict(steps=steps, frames=frames, seconds=time.perf_counter() - start if steps else 0))
+    keep = now_and_then(config.checkpoint_seconds, write)
     for epoch in range(len(history), epochs):
         seed_everything(seed, name, epoch, *own)
-        start, trained = time.perf_counter(), train_epoch(live, batches, loss_of, optimizer, schedule, epoch, config, name, bar)
+        if within: take_up(within, device)
+        start = time.perf_counter() - begun.get("seconds", 0)
+        trained = train_epoch(live, batches, loss_of, optimizer, schedule, epoch, config, name, bar, begun["steps"], begun["frames"], {n[4:]: value for n, value in within.items() if n.startswith("sum.")}, keep)
         model.eval()
         with torch.inference_mode(): score, dev = judge(model)
         history.append(dict(epoch=epoch + 1, score=score, dev=dev, seconds=time.perf_counter() - start, **trained))
         if score > best and rank() == 0: keep_weights(model, folder/"best.safetensors")
-        best = max(best, score)
-        if rank() == 0: save_checkpoint(folder/"last.safetensors", model, optimizer, key=key, history=history, best=best)
+        best, begun, within = max(best, score), dict(steps=0, frames=0), {}
+        write()
         bar.set_postfix(score=f"{score:.3f}")
-    bar.close()
-    wait()
+    bar.close(); wait()
     return finish(model, folder, history, name)
-
-def finish(model:nn.Module, folder, history:list, name:str)->list[dict]:
-    "Puts the best weights into the model; raises `AffnbError` where no epoch had a score."
-    if not (Path(folder)/"best.safetensors").exists():
-        raise AffnbError(f"{name}: no epoch had a score on dev: the dev videos have no label of this task; raise dev_share")
-    with safe_open(Path(folder)/"best.safetensors", "pt") as file: model.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
-    model.eval()
-    return history
 
 # %% ../nbs/05_train.ipynb #2e5ed118
 def put_together(found:dict, batches:Batches, n_rows:int)->dict:  # name -> (N, .) float64, NaN in rows that no window holds
@@ -257,7 +270,7 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     "Opens a run's settings and data; raises `AffnbError` where it was not planned or not packed yet."
     plan = read_json(Path(run_dir)/"plan.json")
     config = config_from(plan["config"])
-    torch.set_num_threads(config.threads); keep_memory()
+    torch.set_num_threads(config.threads); keep_memory(); follow(os.environ.get("AFFNB_CHAIN"))   # the command that this is done for
     packed = open_packed(plan["packed"])
     table = assign_parts(packed.table, config.dev_share, config.head_share, config.long_frames // 2, 0)
     data = dict(hash=packed.manifest["source"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")
@@ -352,9 +365,17 @@ def look_once(run:Run, model)->tuple:  # features (N, D), predictions by task; N
     return features, predict(model, batches_of(run, run.table[off], features=torch.from_numpy(features[:, None]).to(run.device), pixels=False), len(run.table))
 
 # %% ../nbs/05_train.ipynb #a79d8cf5
+def look_at(run:Run, predictions:dict, part:str="dev")->list[str]:  # a sentence each
+    "What is wrong with the predictions of a part that their score does not tell (03c)."
+    table = rows_of(run, part)
+    arrays = ({task: values[table["row"].to_numpy()] for task, values in each.items()} for each in (predictions, run.targets, run.masks))
+    return watch(video_statistics(*arrays, table["video"].to_numpy()).values.sum(0), tuple(predictions))
+
 def leave(run:Run, name:str, seed:int, model, history:list, features=None, predictions=None, **cost)->None:  # cost: parameters, flops
-    "Writes weights, features, predictions and the training record of a stage."
+    "Writes weights, features, predictions and the training record of a stage; says aloud what is wrong with its predictions on dev."
     if rank(): return wait()   # of several processes one writes, and all go on when it has
+    warnings = look_at(run, predictions or {})
+    shout(f"{name}, seed {seed}, on dev", warnings)
     folder = run.folder/f"seed{seed}"/name
     rows = run.table.loc[run.table["part"] != "train", "row"].to_numpy(copy=True)
     stored = {task: torch.from_numpy(values[rows].astype(np.float32)) for task, values in (predictions or {}).items()}
@@ -364,7 +385,7 @@ def leave(run:Run, name:str, seed:int, model, history:list, features=None, predi
     else:
         with atomic(folder/"model.safetensors") as path: save_file({}, path)
     cost = dict(parameters=count_parameters(model) if model is not None else 0, flops=0) | cost | dict(frames_seen=sum(h["frames"] for h in history), seconds=sum(h["seconds"] for h in history))
-    write_json(run.folder/"records"/f"train-{name}-seed{seed}.json", make_record("train", name, seed, run.config, run.data, run.device, stage=name, history=history, **cost))
+    write_json(run.folder/"records"/f"train-{name}-seed{seed}.json", make_record("train", name, seed, run.config, run.data, run.device, stage=name, history=history, warnings=warnings, **cost))
     wait()
 
 def launch_stage(run:Run, module:str, seed:int, **words)->None:

@@ -3,6 +3,7 @@ import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd
 import pytest
+from chaos import Storm, differences, leftovers
 from safetensors import safe_open
 from in_step import ROOT, copy_tree
 
@@ -56,6 +57,17 @@ def test_from_nothing_to_the_headline(project):
     assert bounds.loc["oracle-1", "P"] > max(bounds.loc[floor, "P"] for floor in ("trivial", "pixels")) and {"video-mean", "nearest", "nearest-leaked"} < set(bounds.index)
     assert {f"arm-{arm}-seed0.json" for arm in ARMS} <= {path.name for path in records.iterdir()}
     assert "progressive" in project.said and str(figures) in project.said and "took" in project.said
+
+
+def test_what_a_score_does_not_tell_is_said(project):
+    "Nothing is learned in the tiny profile, and the command says so, as do table, record and notebook."
+    warnings = pd.read_csv(project.root/"figures"/"tiny"/"table_warnings.csv", dtype=str, keep_default_na=False)
+    assert len(warnings) > 5 and {"headline", "fusion", "training, on dev"} <= set(warnings["where"]) and f"WARNING: {len(warnings)} in table_warnings.md" in project.said
+    assert any("never" in line for line in warnings["warning"])
+    run = project.root/"data"/"runs"/"tiny"
+    said = json.loads((run/"records"/"train-EXPR-seed0.json").read_text())["warnings"]
+    shown = (run/"notebooks"/"07_separate-EXPR-seed0.ipynb").read_text()
+    assert said and 'role=\\"alert\\"' in shown and said[0].split(" (")[0] in shown
 
 
 def test_every_stage_is_the_real_one(project):
@@ -132,7 +144,7 @@ def test_every_table_has_its_records_and_its_files(project):
 
 
 def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, tmp_path):
-    "Arms of a table run backwards and some alone, and a run that is asked for one table on one core: the same entries."
+    "Arms of a table run backwards and some alone: the same entries. (One core or two: see below.)"
     whole, copy = project.root/"data"/"runs"/"tiny", tmp_path/"run"
     shutil.copytree(whole, copy)
     shutil.rmtree(copy/"seed0"/"tables")
@@ -149,9 +161,9 @@ for table in ("temporal", "fusion"): ablations.run_table(run, table, 0)
     for table in ("fusion", "temporal"):
         before, after = entries(whole, table), entries(copy, table)
         assert list(after) != list(before) and after == {arm: before[arm] for arm in after}
-    project.run("reproduce", "--profile", "tiny", "--cores", "1", "--only", "table_fusion", "--out", str(tmp_path/"alone"))
-    assert entries(tmp_path/"alone"/"data"/"runs"/"tiny", "fusion") == entries(whole, "fusion")
-    assert not list(tmp_path.glob("alone/data/runs/tiny/seed0/scratch")) and (tmp_path/"alone"/"figures"/"tiny"/"table_fusion.csv").exists()   # what it needs, and no more
+    said, _ = project.run("reproduce", "--profile", "tiny", "--only", "table_fusion", "--out", str(tmp_path/"alone"), "--dry-run")   # what it needs, and no more
+    jobs = {words[0]: int(words[1]) for line in said.splitlines() if len(words := line.split()) == 2 and words[1].isdigit()}
+    assert jobs["table"] == 1 and jobs["separate"] == 3 and jobs["joint"] == 1 and not {"search", "focus", "evaluate", "report"} & set(jobs), said
 
 
 def test_a_new_arm_is_one_line_and_only_it_is_trained(project):
@@ -185,36 +197,45 @@ def test_outputs_in_a_notebook_set_nothing_off(project):
     assert "nothing to do" in project.run("reproduce", "--profile", "tiny", "--cores", "2")[0]
 
 
-def test_a_killed_stage_goes_on_from_its_checkpoint(project, tmp_path):
-    "SIGKILL to everything while the AU stage trains: the next run takes up its epochs and gives the very tables of a run that was not disturbed."
-    words = ["reproduce", "--profile", "tiny", "--cores", "2", "--set", "epochs=24", "--set", "epoch_frames=640", "--set", "finetune_encoder=true"]
-    process = project.start(*words, "--out", str(tmp_path/"killed"))
-    def stage(): return next(iter((tmp_path/"killed").glob("data/runs/*/seed0/AU")), tmp_path/"none")
-    def epochs():
-        try:
-            with safe_open(stage()/"last.safetensors", "pt") as file: return json.loads(file.metadata()["state"])["history"]
-        except Exception: return []
-    limit = time.time() + 300
-    while len(epochs()) < 2 and time.time() < limit: time.sleep(.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    for kernel in kernels(tmp_path/"killed"): kernel.kill()
-    process.communicate()
-    done = epochs()
-    assert 2 <= len(done) < 24 and not (stage()/"model.safetensors").exists(), "the kill came too late to show anything"
-    project.run(*words, "--out", str(tmp_path/"killed"))
-    history = json.loads(next((tmp_path/"killed").glob("data/runs/*/records/train-AU-seed0.json")).read_text())["history"]
-    assert [h["seconds"] for h in history[:len(done)]] == [h["seconds"] for h in done] and len(history) == 24   # those epochs were not trained again
-    project.run(*words, "--out", str(tmp_path/"straight"))
-    tables = [(tmp_path/way/"figures"/"tiny"/"table_headline.csv").read_bytes() for way in ("killed", "straight")]
-    assert tables[0] == tables[1]
+@pytest.fixture(scope="module")
+def two_at_once(project, tmp_path_factory):
+    "Two runs at the same time in folders of their own: one on one core, cut off from the network, in a folder with a strange name; one that is killed again and again."
+    place = tmp_path_factory.mktemp("two")
+    quiet = place/"it's \"a trial\" $(touch x) é"
+    words = ["reproduce", "--profile", "tiny", "--cores", "1", "--out", str(quiet)]
+    cut = ["unshare", "--map-root-user", "--net"] if subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0 else []
+    with open(place/"quiet.log", "w") as log:
+        other = subprocess.Popen([*cut, sys.executable, "-m", "affnb.cli", *words], cwd=project.root, env=project.environment, stdout=log, stderr=log, start_new_session=True)
+    storm = Storm(["reproduce", "--profile", "tiny", "--cores", "2", "--set", "checkpoint_seconds=0"], place/"killed", cwd=project.root, environment=project.environment, span=2., seed=6)
+    try:
+        limit = time.time() + 60
+        while not list(quiet.glob("data/runs/tiny/plan.json")) and time.time() < limit: time.sleep(.1)
+        second = subprocess.run([sys.executable, "-m", "affnb.cli", *words], cwd=project.root, env=project.environment, capture_output=True, text=True)
+        storm.rage(22)
+        code = other.wait(900)
+    finally:
+        if other.poll() is None: os.killpg(other.pid, signal.SIGKILL)
+    return dict(quiet=quiet, code=code, cut=bool(cut), said=(place/"quiet.log").read_text(), second=second, storm=storm, killed=place/"killed")
 
 
-def kernels(folder):
-    import psutil
-    for process in psutil.process_iter():
-        try:
-            if str(folder) in process.environ().get("AFFNB_JOB", ""): yield process
-        except psutil.Error: continue
+def test_killed_at_any_moment_the_tables_are_those_of_an_undisturbed_run(project, two_at_once):
+    "At least twenty SIGKILLs over the stages: kernels, rules, workers, Snakemake, the command, all at once."
+    storm = two_at_once["storm"]
+    assert len(storm.kills) >= 20 and len({stage for stage, _ in storm.kills}) >= 10 and len({kind for _, kind in storm.kills}) >= 5, storm.kills
+    different = differences(project.root, storm.out, ("figures/tiny", "data/records/tiny"))
+    assert not different and not leftovers(storm.out), different
+    storm.were_epochs_kept()
+
+
+def test_one_core_without_a_network_in_a_strange_place_gives_the_same_records(project, two_at_once):
+    assert two_at_once["code"] == 0, two_at_once["said"]
+    assert not differences(project.root, two_at_once["quiet"], ("figures/tiny", "data/records/tiny")) and not (project.root/"x").exists()
+    assert two_at_once["cut"] or not shutil.which("unshare"), "the network was not cut"
+
+
+def test_a_second_command_on_a_run_at_work_says_so_and_leaves(two_at_once):
+    second = two_at_once["second"]
+    assert second.returncode == 1 and second.stderr.count("\n") == 1 and "is at work on this run: wait for it" in second.stderr, second.stderr + second.stdout
 
 
 def test_a_failing_stage_is_told_in_one_line(project, tmp_path):

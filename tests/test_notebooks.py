@@ -46,4 +46,14 @@ def test_arrows_run_downwards():
         for other in others: assert number[other] < number[name], f"{name} imports {other}"
         if "06" <= number[name] <= "11": assert all(number[other] < "06" for other in others), f"stage {name} imports a stage: {others}"
     assert not known["core"] and known["report"] <= {"core", "metrics", "compare", "tables", "claims", "pictures"}
-    assert known["tables"] <= {"core", "metrics"} and known["claims"] <= {"core", "metrics", "compare", "tables"} and known["pictures"] <= {"core", "metrics", "compare", "tables", "claims"}
+    assert known["tables"] <= {"core", "metrics", "watch"} and known["claims"] <= {"core", "metrics", "compare", "tables"} and known["pictures"] <= {"core", "metrics", "compare", "tables", "claims"}
+
+
+def test_the_page_of_promises_names_tests_that_exist():
+    import ast
+    tests = Path(__file__).resolve().parent
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (tests.parent/"docs"/"promises.md").read_text())
+    assert len(named) > 30
+    for file, name in named:
+        defined = {node.name for node in ast.walk(ast.parse((tests/file).read_text())) if isinstance(node, ast.FunctionDef)}
+        assert name in defined, f"{file}: no {name}"

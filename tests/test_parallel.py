@@ -99,11 +99,50 @@ def test_what_they_leave_is_that_of_one(told):
     assert records[0]["frames_seen"] == records[1]["frames_seen"] == 5*300
 
 
+CUT = '''
+"Trains a joint model with all that chance brings; process 1 dies after so many steps."
+import os, sys
+from affnb import joint, train
+run, limit, steps, make_loss = train.open_run(sys.argv[1]), int(sys.argv[2]), [], train.make_loss
+def counted(*words):
+    loss_of = make_loss(*words)
+    def count(model, batch):
+        steps.append(1)
+        if train.rank() == 1 and len(steps) > limit: os._exit(9)
+        return loss_of(model, batch)
+    return count
+train.make_loss = counted
+joint.launch_stage = lambda *words, **more: None
+joint.train_arm(run, "joint", 0)
+if train.rank() == 0: (run.folder/"steps.txt").write_text(str(len(steps)))
+train.disband()
+'''
+
+
+def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeypatch):
+    "Two processes, dropout and augmentation on; checkpoints every 25 steps: the weights are those of two that nobody killed."
+    (tmp_path/"cut.py").write_text(CUT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    def trained(name, limit):
+        run = plan(tmp_path/name, *data, "epochs=2", "epoch_frames=280", "batch_frames=8", "checkpoint_seconds=0", "drop_path=.1")
+        if not (run/"seed0").exists():
+            torch.manual_seed(0)
+            config = open_run(run).config
+            save_weights(make_autoencoder(config, make_encoder(config)), run/"seed0"/"mae"/"model.safetensors")
+        launch("cut", 2, run, limit)
+        return load_file(run/"seed0"/"joint"/"model.safetensors"), int((run/"steps.txt").read_text())
+    straight, steps = trained("straight", 999)
+    with pytest.raises(AffnbError): trained("killed", 30)
+    assert not (tmp_path/"killed"/"seed0"/"joint"/"model.safetensors").exists()
+    again, left = trained("killed", 999)
+    assert steps == 70 and left == 45 and again.keys() == straight.keys() and all(torch.equal(again[name], straight[name]) for name in straight)
+
+
 def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monkeypatch):
     from affnb import pretrain, separate, train
     run = open_run(plan(tmp_path, *data, "processes=2"))
     steps, one_epoch = [], train.train_epoch
-    monkeypatch.setattr(train, "train_epoch", lambda *words: steps.append(1) or one_epoch(*words))
+    monkeypatch.setattr(train, "train_epoch", lambda *words, **more: steps.append(1) or one_epoch(*words, **more))
     mae, history = pretrain.pretrain(run, "mae", 0)
     model, more, features, predictions = separate.train_task(run, "AU", 0)
     assert not steps and len(history) == len(more) == 2                                     # trained elsewhere, by two

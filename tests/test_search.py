@@ -1,5 +1,5 @@
 """The strategy search and the arms on a toy run: what the examples of 05c, 09 and 10 cannot show."""
-import json
+import json, time
 from dataclasses import replace
 import numpy as np
 import optuna
@@ -45,6 +45,20 @@ def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert len(whole["trials"]) == 8 and {t["sampler"] for t in whole["trials"]} == {"tpe", "random"}
     best = {kind: max((t["dev"] for t in whole["trials"] if t["sampler"] == kind)) for kind in ("tpe", "random")}
     assert {e["arm"]: e["dev"] for e in whole["arms"] if e["arm"] in best} == best and [e["arm"] for e in whole["arms"]] == ["tpe", "random", "by hand", "progressive"]
+
+
+@pytest.mark.parametrize("torn, share", [(b"", .4), (b'{"op_code":', .7), (b"\xff\xfe", .9)])
+def test_a_torn_log_and_a_stale_lock_are_mended(tmp_path, torn, share):
+    "A process that is killed while it appends leaves half a line, and the lock; Optuna would refuse the one for ever and wait half a minute for the other."
+    run = with_progressive(toy_run(tmp_path, **FAST))
+    whole = search.run_search(run, "AU", 0)
+    for log in (run.folder/"seed0"/"search").glob("*.log"):
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join(lines[:int(share*len(lines))]) + torn)
+        (log.parent/f"{log.name}.lock").symlink_to(log)
+    start = time.perf_counter()
+    assert told(search.run_search(run, "AU", 0)) == told(whole) and time.perf_counter() - start < 25   # the lock alone would cost 30 s
+    assert not list((run.folder/"seed0"/"search").glob("*.lock"))
 
 
 def test_no_validation_label_reaches_a_choice(tmp_path):

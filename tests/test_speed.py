@@ -129,7 +129,7 @@ def test_the_setting_compile_is_heard(tmp_path, monkeypatch, on):
     from affnb import train
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
-    monkeypatch.setattr(train, "train_epoch", lambda *words: dict(loss=1., losses={}, frames=1, lr=1.))
+    monkeypatch.setattr(train, "train_epoch", lambda *words, **more: dict(loss=1., losses={}, frames=1, lr=1.))
     train.fit(nn.Linear(3, 2), [1, 2], None, lambda m: (1., {}), tmp_path, Config(compile=on), 1, 1e-3, "toy", 0, "")
     assert len(compiled) == on
 

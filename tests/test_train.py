@@ -1,5 +1,5 @@
 """What the examples of 05_train and the stages cannot show: the defects of the released code, killing and resuming, real runs."""
-import json, math, subprocess, sys
+import json, math, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ class Some:
     "A few fixed batches, the same in every epoch."
     def __init__(self, n=6, size=16): self.n, self.size = n, size
     def __len__(self): return self.n
-    def epoch(self, e): return (batch_of(self.size, 50 * e + i) for i in range(self.n))
+    def epoch(self, e, start=0): return (batch_of(self.size, 50 * e + i) for i in range(start, self.n))
 
 
 def loss_of(config=Config()):
@@ -156,6 +156,46 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(tmp_path, stop):
     assert [h["loss"] for h in history] == [h["loss"] for h in again]
 
 
+class Dropping(Linear):
+    "Draws chance in every step."
+    def forward(self, batch):
+        x = nn.functional.dropout(batch.features[:, :, 0], .3, self.training)
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+@pytest.mark.parametrize("every", [0., .02])
+@pytest.mark.parametrize("stop", [1, 4, 6, 11, 17])
+def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_weights(tmp_path, stop, every):
+    "Stopped after so many of 18 steps, with a checkpoint after each step, or after those at which 20 ms had passed."
+    steps = []
+    def losing(limit=99):
+        def loss(model, batch):
+            steps.append(1)
+            if len(steps) > limit: raise KeyboardInterrupt
+            time.sleep(.008)
+            return loss_of()(model, batch)
+        return loss
+    def training(folder, loss):
+        torch.manual_seed(0)
+        model = Dropping(("AU", "EXPR"))
+        return model, fit(model, Some(), loss, lambda m: (-float(m.heads["AU"].weight.norm()), {}), folder, Config(checkpoint_seconds=every), 3, 5e-3, "toy", 0, "key")
+    straight, history = training(tmp_path/"a", losing())
+    steps.clear()
+    with pytest.raises(KeyboardInterrupt): training(tmp_path/"b", losing(stop))
+    steps.clear()
+    resumed, again = training(tmp_path/"b", losing())
+    assert len(steps) == 18 - stop if every == 0 else 18 - stop <= len(steps) <= 18   # it went on from the last checkpoint
+    assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()))
+    assert [{k: v for k, v in h.items() if k != "seconds"} for h in history] == [{k: v for k, v in h.items() if k != "seconds"} for h in again]
+
+
+def test_the_best_weights_of_another_experiment_are_not_taken(tmp_path):
+    "Where no epoch has a score, those that lie there from before are no answer."
+    run_fit(tmp_path, lambda m: (1., {}), epochs=1)
+    assert (tmp_path/"best.safetensors").exists()
+    with pytest.raises(AffnbError, match="no epoch had a score"): run_fit(tmp_path, lambda m: (math.nan, {}), epochs=1, clip_norm=.5)
+
+
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
     run_fit(tmp_path, lambda m: (0., {}), epochs=2)
     epochs = []
@@ -165,8 +205,8 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_rows(tmp_path):
     class Broken(Some):
-        def epoch(self, e):
-            for i, batch in enumerate(super().epoch(e)):
+        def epoch(self, e, start=0):
+            for i, batch in enumerate(super().epoch(e, start), start):
                 if e == 1 and i == 2: batch.features[3] = math.inf
                 yield batch
     torch.manual_seed(0)

@@ -1,0 +1,65 @@
+"""Safe to open, and quiet: no pickle, no evaluated text, no shell, no network; parameters arrive as they were written."""
+import ast, json, os, subprocess, sys
+from pathlib import Path
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from affnb.cli import run_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT/"affnb").glob("*.py"))
+FORBIDDEN = {"eval", "exec", "compile", "__import__", "input"}                       # called by name
+UNSAFE = {"torch.load", "torch.save", "pickle.load", "pickle.loads", "pd.read_pickle", "joblib.load", "yaml.load", "yaml.unsafe_load", "marshal.loads", "shelve.open", "os.system", "os.popen",
+          "torch.hub.load", "urllib.request.urlopen", "requests.get", "dill.load", "np.fromstring"}
+
+
+def dotted(node):
+    parts = []
+    while isinstance(node, ast.Attribute): parts.append(node.attr); node = node.value
+    return ".".join([node.id, *parts[::-1]]) if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_nothing_that_is_read_can_run(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not {"pickle", "dill", "joblib", "shelve", "marshal", "requests", "urllib"} & {name.split(".")[0] for name in names}, ast.unparse(node)
+        if not isinstance(node, ast.Call): continue
+        assert not (isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN) and dotted(node.func) not in UNSAFE, f"line {node.lineno}: {ast.unparse(node)[:100]}"
+        for word in node.keywords:
+            assert not (word.arg in ("shell", "allow_pickle", "trust_remote_code") and getattr(word.value, "value", True) is not False), f"line {node.lineno}: {ast.unparse(node)[:100]}"
+
+
+HOSTILE = ['"; open("touched", "w"); "', "'; import os #", "{run}", "a\nb", "\\", "$(touch touched)", "`touch touched`", "é 顔 😀", "", "%s", "007", "-5", "--", "²", "None", "__import__('os').system('touch touched')"]
+
+def test_parameters_of_a_notebook_are_quoted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nb = new_notebook(cells=[new_code_cell("\n".join(f"p{i} = ''" for i in range(len(HOSTILE))), metadata=dict(tags=["parameters"])),
+                             new_code_cell(f"import json; json.dump([{', '.join(f'p{i}' for i in range(len(HOSTILE)))}], open('said.json', 'w'))")])
+    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(nb, tmp_path/"echo.ipynb")
+    run_notebook(tmp_path/"echo.ipynb", tmp_path/"log.ipynb", **{f"p{i}": value for i, value in enumerate(HOSTILE)})
+    assert json.loads((tmp_path/"said.json").read_text()) == [int(v) if v in ("007", "-5") else v for v in HOSTILE] and not (tmp_path/"touched").exists()
+
+
+def test_a_kernel_that_is_killed_is_told_in_one_line(tmp_path):
+    nb = new_notebook(cells=[new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")])
+    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(nb, tmp_path/"dies.ipynb")
+    done = subprocess.run([sys.executable, "-m", "affnb.cli", "run-notebook", tmp_path/"dies.ipynb", tmp_path/"log.ipynb"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    said = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
+    assert done.returncode == 1 and len(said) == 1 and "its kernel was killed" in said[0] and "Traceback" not in done.stderr, done.stderr
+
+
+def test_what_works_for_a_command_ends_with_it(tmp_path):
+    "A rule whose command is gone does not go on."
+    leader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    follower = subprocess.Popen([sys.executable, "-c", "from affnb.data import follow; import os, time; follow(os.environ['AFFNB_CHAIN']); print('here', flush=True); time.sleep(60)"],
+                                env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert follower.stdout.readline() == "here\n" and follower.poll() is None
+        leader.kill()   # not waited for: a zombie is gone, too
+        assert follower.wait(10) == 1
+    finally:
+        for process in (leader, follower): process.kill(); process.wait()
