@@ -201,11 +201,15 @@ def test_a_gpu_draws_the_same_faces():
     assert there.is_cuda and (there.cpu() - render(people, aus, va, views, 64)).abs().max() < .02
 
 def test_cost():
-    spent = []
+    "In turns with a work of known size, for machines differ and are busy: a face of 64 pixels costs less than eight hundred passes of a sigmoid over its pixels."
+    grid, spent = torch.rand(32, 64, 64), {"render": [], "passes": []}
+    people, views, aus, va = sample_identities(32, generator(0)), sample_views(32, generator(1)), torch.rand(32, 12), torch.rand(32, 2)
+    def passes():
+        for _ in range(100): torch.sigmoid(grid)
     for _ in range(6):
-        people, views, aus, va = sample_identities(32, generator(0)), sample_views(32, generator(1)), torch.rand(32, 12), torch.rand(32, 2)
-        start = time.process_time(); render(people, aus, va, views, 64, generator(2)); spent.append((time.process_time() - start)/32)
-    assert torch.get_num_threads() == 1 and min(spent) < .002
+        for name, work in (("render", lambda: render(people, aus, va, views, 64, generator(2))), ("passes", passes)):
+            start = time.process_time(); work(); spent[name].append(time.process_time() - start)
+    assert torch.get_num_threads() == 1 and min(spent["render"]) < 8*min(spent["passes"]), spent
 
 # ---- the explorer
 
