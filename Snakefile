@@ -111,6 +111,7 @@ rule focus:
     input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
     output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
     log: notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb"
+    priority: 2   # long, and needed by the report alone: not left for the end, when nothing else is to do
     threads: THREADS
     resources: **SMALL
     shell: notebook("10a_focus", GPU, True, seed="{wildcards.seed}")

@@ -21,8 +21,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, generator, write_json
-from .data import follow
+from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, follow, generator, write_json
 from .faces import FaceKnobs, face_grid, render, sample_identities, sample_views
 
 # %% ../nbs/02_benchmark.ipynb #9834c168

@@ -13,7 +13,7 @@ import argparse, contextlib, dataclasses, errno, fcntl, inspect, json, os, re, s
 from importlib.util import find_spec
 from pathlib import Path
 import psutil
-from .core import (AffnbError, Config, UsageError, atomic, config_from, file_hash, load_config, nearest, notebook_hash, project_root,
+from .core import (AffnbError, Config, UsageError, atomic, config_from, file_hash, follow, load_config, nearest, notebook_hash, project_root,
                         read_json, text_hash, training_settings, write_json)
 
 # %% ../nbs/14_cli.ipynb #31152647
@@ -202,7 +202,6 @@ def run_notebook(notebook, log,
                  **parameters)->None:
     "Runs a notebook through papermill into `log`; raises `AffnbError` with the failing cell's last line."
     import papermill
-    from affnb.data import follow
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError

@@ -6,18 +6,18 @@
 __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'CHOICES', 'AffnbError', 'UsageError', 'nearest',
            'DataSettings', 'ModelSettings', 'TrainSettings', 'Config', 'parse_setting', 'check_config', 'project_root',
            'load_config', 'config_from', 'training_settings', 'derived_seed', 'generator', 'seed_everything',
-           'pick_device', 'git_state', 'processor', 'environment', 'atomic', 'write_json', 'read_json', 'text_hash',
-           'file_hash', 'notebook_hash', 'make_record']
+           'pick_device', 'git_state', 'processor', 'environment', 'atomic', 'follow', 'write_json', 'read_json',
+           'text_hash', 'file_hash', 'notebook_hash', 'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
-import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, math, os, platform, random, re, shutil, subprocess, tempfile
+import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, math, os, platform, random, re, shutil, subprocess, tempfile, threading, time
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_type_hints
-import numpy as np, torch
-from torch import Generator
+import numpy as np, psutil   # torch takes seconds to import: whoever needs it does so where it is needed, and the command line answers at once
 
 # %% ../nbs/00_core.ipynb #c7566c81
 TASKS = ("AU", "EXPR", "VA")
@@ -234,21 +234,24 @@ def derived_seed(*what  # numbers and words that name this use of chance
 
 def generator(*what,        # numbers and words that name this use of chance
               device="cpu"  # where it draws
-             )->Generator:  # a torch generator of its own
+             ):             # a torch.Generator of its own
     "A random stream for one use of chance: the same for the same name, independent for another."
-    return Generator(device=device).manual_seed(derived_seed(*what))
+    import torch
+    return torch.Generator(device=device).manual_seed(derived_seed(*what))
 
 # %% ../nbs/00_core.ipynb #63cf3068
 def seed_everything(*what  # numbers and words that name what comes next
                    )->None:
     "Sets the global streams of torch, numpy and random to the derived seed."
+    import torch
     seed = derived_seed(*what)
     torch.manual_seed(seed); np.random.seed(seed % 2**32); random.seed(seed)
 
 # %% ../nbs/00_core.ipynb #eca3f334
 def pick_device(name:str="auto"   # auto | cpu | cuda
-               )->torch.device:   # where tensors go
+               ):                 # a torch.device: where tensors go
     "The device to compute on; raises `AffnbError` where cuda is asked for and absent."
+    import torch
     if name == "cuda" and not torch.cuda.is_available(): raise AffnbError("setting `device` = cuda: torch finds no GPU here; use device=auto or device=cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
@@ -270,6 +273,7 @@ def processor()->str:
 def environment(device=None  # a torch device
                )->dict:      # versions, device, machine, commit, dirty
     "What a number depends on besides settings, seed and data."
+    import torch
     device = torch.device(device or "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     packages = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "optuna", "captum", "safetensors")
@@ -295,6 +299,16 @@ def atomic(path  # the file or folder to make
         if getattr(error, "errno", 0) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and "No space left" not in str(error): raise
         raise AffnbError(f"{path}: cannot be written (no space left on the device): make room and run the same command again") from None
     finally: shutil.rmtree(workshop, ignore_errors=True)
+
+@lru_cache   # one watch is enough
+def follow(leader:int|str|None)->None:  # the number of a process; None: nobody
+    "Ends this process when another one is gone: a command that is killed must not leave anybody who works on."
+    def watch():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(int(leader))
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE: time.sleep(.2)
+        os._exit(1)
+    if leader: threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/00_core.ipynb #5d033d61
 def write_json(path, value)->None:

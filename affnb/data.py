@@ -6,24 +6,23 @@
 __all__ = ['HEADER', 'COLUMNS', 'NUMBER', 'SAFE_PATH', 'LISTS', 'HEAD', 'WAITING', 'DONE', 'FAILED', 'MOVED', 'FORMATS',
            'SMALLEST', 'PACK_FILES', 'GREY', 'MEAN', 'STD', 'read_lines', 'read_rows', 'shorten', 'check_rows',
            'read_annotations', 'find_lists', 'check_inside', 'list_images', 'count_labels', 'check_folder',
-           'source_hash', 'decode_image', 'put', 'decode_into', 'set_length', 'open_array', 'follow', 'hold',
-           'decode_all', 'Packed', 'open_packed', 'copy_frames', 'copy_unchanged', 'close_gaps', 'fill', 'pack',
-           'targets_of', 'assign_parts', 'frame_numbers', 'make_windows', 'merge_windows', 'affine_matrices',
-           'sample_grid', 'colour_matrices', 'augment_frames', 'Batch', 'prepare_frames', 'hold_frames', 'keep_memory',
+           'source_hash', 'decode_image', 'put', 'decode_into', 'set_length', 'open_array', 'hold', 'decode_all',
+           'Packed', 'open_packed', 'copy_frames', 'copy_unchanged', 'close_gaps', 'fill', 'pack', 'targets_of',
+           'assign_parts', 'frame_numbers', 'make_windows', 'merge_windows', 'affine_matrices', 'sample_grid',
+           'colour_matrices', 'augment_frames', 'Batch', 'prepare_frames', 'hold_frames', 'keep_memory',
            'labels_by_row', 'shuffled', 'share_of', 'Batches']
 
 # %% ../nbs/01_data.ipynb #5f51ef95
-import contextlib, ctypes, errno, fcntl, io, multiprocessing, os, re, shutil, sys, threading, time, warnings
+import contextlib, ctypes, errno, fcntl, io, multiprocessing, os, re, shutil, sys, warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-import numpy as np, pandas as pd, PIL, psutil, torch, torch.nn.functional as F
+import numpy as np, pandas as pd, PIL, torch, torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Generator, Tensor
-from .core import AFFECT, AU_NAMES, AffnbError, UsageError, file_hash, generator, nearest, read_json, text_hash, write_json
+from .core import AFFECT, AU_NAMES, AffnbError, UsageError, file_hash, follow, generator, nearest, read_json, text_hash, write_json
 
 # %% ../nbs/01_data.ipynb #34d2982f
 HEADER = "image,valence,arousal,expression,aus"
@@ -196,16 +195,6 @@ def open_array(array, marks, n:int, size:int)->np.ndarray:  # (n,) uint8, the ma
     return found
 
 # %% ../nbs/01_data.ipynb #b93e5f12
-@lru_cache   # one watch is enough
-def follow(leader:int|str|None)->None:  # the number of a process; None: nobody
-    "Ends this process when another one is gone: a command that is killed must not leave anybody who works on."
-    def watch():
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(int(leader))
-            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE: time.sleep(.2)
-        os._exit(1)
-    if leader: threading.Thread(target=watch, daemon=True).start()
-
 def hold(work):
     "The open lock of a folder for unfinished work, which is made if need be, once no other process works in it."
     try:

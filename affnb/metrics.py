@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError
 from .data import read_annotations
 
@@ -228,8 +228,8 @@ def interval(estimate,  # (...) score of the whole set
     for value, column in zip(estimate.reshape(-1), resamples.reshape(len(resamples), -1).T):
         column = column[~np.isnan(column)]
         if np.isnan(value) or not len(column): ends.append((np.nan, np.nan)); continue
-        z = norm.ppf(np.clip(share_below(column, value), outside, 1 - outside))
-        lo, hi = np.quantile(column, norm.cdf(2*z + norm.ppf([outside, 1 - outside])))
+        z = ndtri(np.clip(share_below(column, value), outside, 1 - outside))   # the normal distribution's quantile function, and back by its inverse
+        lo, hi = np.quantile(column, ndtr(2*z + ndtri([outside, 1 - outside])))
         ends.append((min(lo, value), max(hi, value)))
     return tuple(np.array(ends).T.reshape(2, *estimate.shape))
 

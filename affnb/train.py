@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from .core import (TASKS, AffnbError, Config, atomic, config_from, derived_seed, file_hash, make_record, pick_device, read_json,
+from .core import (TASKS, AffnbError, Config, atomic, config_from, derived_seed, file_hash, follow, make_record, pick_device, read_json,
                         seed_everything, text_hash, training_settings, write_json)
-from .data import Batch, Batches, Packed, assign_parts, follow, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
+from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows, merge_windows, open_packed, targets_of
 from .metrics import score, video_statistics
 from .model import count_parameters, fill, load_weights, make_encoder, make_model, save_weights
 from .parallel import disband, everyone, join, launch, now_and_then, rank, streams, take_up, together, wait, whole, world

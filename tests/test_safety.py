@@ -55,7 +55,7 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(tmp_path):
 def test_what_works_for_a_command_ends_with_it(tmp_path):
     "A rule whose command is gone does not go on."
     leader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    follower = subprocess.Popen([sys.executable, "-c", "from affnb.data import follow; import os, time; follow(os.environ['AFFNB_CHAIN']); print('here', flush=True); time.sleep(60)"],
+    follower = subprocess.Popen([sys.executable, "-c", "from affnb.core import follow; import os, time; follow(os.environ['AFFNB_CHAIN']); print('here', flush=True); time.sleep(60)"],
                                 env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert follower.stdout.readline() == "here\n" and follower.poll() is None
