@@ -7,7 +7,7 @@ train, or all of them at once. After every kill nobody may be left at work; at t
 and predictions must be those of the undisturbed run, byte for byte (times and the checkpoints' interval aside), no file may be
 left half written, and an epoch that a checkpoint held must not have been trained again.
 """
-import argparse, json, os, random, re, signal, subprocess, sys, time, uuid
+import argparse, contextlib, json, os, random, re, signal, subprocess, sys, time, uuid
 from collections import Counter
 from pathlib import Path
 import psutil
@@ -93,23 +93,23 @@ class Storm:
         "Starts and kills, until there were so many kills or no stage is left to be hit, and lets the last try end."
         hits = Counter()
         while True:
-            process = self.start()
-            stage = "planning" if self.starts in (2, 3) else self.wait_for_a_stage(process, hits, most) if len(self.kills) < kills else None
-            if stage:
+            process, struck = self.start(), 0
+            while process.poll() is None and len(self.kills) < kills:
+                stage = "planning" if self.starts in (2, 3) and not struck else self.wait_for_a_stage(process, hits, most)
+                if not stage: break
                 time.sleep(self.random.uniform(0, self.span))
-                kind = self.strike(stage) if process.poll() is None else None
-                if kind:
-                    hits[stage] += 1
-                    self.kills.append((stage, kind))
-                    for path, (seconds, steps) in self.checkpoints().items(): self.kept[path] = max(self.kept.get(path, ([], 0)), (seconds, steps), key=lambda k: (len(k[0]), k[1]))
+                if process.poll() is not None or not (kind := self.strike(stage)): break
+                hits[stage] += 1; struck += 1
+                self.kills.append((stage, kind))
+                for path, (seconds, steps) in self.checkpoints().items(): self.kept[path] = max(self.kept.get(path, ([], 0)), (seconds, steps), key=lambda k: (len(k[0]), k[1]))
+                self.say(f"{len(self.kills):3d}  {stage:16s}{kind}", flush=True)
+                with contextlib.suppress(subprocess.TimeoutExpired): process.wait(3*self.span)   # it may have hit somebody whose work was done, or others may have to end first
             code, said = process.wait(), self.said()
             assert "Traceback" not in said, said
             self.nobody_is_left()
-            if stage and kind: self.say(f"{len(self.kills):3d}  {stage:16s}{kind}", flush=True)
-            if code == 0 and not (stage and kind): return
-            lines = [line for line in said.splitlines() if line.startswith("affnb: ") and ", seeds " not in line]
-            assert code == 0 or stage and kind, f"nobody killed it, and it failed: {said}"
-            assert len(lines) <= 1, said   # one line, or none where the command itself was killed
+            assert code == 0 or struck, f"nobody killed it, and it failed: {said}"
+            assert len([line for line in said.splitlines() if line.startswith("affnb: ") and ", seeds " not in line]) <= 1, said   # one line, or none where the command itself was killed
+            if code == 0: return
 
     def were_epochs_kept(self)->int:  # how many
         "Epochs that a checkpoint held at a kill have the times that they had then: they were not trained again."

@@ -211,7 +211,7 @@ def two_at_once(project, tmp_path_factory):
         limit = time.time() + 60
         while not list(quiet.glob("data/runs/tiny/plan.json")) and time.time() < limit: time.sleep(.1)
         second = subprocess.run([sys.executable, "-m", "affnb.cli", *words], cwd=project.root, env=project.environment, capture_output=True, text=True)
-        storm.rage(22)
+        storm.rage(24)
         code = other.wait(900)
     finally:
         if other.poll() is None: os.killpg(other.pid, signal.SIGKILL)
