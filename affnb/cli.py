@@ -217,7 +217,7 @@ def run_notebook(notebook, log,
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     job, start = os.environ.get("AFFNB_JOB", str(log)), time.perf_counter()
-    reap(job); follow(os.environ.get("AFFNB_CHAIN"))
+    reap(job)
     if gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus, shared))
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     values = {k: int(v) if re.fullmatch("-?[0-9]+", v) else v for k, v in parameters.items()}
@@ -450,6 +450,7 @@ def make_parser()->Parser:
 # %% ../nbs/14_cli.ipynb #2a8c8e08
 def act(words:argparse.Namespace)->None:
     "Carries a command out."
+    follow(os.environ.get("AFFNB_CHAIN"))   # a rule ends with the command that it is carried out for
     if words.command == "reproduce": reproduce(words.profile, words.data, words.seeds, words.cores, words.settings, words.out, words.dry_run, words.on, words.only)
     elif words.command == "benchmark":
         if words.videos < 6 or words.size < 16 or words.seed < 0: raise UsageError(f"--videos {words.videos} --size {words.size} --seed {words.seed}: at least 6 videos of 16 pixels, and a seed from 0 up")

@@ -1,7 +1,7 @@
 """Safe to open, and quiet: no pickle, no evaluated text, no shell, no network; parameters arrive as they were written."""
-import ast, json, os, subprocess, sys
+import ast, contextlib, json, os, subprocess, sys, time
 from pathlib import Path
-import nbformat
+import nbformat, psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from affnb.cli import run_notebook
@@ -53,13 +53,21 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(tmp_path):
 
 
 def test_what_works_for_a_command_ends_with_it(tmp_path):
-    "A rule whose command is gone does not go on."
-    leader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    follower = subprocess.Popen([sys.executable, "-c", "from affnb.core import follow; import os, time; follow(os.environ['AFFNB_CHAIN']); print('here', flush=True); time.sleep(60)"],
-                                env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    "Rendering for a minute, with two processes: all end when the command is killed."
+    from affnb.cli import make_plan, plan_text
+    from affnb.core import load_config
+    plan = make_plan(load_config("smoke"), out=tmp_path)
+    run = Path(plan["run"]); run.mkdir(parents=True); (run/"plan.json").write_text(plan_text(plan))
+    leader = subprocess.Popen(["sleep", "100"])
+    rule = psutil.Popen([sys.executable, "-m", "affnb.cli", "render", str(run), "--workers", "2"], env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, cwd=ROOT)
     try:
-        assert follower.stdout.readline() == "here\n" and follower.poll() is None
-        leader.kill()   # not waited for: a zombie is gone, too
-        assert follower.wait(10) == 1
+        limit, workers = time.time() + 60, []
+        while not list(tmp_path.rglob("*.jpg")) and time.time() < limit: time.sleep(.1)
+        workers = rule.children(recursive=True)
+        assert rule.is_running() and len(workers) >= 2
+        leader.kill(); leader.wait()
+        assert rule.wait(10) == 1
+        assert not psutil.wait_procs(workers, 10)[1]
     finally:
-        for process in (leader, follower): process.kill(); process.wait()
+        for process in (*workers, rule, leader):
+            with contextlib.suppress(psutil.NoSuchProcess): process.kill()
