@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'COLUMNS', 'NUMBER', 'SAFE_PATH', 'LISTS', 'HEAD', 'WAITING', 'DONE', 'FAILED', 'MOVED', 'FORMATS',
-           'SMALLEST', 'PACK_FILES', 'GREY', 'MEAN', 'STD', 'read_lines', 'read_rows', 'shorten', 'check_rows',
+           'SMALLEST', 'PACK_FILES', 'GREY', 'MEAN', 'STD', 'read_lines', 'shorten', 'read_rows', 'check_rows',
            'read_annotations', 'find_lists', 'check_inside', 'list_images', 'count_labels', 'check_folder',
            'source_hash', 'decode_image', 'put', 'decode_into', 'set_length', 'open_array', 'hold', 'decode_all',
            'Packed', 'open_packed', 'copy_frames', 'copy_unchanged', 'close_gaps', 'fill', 'pack', 'targets_of',
@@ -41,6 +41,10 @@ def read_lines(path)->tuple[list, list]:
     return numbers, lines
 
 # %% ../nbs/01_data.ipynb #26b4fb48
+def shorten(name)->str:
+    "A name as an error shows it, at most 80 characters long."
+    return repr(name) if len(name) <= 80 else f"{name[:60]!r}... ({len(name):,} characters)"
+
 def read_rows(path  # an annotation file, or predictions in the same format
              )->tuple[list, list, np.ndarray|None]:  # N images, N line numbers, (N, 15) values or None for a list of images
     "The rows of a file in the challenge's format, not checked for range; raises `AffnbError` naming the line without 16 numbers."
@@ -57,10 +61,6 @@ def read_rows(path  # an annotation file, or predictions in the same format
 
 # %% ../nbs/01_data.ipynb #30d450fb
 SAFE_PATH = re.compile(r'(?![A-Za-z]:)((?!\.\.?/)[^/\\"\0-\x1f]+/)+(?!\.\.?$)[^/\\"\0-\x1f]+')   # relative; no part of it is . or ..; no quotes, no control characters
-
-def shorten(name)->str:
-    "A name as an error shows it, at most 80 characters long."
-    return repr(name) if len(name) <= 80 else f"{name[:60]!r}... ({len(name):,} characters)"
 
 def check_rows(path, images, numbers, values)->None:
     "Raises `AffnbError` naming file, line and value of the first row with an unsafe path or a label out of range."
