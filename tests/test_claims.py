@@ -298,7 +298,7 @@ def test_same_records_same_bytes(tmp_path):
 def test_one_table_alone(tmp_path):
     for seed in (0, 1): table_record(tmp_path/"records", "fusion", seed, ["layers-only", "sum:AU+EXPR+VA", "same-AU"], [["sum:AU+EXPR+VA", "layers-only"], ["sum:AU+EXPR+VA", "same-AU"]])
     names = {p.name for p in write_report(tmp_path/"records", tmp_path/"figures") if p.suffix in (".csv", ".png")}
-    assert names == {"table_fusion.csv", "table_fusion_pairs.csv", "fig_fusion.png"}, "a claim is judged among all, not in a run of one table"
+    assert names == {"table_fusion.csv", "table_fusion_pairs.csv", "table_warnings.csv", "fig_fusion.png"}, "a claim is judged among all, not in a run of one table"
     text = headline_text(tmp_path/"records")
     assert "Synthetic" in text and "fusion: Of 8 comparisons" in text and "Claim" not in text and text == claims_text(read_records(tmp_path/"records"))
 

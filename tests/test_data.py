@@ -131,7 +131,7 @@ def test_counts_and_what_is_dropped(tmp_path):
     folder = write_folder(tmp_path, {"a": clip(3), "b": clip(2, NONE)}, {"c": clip(2) + [("00009", "0,-5,-1" + ",-1"*11 + ",1")]}, {"t": clip(2, "")})
     with (folder/"training_set_annotations.txt").open("a") as f: f.write(f"a/00002.jpg,{FULL}\na/00077.jpg,{FULL}\nnobody/00001.jpg,{FULL}\n")
     table, counts = check_folder(folder)
-    assert counts["train"] == dict(listed=8, duplicates=1, absent=2, absent_names=["a/00077.jpg", "nobody/00001.jpg"], frames=5, videos=2,
+    assert counts["train"] == dict(listed=8, duplicates=1, conflicting=0, conflicting_names=[], absent=2, absent_names=["a/00077.jpg", "nobody/00001.jpg"], frames=5, videos=2,
                                    missing=dict(valence_arousal=2, expression=2, aus=2), all=3)
     assert counts["validation"]["missing"] == dict(valence_arousal=1, expression=1, aus=1) and counts["test"]["frames"] == 2
     assert table.groupby("split").size().to_dict() == {"train": 5, "validation": 3, "test": 2} and table.index.tolist() == list(range(10))

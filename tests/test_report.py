@@ -63,7 +63,7 @@ def report(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")/"figures"
     return folder, write_report(records, folder)
 
-TABLES = [f"table_{n}" for n in ("headline", "bounds", "calibration", "comparisons", "data", "cost", "published")]
+TABLES = [f"table_{n}" for n in ("headline", "bounds", "calibration", "comparisons", "data", "cost", "published", "warnings")]
 FIGURES = [f"fig_{n}" for n in ("data", "faces", "mae", "curves", "per_class", "timeline", "video")]
 
 def test_every_table_and_figure_with_its_sidecar(report):
