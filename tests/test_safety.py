@@ -54,20 +54,21 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(tmp_path):
 
 def test_what_works_for_a_command_ends_with_it(tmp_path):
     "Rendering for a minute, with two processes: all end when the command is killed."
-    from affnb.cli import make_plan, plan_text
+    from affnb.cli import make_plan, plan_text, write_changed
     from affnb.core import load_config
     plan = make_plan(load_config("smoke"), out=tmp_path)
-    run = Path(plan["run"]); run.mkdir(parents=True); (run/"plan.json").write_text(plan_text(plan))
+    write_changed(f"{plan['run']}/plan.json", plan_text(plan))
     leader = subprocess.Popen(["sleep", "100"])
-    rule = psutil.Popen([sys.executable, "-m", "affnb.cli", "render", str(run), "--workers", "2"], env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, cwd=ROOT)
+    rule = psutil.Popen([sys.executable, "-m", "affnb.cli", "render", plan["run"], "--workers", "2"], env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, cwd=ROOT)
     try:
         limit, workers = time.time() + 60, []
         while not list(tmp_path.rglob("*.jpg")) and time.time() < limit: time.sleep(.1)
         workers = rule.children(recursive=True)
         assert rule.is_running() and len(workers) >= 2
-        leader.kill(); leader.wait()
+        leader.kill()   # not waited for: a zombie is gone, too
         assert rule.wait(10) == 1
         assert not psutil.wait_procs(workers, 10)[1]
     finally:
         for process in (*workers, rule, leader):
             with contextlib.suppress(psutil.NoSuchProcess): process.kill()
+        leader.wait()
