@@ -9,6 +9,7 @@ left half written, and an epoch that a checkpoint held must not have been traine
 """
 import argparse, contextlib, json, os, random, re, signal, subprocess, sys, time, uuid
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 import psutil
 
@@ -19,18 +20,19 @@ OTHERS = re.compile(r"table_cost\.")                           # tables of times
 
 
 class Storm:
-    "A chain that is killed again and again."
-    def __init__(self, words, out, cwd=ROOT, environment=None, span:float=4., seed:int=0, say=print):
-        self.words, self.out, self.cwd, self.span, self.random, self.say = [*words, "--out", str(out)], Path(out), cwd, span, random.Random(seed), say
+    "A chain that is killed again and again, and started on one core and on two in turn."
+    def __init__(self, words, out, cwd=ROOT, environment=None, span:float=4., seed:int=0, say=print, before=()):
+        self.before, self.words, self.out, self.cwd, self.span, self.random, self.say = before, [*words, "--out", str(out)], Path(out), cwd, span, random.Random(seed), say
         self.mark = uuid.uuid4().hex
         self.environment = {**(environment or os.environ), "AFFNB_STORM": self.mark}
-        self.kills, self.starts, self.kept = [], 0, {}
+        self.kills, self.starts, self.kept = [], [], {}
 
     def start(self):
-        self.starts += 1
+        cores = 1 + len(self.starts) % 2
+        self.starts.append((time.time(), cores))
         self.log = open(self.out.parent/f"{self.out.name}.log", "a+")
         self.begun = self.log.tell()
-        return subprocess.Popen([sys.executable, "-m", "affnb.cli", *self.words], cwd=self.cwd, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
+        return subprocess.Popen([*self.before, sys.executable, "-m", "affnb.cli", *self.words, "--cores", str(cores)], cwd=self.cwd, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
 
     def said(self):
         self.log.seek(self.begun)
@@ -91,15 +93,14 @@ class Storm:
 
     def rage(self, kills:int, most:int=2)->None:
         "Starts and kills, until there were so many kills or no stage is left to be hit, and lets the last try end."
-        hits = Counter()
         while True:
             process, struck = self.start(), 0
             while process.poll() is None and len(self.kills) < kills:
-                stage = "planning" if self.starts in (2, 3) and not struck else self.wait_for_a_stage(process, hits, most)
+                stage = "planning" if len(self.starts) in (2, 3) and not struck else self.wait_for_a_stage(process, Counter(stage for stage, _ in self.kills), most)
                 if not stage: break
                 time.sleep(self.random.uniform(0, self.span))
                 if process.poll() is not None or not (kind := self.strike(stage)): break
-                hits[stage] += 1; struck += 1
+                struck += 1
                 self.kills.append((stage, kind))
                 for path, (seconds, steps) in self.checkpoints().items(): self.kept[path] = max(self.kept.get(path, ([], 0)), (seconds, steps), key=lambda k: (len(k[0]), k[1]))
                 self.say(f"{len(self.kills):3d}  {stage:16s}{kind}", flush=True)
@@ -110,6 +111,11 @@ class Storm:
             assert code == 0 or struck, f"nobody killed it, and it failed: {said}"
             assert len([line for line in said.splitlines() if line.startswith("affnb: ") and ", seeds " not in line]) <= 1, said   # one line, or none where the command itself was killed
             if code == 0: return
+
+    def cores_of(self)->dict:
+        "Executed notebook -> on how many cores the chain was when it ended."
+        ended = lambda path: datetime.fromisoformat(json.loads(path.read_text())["metadata"]["papermill"]["end_time"]).timestamp()
+        return {path.stem: max(start for start in self.starts if start[0] < ended(path))[1] for path in self.out.glob("data/runs/*/notebooks/*.ipynb")}
 
     def were_epochs_kept(self)->int:  # how many
         "Epochs that a checkpoint held at a kill have the times that they had then: they were not trained again."
@@ -168,7 +174,7 @@ def main():
     storm = Storm(words, out/"killed", span=given.span, seed=given.seed)
     storm.rage(given.kills, given.most)
     kept, different, left = storm.were_epochs_kept(), differences(out/"straight", out/"killed"), leftovers(out/"killed")
-    print(f"{len(storm.kills)} kills in {storm.starts} starts: " + ", ".join(f"{n} {kind}" for kind, n in Counter(kind for _, kind in storm.kills).most_common()))
+    print(f"{len(storm.kills)} kills in {len(storm.starts)} starts: " + ", ".join(f"{n} {kind}" for kind, n in Counter(kind for _, kind in storm.kills).most_common()))
     print(f"undisturbed {straight:.0f} s, with kills {time.time() - start - straight:.0f} s; {kept} epochs taken up from checkpoints; {len(different)} files differ, {len(left)} left half written")
     print(*different[:20], *left[:20], sep="\n")
     sys.exit(bool(different or left))

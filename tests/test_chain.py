@@ -111,16 +111,26 @@ def test_a_second_run_does_nothing_and_says_so(project):
     assert seconds < 15, f"{seconds:.1f} s"
 
 
-def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project):
-    path, before = project.root/"nbs"/"08_joint.ipynb", project.times()
+def edit(root, name):
+    path = root/"nbs"/f"{name}.ipynb"
     notebook = json.loads(path.read_text())
     notebook["cells"][-1]["source"] = "".join(notebook["cells"][-1]["source"]) + "\n# one more line"
     path.write_text(json.dumps(notebook))
-    said, _ = project.run("reproduce", "--profile", "tiny", "--cores", "2")
-    ran = set(re.findall(r"\d+ s  (\S+)", said))
-    assert ran == {f"08_joint-{arm}-seed0" for arm in (*ARMS, "joint-from-AU") if arm != "separate"} | {f"10_ablations-{table}-seed0" for table in TABLES} | {"09_search-P-seed0", "11_evaluate-seed0", "12_report"}
-    after = project.times()
-    assert all((after[name] == before[name]) == (name.split("/")[4] in ("mae", "AU", "EXPR", "VA")) for name in before if name.endswith("/model.safetensors"))
+
+
+def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_path):
+    "Of an edited 11 to the end; of an edited 08, in a copy, as planned."
+    copy = Project(tmp_path/"affnb")
+    shutil.copytree(project.root/"data", copy.root/"data", dirs_exist_ok=True)
+    words, before = ("reproduce", "--profile", "tiny", "--cores", "2"), project.times()
+    assert "nothing to do" in copy.run(*words, "--dry-run")[0]
+    edit(copy.root, "08_joint")
+    said, _ = copy.run(*words, "--dry-run")
+    jobs = {line.split()[0]: int(line.split()[1]) for line in said.splitlines() if line.split()[-1].isdigit()}
+    assert jobs == {"all": 1, "joint": len(ARMS), "table": len(TABLES), "search": 1, "evaluate": 1, "report": 1, "total": len(ARMS) + len(TABLES) + 4}, said   # of the arms `separate` is no joint one, and `joint-from-AU` is one more
+    edit(project.root, "11_evaluate")
+    said, _ = project.run(*words)
+    assert re.findall(r"\d+ s  (\S+)", said) == ["11_evaluate-seed0", "12_report"] and project.times() == before
 
 
 def entries(folder, table, seed=0):
@@ -198,53 +208,46 @@ def test_outputs_in_a_notebook_set_nothing_off(project):
 
 
 @pytest.fixture(scope="module")
-def two_at_once(project, tmp_path_factory):
-    "Two runs at the same time in folders of their own: one on one core, cut off from the network, in a folder with a strange name; one that is killed again and again."
+def storm(project, tmp_path_factory):
+    "A run that is killed again and again, on one core and two in turn, cut off from the network, in a folder with a strange name; a second command on it; and at the same time another run, which fails."
     place = tmp_path_factory.mktemp("two")
-    quiet = place/"it's \"a trial\" $(touch x) é"
-    words = ["reproduce", "--profile", "tiny", "--cores", "1", "--out", str(quiet)]
     cut = ["unshare", "--map-root-user", "--net"] if subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0 else []
-    with open(place/"quiet.log", "w") as log:
-        other = subprocess.Popen([*cut, sys.executable, "-m", "affnb.cli", *words], cwd=project.root, env=project.environment, stdout=log, stderr=log, start_new_session=True)
-    storm = Storm(["reproduce", "--profile", "tiny", "--cores", "2", "--set", "checkpoint_seconds=0"], place/"killed", cwd=project.root, environment=project.environment, span=2., seed=6)
+    storm = Storm(["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"], place/"it's \"a trial\" $(touch x) é", cwd=project.root, environment=project.environment, span=2., seed=6, before=cut)
+    storm.cut, first, limit = bool(cut), storm.start(), time.time() + 60
+    while not list(storm.out.glob("data/runs/tiny/plan.json")) and time.time() < limit: time.sleep(.1)
+    storm.second = subprocess.run([sys.executable, "-m", "affnb.cli", *storm.words], cwd=project.root, env=project.environment, capture_output=True, text=True)
+    first.kill(); first.wait()
+    storm.nobody_is_left()
+    failing = project.start("reproduce", "--profile", "tiny", "--cores", "1", "--set", "mae_lr=1e30", "--out", str(place/"failing"))
     try:
-        limit = time.time() + 60
-        while not list(quiet.glob("data/runs/tiny/plan.json")) and time.time() < limit: time.sleep(.1)
-        second = subprocess.run([sys.executable, "-m", "affnb.cli", *words], cwd=project.root, env=project.environment, capture_output=True, text=True)
-        storm.rage(24)
-        code = other.wait(900)
+        storm.rage(22)
+        storm.failed = failing.communicate(timeout=60)[0], failing.returncode, place/"failing"
     finally:
-        if other.poll() is None: os.killpg(other.pid, signal.SIGKILL)
-    return dict(quiet=quiet, code=code, cut=bool(cut), said=(place/"quiet.log").read_text(), second=second, storm=storm, killed=place/"killed")
+        if failing.poll() is None: os.killpg(failing.pid, signal.SIGKILL)
+    return storm
 
 
-def test_killed_at_any_moment_the_tables_are_those_of_an_undisturbed_run(project, two_at_once):
-    "At least twenty SIGKILLs over the stages: kernels, rules, workers, Snakemake, the command, all at once."
-    storm = two_at_once["storm"]
+def test_a_storm_of_kills_changes_nothing(project, storm):
+    "At least twenty SIGKILLs over the stages: kernels, rules, workers, Snakemake, the command, all at once. The undisturbed run had two cores, the place an ordinary name, and a network."
     assert len(storm.kills) >= 20 and len({stage for stage, _ in storm.kills}) >= 10 and len({kind for _, kind in storm.kills}) >= 5, storm.kills
     different = differences(project.root, storm.out, ("figures/tiny", "data/records/tiny"))
     assert not different and not leftovers(storm.out), different
-    storm.were_epochs_kept()
+    assert set(storm.cores_of().values()) == {1, 2}, "what ended on one core gave what two gave"
+    assert storm.were_epochs_kept() and not (project.root/"x").exists()
+    assert storm.cut or not shutil.which("unshare"), "the network was not cut"
 
 
-def test_one_core_without_a_network_in_a_strange_place_gives_the_same_records(project, two_at_once):
-    assert two_at_once["code"] == 0, two_at_once["said"]
-    assert not differences(project.root, two_at_once["quiet"], ("figures/tiny", "data/records/tiny")) and not (project.root/"x").exists()
-    assert two_at_once["cut"] or not shutil.which("unshare"), "the network was not cut"
-
-
-def test_a_second_command_on_a_run_at_work_says_so_and_leaves(two_at_once):
-    second = two_at_once["second"]
+def test_a_second_command_on_a_run_at_work_says_so_and_leaves(storm):
+    second = storm.second
     assert second.returncode == 1 and second.stderr.count("\n") == 1 and "is at work on this run: wait for it" in second.stderr, second.stderr + second.stdout
 
 
-def test_a_failing_stage_is_told_in_one_line(project, tmp_path):
-    process = project.start("reproduce", "--profile", "tiny", "--cores", "2", "--set", "mae_lr=1e30", "--out", str(tmp_path/"out"))
-    said, _ = process.communicate(timeout=600)
+def test_a_failing_stage_is_told_in_one_line(storm):
+    said, code, out = storm.failed
     lines = [line for line in said.splitlines() if line.startswith("affnb: ") and "synthetic" not in line]
-    assert process.returncode == 1 and len(lines) == 1 and "Traceback" not in said, said
+    assert code == 1 and len(lines) == 1 and "Traceback" not in said, said
     assert "mae: the loss is" in lines[0] and "step" in lines[0] and "rows" in lines[0] and ".ipynb" in lines[0]
-    assert not (tmp_path/"out"/"figures").exists()
+    assert not (out/"figures").exists()
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: the chain is not run on real photographs")
