@@ -6,7 +6,7 @@
 __all__ = ['WORDS', 'CODES', 'MEANINGS', 'SPLITS', 'expression_code', 'meaning_of', 'checked', 'read_labels', 'codes_of',
            'splits_of', 'read_folders', 'assign_splits', 'cut_picture', 'write_lists', 'take_in', 'reasons']
 
-# %% ../nbs/13b_intake.ipynb #a3af79dd
+# %% ../nbs/13b_intake.ipynb #bcee4f69
 import re, shutil
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -16,7 +16,7 @@ from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError, atomic,
 from .data import COLUMNS, HEADER, LISTS, open_picture
 from .predict import STILL, make_finder
 
-# %% ../nbs/13b_intake.ipynb #1612a296
+# %% ../nbs/13b_intake.ipynb #272f98b8
 WORDS = dict(Neutral="neutral none calm", Anger="anger angry", Disgust="disgust disgusted", Fear="fear fearful afraid scared", Happiness="happiness happy joy smile smiling",
              Sadness="sadness sad", Surprise="surprise surprised", Other="other contempt")
 CODES = {word: EXPRESSIONS.index(name) for name, words in WORDS.items() for word in words.split()}
@@ -29,7 +29,7 @@ def expression_code(word)->int:  # 0 to 7, or -1 where missing
     if text not in CODES: raise UsageError(f"expression {str(word)[:40]!r}: not known{nearest(text, CODES)}: use one of {', '.join(EXPRESSIONS)}, or a code of 0 to 7")
     return CODES[text]
 
-# %% ../nbs/13b_intake.ipynb #222b4a1f
+# %% ../nbs/13b_intake.ipynb #990503f5
 MEANINGS = dict(image="image path file filename", person="person subject identity video", split="split set", expression="expression emotion", valence="valence", arousal="arousal")
 SPLITS = dict(train="train", training="train", val="validation", valid="validation", validation="validation", test="test")
 
@@ -85,10 +85,11 @@ def splits_of(values, path)->list[str]:
     for i in np.flatnonzero(~names.isin(list(SPLITS)))[:1]: raise AffnbError(f"{path}, row {i + 2}: split = {values.iloc[i]}: must be train, validation or test")
     return names.map(SPLITS).tolist()
 
-# %% ../nbs/13b_intake.ipynb #a849203b
+# %% ../nbs/13b_intake.ipynb #3aa45699
 def read_folders(folder)->pd.DataFrame:  # as of `read_labels`
     "Pictures in folders that are named by expressions; raises `AffnbError` for a folder with another name, or where there are no pictures."
     folder, rows = Path(folder), []
+    if (folder/"cropped_aligned").is_dir(): raise UsageError(f"{folder}: has the format of s-Aff-Wild2 already: nothing is to be imported, `affnb reproduce --data {folder}` takes it as it is")
     for inside in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try: code = expression_code(inside.name)
         except UsageError as error: raise AffnbError(f"{inside}: {error}; or give a CSV file with labels") from None
@@ -97,7 +98,7 @@ def read_folders(folder)->pd.DataFrame:  # as of `read_labels`
     blank = dict(person=None, split=None) | dict.fromkeys(AFFECT, -5.) | dict.fromkeys(AU_NAMES, -1)
     return pd.DataFrame(rows).assign(**blank)[["image", "person", "split", *COLUMNS]]
 
-# %% ../nbs/13b_intake.ipynb #a4ba13f6
+# %% ../nbs/13b_intake.ipynb #b440fab6
 def assign_splits(table, share:float=.25, seed:int=0)->list[str]:  # one a row: train, validation or test
     "Splits by person; raises `AffnbError` where the table's own split divides a person, or a side would be empty."
     who = table["person"].where(table["person"].notna(), table["image"])
@@ -114,7 +115,7 @@ def assign_splits(table, share:float=.25, seed:int=0)->list[str]:  # one a row: 
         if side not in splits: raise AffnbError(f"nobody is left for {side}: {len(set(who))} people (or pictures): give more, or a column `split`")
     return splits
 
-# %% ../nbs/13b_intake.ipynb #55f64e64
+# %% ../nbs/13b_intake.ipynb #aab799a7
 def cut_picture(path, find, cut, size:int)->tuple[np.ndarray|None, str]:  # (size, size, 3) uint8, and a remark
     "The largest face of a picture, cut out; None where there is none."
     picture = open_picture(path)
@@ -132,7 +133,7 @@ def write_lists(folder, table)->None:  # rows with image, split and the labels
         lines = [f"{row[0]}," + ("" if split == "test" else f"{row[1]:g},{row[2]:g}," + ",".join(f"{value:.0f}" for value in row[3:])) for row in rows[["image", *COLUMNS]].itertuples(index=False)]
         (Path(folder)/names[0]).write_text("\n".join([HEADER, *lines]) + "\n")
 
-# %% ../nbs/13b_intake.ipynb #6141fed1
+# %% ../nbs/13b_intake.ipynb #7a03053f
 def take_in(source,               # a CSV file, or a folder of folders named by expression
             folder,               # the s-Aff-Wild2 folder to write; must not be there yet
             images=None,          # where the pictures of a CSV file are; None: beside it
