@@ -40,7 +40,7 @@ RECORDED = {   # what `--only table_NAME` can ask for: the records that it is dr
     "post": [f"{RECORDS}/post-seed{seed}.json" for seed in SEEDS]}
 
 rule all:
-    input: RECORDED[PLAN["only"]] if PLAN["only"] else f"{RUN}/figures/table_headline.csv"
+    input: RECORDED[PLAN["only"]] if PLAN["only"] else [f"{RUN}/figures/table_headline.csv", f"{RUN}/model/README.md"]
 
 if PLAN["benchmark"]:
     rule render:   # its folder is named by settings and code: what lies there is right
@@ -126,6 +126,12 @@ rule evaluate:
     threads: THREADS
     resources: **SMALL
     shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
+
+rule model:   # a folder that `affnb predict` takes: the headline's last arm, of the first seed, with the encoders that it needs
+    input: said("core", "model", "arms", "heads", "metrics", "tables", "predict"), needs(ARMS["progressive"], SEEDS[0]), RECORDED["headline"],
+           expand(f"{RUN}/seed{SEEDS[0]}/{{model}}/model.safetensors", model=[*TASKS, "progressive"])
+    output: f"{RUN}/model/README.md"
+    shell: f"{PYTHON} -m affnb.cli leave-model {quote(RUN)} {quote(f'{RUN}/model')}"
 
 rule report:
     input: said("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),

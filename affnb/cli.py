@@ -6,7 +6,8 @@
 __all__ = ['BENCH_SETTINGS', 'check_parts', 'plan_arms', 'plan_text', 'says', 'make_plan', 'write_changed', 'write_sources',
            'sweep', 'render', 'pack_data', 'describe', 'reap', 'cancel', 'list_gpus', 'take_gpus', 'tell',
            'run_notebook', 'find_profile', 'alone', 'reason', 'run_chain', 'drop_stale', 'publish', 'committed',
-           'warned', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser', 'make_parser', 'act', 'main']
+           'warned', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser', 'make_parser', 'ask_model',
+           'take_in_faces', 'hand_out', 'act', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse, contextlib, dataclasses, errno, fcntl, inspect, json, os, re, shutil, socket, subprocess, sys, tempfile, time
@@ -87,7 +88,7 @@ def make_plan(config:Config,  # the settings
     published = (standard and not only) or here != root.resolve()   # a table alone does not stand for a profile
     plan = dict(name=name, profile=config.profile, standard=standard, benchmark=data is None, folder=str(folder), source=source if data else bench,
                 packed=str(packed), run=str(here/"data"/"runs"/name), seeds=list(config.seeds), config=dataclasses.asdict(config), **plan_arms(config, only),
-                elsewhere=elsewhere, gpus=config.processes if gpus else 0, publish=[str(here/"data"/"records"/config.profile), str(here/"figures"/config.profile)] if published else None)
+                elsewhere=elsewhere, gpus=config.processes if gpus else 0, publish=[str(here/"data"/"records"/config.profile), str(here/"figures"/config.profile), str(here/"data"/"models"/config.profile/"progressive")] if published else None)
     check_parts(config, elsewhere, known=says(f"{plan['run']}/plan.json", plan_text(plan)))
     return plan
 
@@ -303,8 +304,8 @@ def drop_stale(plan:dict)->list[str]:  # names of what was removed
     return sorted(path.name for path in stale)
 
 def publish(plan:dict)->None:
-    "Copies records and figures of a finished run to where they are kept; files that are the same stay untouched."
-    for kind, target in zip(("records", "figures"), plan["publish"] or ()):
+    "Copies records, figures and the model of a finished run to where they are kept; files that are the same stay untouched."
+    for kind, target in zip(("records", "figures", "model"), plan["publish"] or ()):
         made = {path.name: path for path in (Path(plan["run"])/kind).iterdir() if path.is_file()}
         target = Path(target); target.mkdir(parents=True, exist_ok=True)
         for old in target.iterdir():
@@ -439,14 +440,52 @@ def make_parser()->Parser:
     command("check", "read an s-Aff-Wild2 folder as the chain would", ("folder", dict(metavar="DIR")))
     command("score", "the official score of a prediction file", ("predictions", {}), ("truth", {}), ("--json", dict(action="store_true")))
     command("report", "tables and figures again, from records", ("--profile", dict(default="smoke")))
+    command("predict", "what a model says of the faces in pictures and videos", ("model", dict(metavar="MODEL", help="a model folder, such as data/models/smoke/progressive, or a repository of the Hugging Face hub")), ("inputs", dict(nargs="+", metavar="INPUT", help="pictures, folders, videos")),
+            ("-o", dict(metavar="FILE", dest="out", help=".csv or .parquet; default: a CSV to the terminal")), ("--detector", dict(metavar="FILE", help="a YuNet .onnx file; default: OpenCV's cascade, which is weak")), ("--aligned", dict(action="store_true", help="inputs are face crops already")),
+            ("--every", dict(type=int, default=1, metavar="N", help="of videos, each N-th frame")), ("--device", dict(default="auto", help="auto, cpu or cuda")), ("--draw", dict(metavar="DIR", help="copies with boxes and answers")))
+    command("export", "a model as ONNX", ("model", dict(metavar="MODEL")), ("file", dict(metavar="FILE.onnx")))
+    command("import", "photographs and labels of one's own, as a folder for --data", ("source", dict(metavar="SOURCE", help="a CSV file of paths and labels, or a folder of folders named by expression")), ("folder", dict(metavar="DIR", help="the folder to make")),
+            ("--images", dict(metavar="DIR", help="where the pictures of a CSV file are; default: beside it")), ("--detector", dict(metavar="FILE", help="a YuNet .onnx file; default: OpenCV's cascade, which is weak")), ("--aligned", dict(action="store_true", help="pictures are face crops already")),
+            ("--validation", dict(type=float, default=.25, metavar="SHARE", help="of the people, where no column says")), ("--seed", dict(type=int, default=0)))
+    command("course", "student and teacher copies of the notebooks", ("folder", dict(metavar="DIR")), ("notebooks", dict(nargs="*", metavar="NOTEBOOK", help="such as 03_metrics; default: all with exercises")))
     command("bench", "how fast each part is on this machine", ("--profile", dict(default="smoke")), ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
             ("--quick", dict(action="store_true", help="a look in a minute, no measurement")), ("--out", dict(metavar="DIR", help="put record, table and figure there")))
     for name in ("render", "pack"): command(name, "a step of the chain", ("run_dir", {}), ("--workers", dict(type=int, default=1)))
+    command("leave-model", "a step of the chain", ("run_dir", {}), ("folder", {}))
     command("describe", "a step of the chain", ("run_dir", {}), ("--gpus", dict(type=int)))
     command("run-notebook", "a step of the chain", ("notebook", {}), ("log", {}), ("parameters", dict(nargs="*")), ("--gpus", dict(type=int)), ("--shared", dict(action="store_true")))
     return parser
 
 # %% ../nbs/14_cli.ipynb #2a8c8e08
+def ask_model(words:argparse.Namespace)->None:
+    "`affnb predict` and `affnb export`."
+    from affnb.predict import export_onnx, load_model, predict, write_answers
+    if words.command == "export":
+        export_onnx(load_model(words.model), words.file)
+        return print(words.file)
+    if words.out and Path(words.out).suffix.lower() not in (".csv", ".parquet"): raise UsageError(f"-o {words.out}: must end with .csv or .parquet")
+    table = predict(load_model(words.model), *words.inputs, detector=words.detector, aligned=words.aligned, every=words.every, device=words.device, draw=words.draw)
+    if words.out: write_answers(table, words.out); print(f"{len(table)} faces in {table['input'].nunique()} inputs: {words.out}")
+    else: print(table.to_csv(index=False, float_format="%.6g"), end="")
+
+def take_in_faces(words:argparse.Namespace)->None:
+    "`affnb import`: prints what was taken, what was left out, and what that means."
+    from affnb.intake import take_in
+    counts = take_in(words.source, words.folder, words.images, words.detector, words.aligned, words.validation, words.seed)
+    print(f"{counts['pictures']} pictures: " + ", ".join(f"{counts[split]} {split}" for split in ("train", "validation", "test") if counts[split]))
+    for word in ("left_out", "remarks"):
+        if counts[word]: print(f"{word.replace('_', ' ')}: {counts[word]}")
+    if counts["ignored"]: print(f"columns that mean nothing here: {', '.join(counts['ignored'])}")
+    if not counts["people"]: print("nothing says who is who: each picture counts as a person, and scores flatter where some show the same one (a column `person` mends it)")
+    print(f"{words.folder}: next, `affnb check {words.folder}` and `affnb reproduce --data {words.folder} --out results`")
+
+def hand_out(words:argparse.Namespace)->None:
+    "`affnb course`."
+    from affnb.course import write_course
+    made = write_course(words.folder, words.notebooks)
+    for who, paths in made.items(): print(f"{Path(words.folder)/who}: {len(paths)} notebooks")
+
+# %% ../nbs/14_cli.ipynb #4c4619af
 def act(words:argparse.Namespace)->None:
     "Carries a command out."
     follow(os.environ.get("AFFNB_CHAIN"))   # a rule ends with the command that it is carried out for
@@ -460,10 +499,16 @@ def act(words:argparse.Namespace)->None:
     elif words.command == "check": check(words.folder)
     elif words.command == "score": score(words.predictions, words.truth, words.json)
     elif words.command == "report": report(words.profile)
+    elif words.command in ("predict", "export"): ask_model(words)
+    elif words.command == "import": take_in_faces(words)
+    elif words.command == "course": hand_out(words)
     elif words.command == "bench": bench(words.profile, words.settings, words.quick, words.out)
     elif words.command == "render": render(words.run_dir, words.workers)
     elif words.command == "pack": pack_data(words.run_dir, words.workers)
     elif words.command == "describe": describe(words.run_dir, words.gpus)
+    elif words.command == "leave-model":
+        from affnb.predict import leave_model
+        leave_model(words.run_dir, words.folder)
     elif words.command == "run-notebook": run_notebook(words.notebook, words.log, words.gpus, words.shared, **dict(p.split("=", 1) for p in words.parameters))
     else: raise UsageError("no command: `affnb --help` lists them; `affnb reproduce` is the one to start with")
 

@@ -6,10 +6,10 @@
 __all__ = ['HEADER', 'COLUMNS', 'NUMBER', 'SAFE_PATH', 'LISTS', 'HEAD', 'WAITING', 'DONE', 'FAILED', 'MOVED', 'FORMATS',
            'SMALLEST', 'PACK_FILES', 'GREY', 'MEAN', 'STD', 'read_lines', 'shorten', 'read_rows', 'check_rows',
            'read_annotations', 'find_lists', 'check_inside', 'list_images', 'count_labels', 'check_folder',
-           'source_hash', 'decode_image', 'put', 'decode_into', 'set_length', 'open_array', 'hold', 'decode_all',
-           'Packed', 'open_packed', 'copy_frames', 'copy_unchanged', 'close_gaps', 'fill', 'pack', 'targets_of',
-           'assign_parts', 'frame_numbers', 'make_windows', 'merge_windows', 'affine_matrices', 'sample_grid',
-           'colour_matrices', 'augment_frames', 'Batch', 'prepare_frames', 'hold_frames', 'keep_memory',
+           'source_hash', 'open_picture', 'decode_image', 'put', 'decode_into', 'set_length', 'open_array', 'hold',
+           'decode_all', 'Packed', 'open_packed', 'copy_frames', 'copy_unchanged', 'close_gaps', 'fill', 'pack',
+           'targets_of', 'assign_parts', 'frame_numbers', 'make_windows', 'merge_windows', 'affine_matrices',
+           'sample_grid', 'colour_matrices', 'augment_frames', 'Batch', 'prepare_frames', 'hold_frames', 'keep_memory',
            'labels_by_row', 'shuffled', 'share_of', 'Batches']
 
 # %% ../nbs/01_data.ipynb #5f51ef95
@@ -156,15 +156,20 @@ WAITING, DONE, FAILED, MOVED = range(4)   # the mark of a frame: a byte each, in
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")   # whatever a file is called; not those that other programs are started for
 SMALLEST = 8                           # pixels a side of a picture that can show a face
 
-def decode_image(path, size:int)->bytes|None:  # size x size x 3 bytes
-    "A picture (of an animation the first) as RGB, upright, resized with antialiasing; None if it cannot be read, or is too small or too large."
+def open_picture(path)->Image.Image|None:
+    "A picture (of an animation the first) as RGB, upright; None if it cannot be read, or is too small or too large."
     try:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path, formats=FORMATS) as picture:
             if min(picture.size) < SMALLEST or picture.mode == "F": return None
             ImageOps.exif_transpose(picture, in_place=True)   # a camera that was held on its side says so
             upright = Image.fromarray((np.asarray(picture, np.uint32) >> 8).astype(np.uint8)) if picture.mode[0] == "I" else picture   # 16 bits of grey
-            return upright.convert("RGB").resize((size, size), Image.Resampling.BICUBIC).tobytes()
+            return upright.convert("RGB")
     except Exception: return None   # a broken file can make a decoder raise anything; `pack` names the file
+
+def decode_image(path, size:int)->bytes|None:  # size x size x 3 bytes
+    "A picture of `open_picture`, resized with antialiasing; None where there is none."
+    picture = open_picture(path)
+    return picture and picture.resize((size, size), Image.Resampling.BICUBIC).tobytes()
 
 def put(file, place:int, data:bytes)->None:
     "Writes to an open file, now."

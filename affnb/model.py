@@ -10,14 +10,16 @@ __all__ = ['patchify', 'unpatchify', 'ConvStem', 'check_word', 'build_encoder', 
 
 # %% ../nbs/04_model.ipynb #b6b28145
 import math, warnings
+from dataclasses import replace
 from pathlib import Path
 import safetensors, safetensors.torch, timm, torch
 import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin, hf_hub_download
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic, nearest, project_root
+from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic, config_from, nearest, project_root
 from .parallel import WholeNorm
 
 # %% ../nbs/04_model.ipynb #9a2852ad
@@ -338,28 +340,46 @@ class Heads(nn.Module):
         return out
 
 # %% ../nbs/04_model.ipynb #45cb2f66
-class AffectModel(nn.Module):
+class AffectModel(nn.Module, ModelHubMixin, library_name="affnb"):
     "Encoder, fusion, temporal module and heads; without an encoder, or without pixels, the first stored feature of a frame stands in for what it would say."
-    def __init__(self, encoder, fusion, temporal, heads):
+    def __init__(self, encoder, fusion, temporal, heads, others=()):
         super().__init__()
         self.encoder, self.fusion, self.temporal, self.heads = encoder, fusion, temporal, heads
+        self.others, self.about = nn.ModuleList(others), None   # encoders whose features are fused, where nobody has stored them; what config.json says
 
     def forward(self, batch):
         "A batch of windows -> {task: (B, T, outputs)}."
         if self.encoder is None or batch.frames is None: x, features = batch.features[:, :, 0], batch.features[:, :, 1:]
-        else: x, features = self.encoder(batch.frames.flatten(0, 1)).unflatten(0, batch.frames.shape[:2]), batch.features
+        else:
+            seen = [encoder(batch.frames.flatten(0, 1)).unflatten(0, batch.frames.shape[:2]) for encoder in (self.encoder, *self.others)]
+            x, features = seen[0], torch.stack(seen[1:], 2) if self.others else batch.features
         if self.fusion is not None: x = self.fusion(x, features)
         return self.heads(self.temporal(x, batch.valid))
+
+    def _save_pretrained(self, save_directory): save_weights(self, Path(save_directory)/"model.safetensors")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id, config=None, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None):
+        "A model from a folder, or from the Hugging Face hub, by its config.json and model.safetensors; raises `AffnbError` where they make none."
+        path = Path(model_id)/"model.safetensors" if Path(model_id).is_dir() else hf_hub_download(model_id, "model.safetensors", revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token)
+        try: settings, tasks, fused = config_from(config["settings"]), config["tasks"], config["fused"]
+        except (KeyError, TypeError): raise AffnbError(f"{model_id}: no config.json of affnb in it, with settings, tasks and fused: name the folder of a model that affnb left") from None
+        encoders = [build_encoder(settings) for _ in range(1 + len(fused))]
+        model = make_model(replace(settings, fused=tuple(fused)), tasks, encoders[0], fusion=settings.fusion != "none", temporal=True, others=encoders[1:])
+        load_weights(model, path)
+        model.about = config
+        return model.eval()
 
 def make_model(config:Config,        # model settings
                tasks=TASKS,          # to predict
                encoder=None,         # the encoder, or None where stored features stand in
                dim:int=0,            # their length, where there is no encoder
                fusion:bool=False,    # fuse the features of the tasks in `config.fused`
-               temporal:bool=False   # look along the window
+               temporal:bool=False,  # look along the window
+               others=()             # encoders whose features are fused, where nobody has stored them
               )->AffectModel:        # with fresh heads
     "A whole model of the config's parts; raises `UsageError` where they do not fit together."
     dim = dim if encoder is None else encoder.embed_dim
     fuse = Fusion(dim, dim, len(config.fused), config.fusion, config.dropout) if fusion else None
     time = Temporal(dim, config.temporal if temporal else "none", config.temporal_layers, config.temporal_heads, config.dropout)
-    return AffectModel(encoder, fuse, time, Heads(time.out_dim, tasks))
+    return AffectModel(encoder, fuse, time, Heads(time.out_dim, tasks), others)

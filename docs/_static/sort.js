@@ -1,0 +1,19 @@
+// Tables of class `sortable`: a button in each column's head sorts by it, numbers as numbers, once up and once down.
+document.addEventListener("DOMContentLoaded", () => {
+  const number = text => { const found = text.replace(/,/g, "").match(/^\s*([-+]?\d*\.?\d+(e[-+]?\d+)?)/i); return found ? parseFloat(found[1]) : NaN; };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button"; button.textContent = head.textContent;
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending", text = row => row.cells[column].textContent;
+        heads.forEach(other => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const order = (a, b) => { const x = number(text(a)), y = number(text(b)); return isNaN(x) || isNaN(y) ? isNaN(x) - isNaN(y) || text(a).localeCompare(text(b)) : x - y; };
+        body.append(...[...body.rows].sort((a, b) => down ? order(b, a) : order(a, b)));
+      });
+    });
+  }
+});

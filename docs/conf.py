@@ -1,0 +1,18 @@
+"Settings of Sphinx for the site and the slides. The pages are laid out by build.py, which says where."
+project, author, copyright, language = "affnb", "the affnb authors", "the affnb authors", "en"
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx_togglebutton", "sphinx_design", "sphinx-mathjax-offline", "sphinx_revealjs"]
+exclude_patterns = ["conf.py"]
+nb_execution_mode = "off"             # pages show what is committed
+nb_ipywidgets_js, nb_merge_streams = {}, True
+myst_enable_extensions, myst_heading_anchors = ["amsmath", "colon_fence", "dollarmath"], 3
+suppress_warnings = ["mystnb.unknown_mime_type", "config.cache"]
+togglebutton_hint = "Show the solution"
+
+html_theme, html_title, html_static_path = "sphinx_book_theme", "affnb", ["_static"]
+html_css_files, html_js_files = ["site.css"], ["sort.js"]
+html_theme_options = dict(use_download_button=False, use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True, pygments_light_style="a11y-high-contrast-light", pygments_dark_style="a11y-high-contrast-dark")
+html_copy_source = html_show_sourcelink = False
+
+revealjs_style_theme, revealjs_static_path, revealjs_css_files = "white", ["_static"], ["slides.css"]
+revealjs_script_plugins = [dict(name="RevealNotes", src="revealjs/plugin/notes/notes.js")]
+revealjs_script_conf = dict(hash=True, slideNumber=True, width=1280, height=800)
