@@ -1,10 +1,10 @@
-# make reproduce | make test | make fuzz | make lab | make notebooks      each sets up .venv if it is missing
+# make reproduce | make test | make docs | make slides | make lab | make fuzz | make notebooks | make newest      each sets up .venv if it is missing
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: reproduce test fuzz lab notebooks
+.PHONY: reproduce test docs slides fuzz lab notebooks newest
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
@@ -12,8 +12,14 @@ reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
 
 test: $(READY)       ## notebooks clean and in step with the package, README as rendered, tiny chain, pytest
 	$(BIN)/python tests/in_step.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_chain.py --ignore tests/test_speed.py
-	$(BIN)/python -m pytest tests/test_speed.py tests/test_chain.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/test_chain.py
+	$(BIN)/python -m pytest tests/test_chain.py
+
+docs: $(READY)       ## the site, from what is committed: _docs/site/index.html
+	@$(BIN)/python docs/build.py site _docs/site
+
+slides: $(READY)     ## the decks of the four sessions alone: _docs/slides/index.html
+	@$(BIN)/python docs/build.py slides _docs/slides
 
 fuzz: $(READY)       ## hostile files for the reader and `affnb score`, for MINUTES (10)
 	AFFNB_FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -m fuzz tests/test_properties.py
@@ -33,3 +39,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
+
+# The newest versions that pyproject.toml allows, in an environment of their own: what a user gets who installs without constraints.
+newest:              ## the tests but for the chain's, against the newest allowed dependencies; says which those were
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check --editable '.[dev]'
+	.venv-newest/bin/python -m pip list --format freeze --disable-pip-version-check | diff --ignore-case constraints.txt - || true
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/test_chain.py

@@ -39,9 +39,10 @@ def cascade(smallest:float=.08  # width of a face, as a share of the picture's s
     "OpenCV's cascade for frontal faces (Viola & Jones 2001)."
     net = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
     def find(image):
-        side = max(24, round(smallest*min(image.shape[:2])))
-        boxes, _, weights = net.detectMultiScale3(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(side, side), outputRejectLevels=True)
-        return [Face(tuple(map(float, box)), float(weight)) for box, weight in zip(boxes, np.ravel(weights))]
+        side, edge = max(24, round(smallest*min(image.shape[:2]))), min(image.shape[:2])//4   # a face that fills the picture has its box beyond the picture's edge
+        wider = cv2.copyMakeBorder(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), *[edge]*4, cv2.BORDER_REPLICATE)
+        boxes, _, weights = net.detectMultiScale3(wider, 1.1, 5, minSize=(side, side), outputRejectLevels=True)
+        return [Face((float(x) - edge, float(y) - edge, float(w), float(h)), float(weight)) for (x, y, w, h), weight in zip(boxes, np.ravel(weights))]
     return find
 
 def yunet(path,            # an .onnx file
@@ -236,6 +237,7 @@ def leave_model(run_dir, folder, arm:str="progressive")->None:
         except AffnbError as error: (temporary/"README.md").write_text(f"# No model\n\n{error}\n"); return
         (temporary/"README.md").write_text(model_card(run, about), encoding="utf-8")
         model.save_pretrained(temporary, config=about)
+        for path in temporary.iterdir(): path.chmod(0o644)   # safetensors keeps its files to itself
 
 # %% ../nbs/13_predict.ipynb #95b451cf
 def load_model(name)->AffectModel:
@@ -293,7 +295,7 @@ def predict(model:AffectModel,  # of `AffectModel.from_pretrained`
         if source.moving: parts.append(rows.join(ask(model, rows, cut, device)))
         else: parts.append(rows); crops += cut   # all pictures together
     if len(left_out) == len(sources): raise AffnbError(f"nothing could be read: {left_out[0]}")
-    shout("left out", left_out); shout("no face found", blank)
+    for what, names in (("left out", left_out), ("no face found", blank)): shout(what, names if len(names) < 7 else [*names[:5], f"and {len(names) - 5} more"])
     still = [k for k, part in enumerate(parts) if len(part.columns) == len(COLUMNS)]
     if still:
         rows = pd.concat([parts[k] for k in still], ignore_index=True)
@@ -317,10 +319,11 @@ def draw_faces(image:np.ndarray, rows:pd.DataFrame)->np.ndarray:
     for row in rows.to_dict("records"):
         x, y, w, h = (row[name] for name in ("x", "y", "width", "height"))
         pen.rectangle((x, y, x + w, y + h), outline=(0, 114, 178), width=max(2, image.shape[0]//240))
-        place = pen.multiline_textbbox((x, y + h + 2), caption_of(row), font=font)
-        dx, dy = (min(0, side - end) for side, end in zip(picture.size, place[2:]))   # not beyond the picture's edge
-        pen.rectangle((place[0] + dx - 2, place[1] + dy - 2, place[2] + dx + 2, place[3] + dy + 2), fill=(255, 255, 255))
-        pen.multiline_text((x + dx, y + h + 2 + dy), caption_of(row), fill=(0, 0, 0), font=font)
+        _, _, wide, high = pen.multiline_textbbox((0, 0), caption_of(row), font=font)
+        where = np.array([(x + w + 5, y), (x - wide - 5, y), (x, y + h + 5), (x, y - high - 5)]).clip(2, np.maximum(2, np.array(picture.size) - (wide + 2, high + 2)))   # beside, below, above; within the picture
+        left, top = map(float, where[overlap([(a, b, wide, high) for a, b in where], rows[["x", "y", "width", "height"]]).sum(1).argmin()])   # where it covers the least of a face
+        pen.rectangle((left - 2, top - 2, left + wide + 2, top + high + 2), fill=(255, 255, 255))
+        pen.multiline_text((left, top), caption_of(row), fill=(0, 0, 0), font=font)
     return np.asarray(picture)
 
 def draw_all(folder, sources:list, table:pd.DataFrame, every:int=1)->list:  # paths

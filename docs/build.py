@@ -16,7 +16,6 @@ from affnb.course import SESSIONS, write_decks
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = [name for name in ("full", "laptop", "smoke") if (ROOT/"figures"/name).is_dir()]   # the largest first
-IN_THE_CHAIN = {"nbs/12_report.ipynb": "affnb reproduce --profile {profile}", "bench": "affnb bench"}
 
 
 # ---------------------------------------------------------------- notebooks
@@ -44,7 +43,8 @@ def stage_notebook(path, target):
 def tables_in(text):
     "Markdown with each pipe table as an HTML table whose columns can be sorted."
     def convert(match):
-        rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in match[0].strip().splitlines()]
+        whole = lambda cell: re.sub(r"\S+ \[[^]]*\]", lambda found: found[0].replace(" ", "\u00a0"), cell.strip())   # a number and its interval stay together
+        rows = [[whole(cell) for cell in line.strip().strip("|").split("|")] for line in match[0].strip().splitlines()]
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in rows[0])
         body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[2:])
         return f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
@@ -53,7 +53,7 @@ def tables_in(text):
 def where_from(beside, profile):
     "One line: what made a table or figure."
     notebook = beside.get("notebook", "")
-    command = IN_THE_CHAIN.get("bench" if profile == "bench" else notebook, "affnb reproduce").format(profile=profile)
+    command = "affnb bench" if profile == "bench" else f"affnb reproduce --profile {profile}"
     records = beside.get("records", [])
     named = f"`data/records/{profile}/{records[0]}`" + (f" and {len(records) - 1} more" if len(records) > 1 else "") if records else "no record"
     return f"[{Path(notebook).stem}](../{notebook}), from {named}: `{command}`"
@@ -125,7 +125,7 @@ def build_slides(out):
     shutil.copy(ROOT/"docs"/"conf.py", source)
     shutil.copytree(ROOT/"docs"/"_static", source/"_static")
     write_decks(source)
-    (source/"index.md").write_text("# affnb in four sessions\n\n" + "\n".join(f"- [{title}]({session}.html)" for session, (title, _) in SESSIONS.items()) + "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(SESSIONS) + "\n```\n")
+    (source/"index.md").write_text("# affnb in four sessions\n\n" + "\n".join(f"- [{title}]({session}.ipynb)" for session, (title, _) in SESSIONS.items()) + "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(SESSIONS) + "\n```\n")
     run_sphinx("revealjs", source, out)
 
 def build_site(out):

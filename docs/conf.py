@@ -3,6 +3,7 @@ project, author, copyright, language = "affnb", "the affnb authors", "the affnb 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_togglebutton", "sphinx_design", "sphinx-mathjax-offline", "sphinx_revealjs"]
 exclude_patterns = ["conf.py"]
 nb_execution_mode = "off"             # pages show what is committed
+nb_mime_priority_overrides = [("revealjs", mime, 10*k) for k, mime in enumerate(("image/svg+xml", "image/png", "text/html", "text/markdown", "text/plain"))]
 nb_ipywidgets_js, nb_merge_streams = {}, True
 myst_enable_extensions, myst_heading_anchors = ["amsmath", "colon_fence", "dollarmath"], 3
 suppress_warnings = ["mystnb.unknown_mime_type", "config.cache"]
@@ -10,7 +11,7 @@ togglebutton_hint = "Show the solution"
 
 html_theme, html_title, html_static_path = "sphinx_book_theme", "affnb", ["_static"]
 html_css_files, html_js_files = ["site.css"], ["sort.js"]
-html_theme_options = dict(use_download_button=False, use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True, pygments_light_style="a11y-high-contrast-light", pygments_dark_style="a11y-high-contrast-dark")
+html_theme_options = dict(use_download_button=False, use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, navbar_persistent=[], home_page_in_toc=True, pygments_light_style="a11y-high-contrast-light", pygments_dark_style="a11y-high-contrast-dark")
 html_copy_source = html_show_sourcelink = False
 
 revealjs_style_theme, revealjs_static_path, revealjs_css_files = "white", ["_static"], ["slides.css"]
