@@ -7,7 +7,7 @@ __all__ = ['WORDS', 'CODES', 'MEANINGS', 'SPLITS', 'expression_code', 'meaning_o
            'splits_of', 'read_folders', 'assign_splits', 'cut_picture', 'write_lists', 'take_in', 'reasons']
 
 # %% ../nbs/13b_intake.ipynb #bcee4f69
-import re, shutil
+import re, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
@@ -52,8 +52,10 @@ def checked(values, name:str, path)->np.ndarray:  # (N,) float, with -5 or -1 wh
 def read_labels(path  # a CSV file
                )->tuple[pd.DataFrame, list]:  # image, person, split and the 15 labels, coded as the challenge does; columns that mean nothing here
     "The labels of a CSV file; raises `AffnbError` for one that cannot be read or a value out of range, and names it."
-    try: given = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=["", "NA", "nan", "NaN"])
-    except (OSError, ValueError) as error: raise AffnbError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())[:100]})") from None
+    try:
+        with warnings.catch_warnings(action="error"):   # pandas warns of rows that are longer than the header
+            given = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, na_values=["", "NA", "nan", "NaN"])
+    except (OSError, ValueError, pd.errors.ParserWarning) as error: raise AffnbError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())[:100]})") from None
     meanings = {column: meaning_of(column) for column in given.columns}
     known = [m for m in meanings.values() if m]
     for meaning in known:

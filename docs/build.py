@@ -22,8 +22,9 @@ PROFILES = [name for name in ("full", "laptop", "smoke") if (ROOT/"figures"/name
 def first_sentence(text): return re.split(r"(?<=[.:?!]) ", re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split())))[0][:200]
 
 def stage_notebook(path, target):
-    "A page of a notebook: solutions folded, every picture with a text that stands for it."
+    "A page of a notebook: solutions folded, every picture with a text that stands for it; of the README what it says, not how."
     notebook, heading, said = nbformat.read(path, 4), "", ""
+    if path.stem == "index": notebook.cells = [nbformat.v4.new_markdown_cell("\n\n".join(o["data"].get("text/markdown", "") for o in cell.outputs if "data" in o)) if cell.cell_type == "code" else cell for cell in notebook.cells]
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "markdown":
@@ -115,7 +116,7 @@ def write_commands(source):
 # ---------------------------------------------------------------- all of it
 def run_sphinx(builder, source, out):
     with contextlib.redirect_stdout(io.StringIO()):
-        code = build_main(["-q", "-W", "--keep-going", "-b", builder, "-d", f"{source}-doctrees", str(source), str(out)])
+        code = build_main(["-q", "-W", "--keep-going", "-b", builder, "-t", "slides" if builder == "revealjs" else "site", "-d", f"{source}-doctrees", str(source), str(out)])
     if code: sys.exit(f"{out}: not built: see the warnings above")
 
 def build_slides(out):

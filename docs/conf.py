@@ -1,6 +1,6 @@
 "Settings of Sphinx for the site and the slides. The pages are laid out by build.py, which says where."
 project, author, copyright, language = "affnb", "the affnb authors", "the affnb authors", "en"
-extensions = ["myst_nb", "sphinx_copybutton", "sphinx_togglebutton", "sphinx_design", "sphinx-mathjax-offline", "sphinx_revealjs"]
+extensions = ["myst_nb", "sphinx-mathjax-offline", *(["sphinx_revealjs"] if tags.has("slides") else ["sphinx_copybutton", "sphinx_togglebutton", "sphinx_design"])]   # noqa: F821
 exclude_patterns = ["conf.py"]
 nb_execution_mode = "off"             # pages show what is committed
 nb_mime_priority_overrides = [("revealjs", mime, 10*k) for k, mime in enumerate(("image/svg+xml", "image/png", "text/html", "text/markdown", "text/plain"))]
@@ -10,8 +10,9 @@ suppress_warnings = ["mystnb.unknown_mime_type", "config.cache"]
 togglebutton_hint = "Show the solution"
 
 html_theme, html_title, html_static_path = "sphinx_book_theme", "affnb", ["_static"]
-html_css_files, html_js_files = ["site.css"], ["sort.js"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_theme_options = dict(use_download_button=False, use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, navbar_persistent=[], home_page_in_toc=True, pygments_light_style="a11y-high-contrast-light", pygments_dark_style="a11y-high-contrast-dark")
+html_context = dict(default_mode="auto")
 html_copy_source = html_show_sourcelink = False
 
 revealjs_style_theme, revealjs_static_path, revealjs_css_files = "white", ["_static"], ["slides.css"]

@@ -94,6 +94,39 @@ def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
     assert submission["image"].tolist() == wanted["image"].drop_duplicates().tolist() and submission["valence"].notna().all()
 
 
+def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
+    "Asked about the frames of validation videos, as crops: the predictions that are stored, but for features that were stored in half precision; and the command, about a folder."
+    import numpy as np
+    from affnb.core import EXPRESSIONS
+    from affnb.predict import UNITS, load_model, predict
+    from affnb.train import open_run, rows_of
+    model, run = load_model(project.root/"data"/"models"/"tiny"/"progressive"), open_run(project.root/"data"/"runs"/"tiny")
+    card = (project.root/"data"/"models"/"tiny"/"progressive"/"README.md").read_text()
+    assert model.about["arm"] == "progressive" and model.about["data"]["source"] == "synthetic" and "drawn faces only" in card and re.search(r"\.\d\d \[", card)
+    stored = dict(tensors(run.folder/"seed0"/"progressive"/"predictions.safetensors"))
+    place = {row: k for k, row in enumerate(stored["rows"].tolist())}
+    for _, video in list(rows_of(run, "validation").groupby("video"))[:3]:
+        rows = video.sort_values("row")["row"].to_numpy()
+        table = predict(model, run.frames[rows], aligned=True)
+        at = [place[row] for row in rows]
+        for task, columns in (("VA", ["valence", "arousal"]), ("EXPR", list(EXPRESSIONS)), ("AU", list(UNITS.values()))):
+            assert np.abs(table[columns].to_numpy() - stored[task][at].float().numpy()).max() < .01, task
+    said, _ = project.run("predict", "data/models/tiny/progressive", str(next((project.root/"data"/"benchmark").glob("*/cropped_aligned/1*"))), "--aligned", "-o", "answers.csv")
+    assert "drawn faces only" in said and len(pd.read_csv(project.root/"answers.csv")) > 3
+
+
+def test_solutions_in_the_stages_are_right(project):
+    "Executed by the chain: no exercise is answered wrongly, and in some run each is answered."
+    answered = {}
+    for path in (project.root/"data"/"runs"/"tiny"/"notebooks").glob("*.ipynb"):
+        notebook = json.loads(path.read_text())
+        text = "".join("".join(output.get("text", "")) for output in notebook["cells"][-1].get("outputs", []))
+        assert "not right yet" not in text and "exercise 1" in text, f"{path.stem}: {text}"
+        answered.setdefault(path.stem.partition("-")[0], set()).update(re.findall(r"exercise (\d): right", text))
+        answered.setdefault(path.stem.partition("-")[0] + " asked", set()).update(re.findall(r"exercise (\d):", text))
+    assert all(found == answered[f"{name} asked"] for name, found in answered.items() if not name.endswith("asked")), answered
+
+
 def test_rules_that_do_not_depend_on_each_other_run_side_by_side(project):
     "As many as there are cores, never more; what a stage needs is finished before its kernel starts."
     notes = {path.stem.removesuffix("-seed0"): json.loads(path.read_text())["metadata"]["papermill"] for path in (project.root/"data"/"runs"/"tiny"/"notebooks").glob("*.ipynb")}

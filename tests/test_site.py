@@ -68,9 +68,9 @@ def test_every_picture_has_a_text_that_stands_for_it(pages):
 
 
 def test_every_figure_is_in_the_gallery_with_its_notebook_and_command(site):
-    text = (site/"docs"/"gallery.html").read_text()
+    text = re.sub(r"<[^>]+>", "", (site/"docs"/"gallery.html").read_text())
     figures = list((ROOT/"figures").glob("*/fig_*.png"))
-    assert len(figures) > 20 and all(f">{path.stem}<" in re.sub(r"\s+", "", text) for path in figures)
+    assert len(figures) > 20 and all(path.stem in text for path in figures)
     assert text.count("data/records/") >= len(figures) and "affnb bench" in text and "affnb reproduce --profile laptop" in text
 
 

@@ -1,0 +1,116 @@
+"Student and teacher copies, exercises and their checks, decks: what is made of the notebooks for a class."
+import ast, re
+from pathlib import Path
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from affnb.cli import main
+from affnb.core import AffnbError
+from affnb.course import ANSWER, SESSIONS, check, deck, place_to_write, student_copy, tagged, write_course
+from in_step import ROOT
+
+NBS = sorted(path for path in (ROOT/"nbs").glob("*.ipynb") if path.stem != "index")
+read = lambda path: nbformat.read(path, 4)
+ids = lambda path: path.stem
+
+
+@pytest.mark.parametrize("path", NBS, ids=ids)
+def test_exercises_solutions_and_checks_belong_together(path):
+    "3 to 5 exercises, from a line to an hour; a solution each; a check of every answer; nothing of a solution is left in the student's copy."
+    notebook = read(path)
+    listed = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown" and re.search("^## Exercises", cell.source, re.M)).split("## Exercises")[1]
+    exercises = re.findall(r"^(\d)\. (.+)$", listed, re.M)
+    assert 3 <= len(exercises) <= 5 and [int(n) for n, _ in exercises] == list(range(1, len(exercises) + 1))
+    solutions = [cell for cell in notebook.cells if tagged(cell, "solution")]
+    answers = {name for cell in solutions if cell.cell_type == "code" for name in ANSWER.findall(cell.source)}
+    assert len(solutions) >= len(exercises) and len(answers) >= len(exercises) - 1, "an hour's project may have an answer in words"
+    checks = [cell for cell in notebook.cells if tagged(cell, "check")]
+    assert len(checks) == 1 and notebook.cells[-1] is checks[0] and checks[0].source.startswith("from affnb.course import check")
+    calls = [node for node in ast.walk(ast.parse(checks[0].source)) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"]
+    assert {node.args[1].id for node in calls} == answers, "every answer is checked"
+    assert all(len(node.args) == 4 and len(ast.unparse(node.args[3])) > 10 for node in calls), "every check has a hint"
+    copy = student_copy(notebook)
+    given = {name for cell in copy.cells if tagged(cell, "answer") for name in ANSWER.findall(cell.source)}
+    assert given == answers and not any(tagged(cell, "solution") for cell in copy.cells)
+    for cell in copy.cells:
+        if tagged(cell, "answer"):
+            lines = cell.source.splitlines()
+            assert lines[0].startswith("# ") and len(lines[0]) > 15, f"says what the answer is to be: {lines[0]}"
+            assert all(line.startswith("#") or re.fullmatch(r"answer_\w+ = \.\.\.", line) for line in lines)
+    kept = "\n".join(cell.source for cell in copy.cells)
+    for cell in solutions:
+        secret = [line for line in cell.source.splitlines() if line and not line.startswith("#") and len(line) > 25]
+        assert not any(line in kept for line in secret), secret
+
+
+@pytest.mark.parametrize("name", ["00_core", "03c_watch", "13a_course"])
+def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, tmp_path):
+    "As handed out; then with the first answer wrong; then with it right."
+    made = write_course(tmp_path/"course", [name])["student"][0]
+    solved = read(ROOT/"nbs"/f"{name}.ipynb")
+    right = next(cell.source for cell in solved.cells if tagged(cell, "solution"))
+    said = []
+    for answer in (None, "answer_1 = 'surely not'", right):
+        notebook = read(made)
+        if answer: next(cell for cell in notebook.cells if tagged(cell, "answer")).source = answer
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(made.parent)}}).execute()
+        said.append("".join(output.get("text", "") for output in notebook.cells[-1].outputs))
+    assert said[0].count("not answered yet") == said[0].count("exercise ") >= 2
+    assert "exercise 1: not right yet" in said[1] and "exercise 1: right" in said[2]
+
+
+def test_copies_reach_the_project_from_within_and_from_outside(tmp_path):
+    import shutil
+    outside = write_course(tmp_path/"course", ["12_report", "index"])["student"]
+    assert f'"{ROOT.as_posix()}/data/records' in outside[0].read_text().replace('\\"', '"') and f"({ROOT.as_posix()}/figures/smoke/fig_faces.png)" in outside[1].read_text()
+    inside = ROOT/"data"/"runs"/"course-of-a-test"
+    shutil.rmtree(inside, ignore_errors=True)
+    try: assert "(../../../../figures/smoke/fig_faces.png)" in write_course(inside, ["index"])["student"][0].read_text()
+    finally: shutil.rmtree(inside)
+
+
+def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):
+    assert main(["course", str(tmp_path/"course")]) == 0
+    assert f"student: {len(NBS)} notebooks" in capsys.readouterr().out and (tmp_path/"course"/"syllabus.md").read_text().startswith("# Teach")
+    names = {path.stem for path in NBS}
+    for who in ("student", "teacher"): assert {path.stem for path in (tmp_path/"course"/who).glob("*.ipynb")} == names
+    for path in NBS: assert [c.source for c in read(path).cells if tagged(c, "solution")] == [c.source for c in read(tmp_path/"course"/"teacher"/path.name).cells if tagged(c, "solution")] or "../" in path.read_text()
+    before = (tmp_path/"course"/"student"/"03c_watch.ipynb").read_bytes()
+    assert main(["course", str(tmp_path/"course")]) == 1 and "nobody's answers are lost" in capsys.readouterr().err
+    assert (tmp_path/"course"/"student"/"03c_watch.ipynb").read_bytes() == before
+    assert main(["course", str(tmp_path/"new"), "03_metric"]) == 2 and "no such notebook" in capsys.readouterr().err and not (tmp_path/"new").exists()
+    (tmp_path/"file").write_text("")
+    with pytest.raises(AffnbError, match="is there already"): write_course(tmp_path/"file", ["03c_watch"])
+
+
+def test_a_check_never_stumbles(capsys):
+    import numpy as np
+    for answer in (None, "x", [], np.zeros(3), lambda: 1/0, ...): assert check(1, answer, lambda a: a > 3, "think") is False
+    assert check(2, np.array([4.]), lambda a: a > 3) and not check(3, 1, lambda a: a() > 3, "a function")
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 8 and said[5].endswith("not answered yet") and "TypeError" in said[7]
+
+
+def test_what_a_student_gets_in_the_place_of_a_solution():
+    assert place_to_write("# answer_1: a number\n# between 0 and 1\nx = 3\nanswer_1 = x  # secret") == "# answer_1: a number\n# between 0 and 1\nanswer_1 = ..."
+    assert place_to_write("answer_1, y = f()\nanswer_2 = y") == "answer_1 = ...\nanswer_2 = ..." and place_to_write("def answer_3(x):\n    return x") == "answer_3 = ..."
+
+
+def test_every_session_has_a_deck_of_a_lecture_s_length():
+    for title, names in SESSIONS.values():
+        cells = deck(title, [read(ROOT/"nbs"/f"{name}.ipynb") for name in names]).cells
+        slides = sum(cell.source.startswith(("# ", "## ")) for cell in cells if cell.cell_type == "markdown")
+        pictures = sum("image/png" in output.get("data", {}) for cell in cells if cell.cell_type == "code" for output in cell.outputs)
+        assert 12 <= slides <= 45 and pictures >= 3, (title, slides, pictures)
+
+
+def test_commands_in_the_pages_are_commands():
+    from affnb.cli import make_parser
+    parser, seen = make_parser(), 0
+    for page in [*(ROOT/"docs").glob("*.md"), ROOT/"README.md"]:
+        for line in re.findall(r"(?:^|`)(?:\.venv/bin/)?affnb ([a-z][^`\n#]*)", page.read_text(), re.M):
+            if "..." in line or "DIR" in line or "COMMAND" in line or "WHERE" in line: continue
+            assert line.split()[0] in parser.format_help()
+            if len(line.split()) > 1: parser.parse_args(line.split()); seen += 1
+        for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.M): assert re.search(rf"^{target}:", (ROOT/"Makefile").read_text(), re.M), target
+    assert seen > 15
