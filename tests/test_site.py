@@ -3,17 +3,25 @@ import re, shutil, subprocess, sys, time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 import pytest
+from affnb.data import hold
 from in_step import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    out, start = tmp_path_factory.mktemp("docs")/"site", time.perf_counter()
-    done = subprocess.run([sys.executable, "docs/build.py", "site", str(out)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert time.perf_counter() - start < 300, "`make docs` in under five minutes"
+def site(tmp_path_factory, request):
+    "Built once, whichever process of pytest-xdist asks first."
+    beside = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"): beside = beside.parent
+    out = beside/"docs"/"site"
+    out.parent.mkdir(exist_ok=True)
+    with hold(out.parent/"lock"):
+        if not (out/"slides"/"index.html").exists():
+            start = time.perf_counter()
+            done = subprocess.run([sys.executable, "docs/build.py", "site", str(out)], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert time.perf_counter() - start < 300, "`make docs` in under five minutes"
     return out
 
 
