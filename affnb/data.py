@@ -171,6 +171,7 @@ def decode_image(path, size:int)->bytes|None:  # size x size x 3 bytes
     picture = open_picture(path)
     return picture and picture.resize((size, size), Image.Resampling.BICUBIC).tobytes()
 
+# %% ../nbs/01_data.ipynb #181b5626
 def put(file, place:int, data:bytes)->None:
     "Writes to an open file, now."
     file.seek(place); file.write(data); file.flush()

@@ -49,6 +49,7 @@ def checked(values, name:str, path)->np.ndarray:  # (N,) float, with -5 or -1 wh
         raise AffnbError(f"{path}, row {i + 2}: {name} = {str(values.iloc[i])[:40]}: must be {'in [-1, 1]' if name in AFFECT else '0 or 1'}, or empty where missing")
     return numbers.where(given, missing).to_numpy(float)
 
+# %% ../nbs/13b_intake.ipynb #37beb7c1
 def read_labels(path  # a CSV file
                )->tuple[pd.DataFrame, list]:  # image, person, split and the 15 labels, coded as the challenge does; columns that mean nothing here
     "The labels of a CSV file; raises `AffnbError` for one that cannot be read or a value out of range, and names it."

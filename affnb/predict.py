@@ -152,6 +152,7 @@ def frames_of(source:Source,
         if picture is None: raise AffnbError(f"{source.name}: cannot be decoded as a picture")
         yield 0, math.nan, np.asarray(picture)
 
+# %% ../nbs/13_predict.ipynb #e00ff1c2
 def video_frames(path, every:int=1):
     "A video's frames, upright; raises `AffnbError` where it is none."
     try:
@@ -189,6 +190,7 @@ def gather(run:Run, seed:int, arm:str="progressive")->tuple[AffectModel, dict]: 
     fill(model, seen | head, f"{arm}, seed {seed}")
     return model.eval(), dict(settings=asdict(config), tasks=list(tasks), fused=list(fused), arm=arm, seed=seed, data=run.data, profile=config.profile)
 
+# %% ../nbs/13_predict.ipynb #0f81f4eb
 CARD = """---
 library_name: affnb
 license: {license}
@@ -275,6 +277,7 @@ def ask(model:AffectModel, rows:pd.DataFrame, crops:list, device="cpu")->pd.Data
     if "AU" in found: named |= dict(zip(UNITS.values(), found["AU"].T))
     return pd.DataFrame(named, index=rows.index)
 
+# %% ../nbs/13_predict.ipynb #377470d4
 def predict(model:AffectModel,  # of `AffectModel.from_pretrained`
             *inputs,            # pictures, folders, videos, uint8 arrays (H, W, 3) or (T, H, W, 3)
             detector=None,      # a YuNet file; None: OpenCV's cascade
@@ -326,6 +329,7 @@ def draw_faces(image:np.ndarray, rows:pd.DataFrame)->np.ndarray:
         pen.multiline_text((left, top), caption_of(row), fill=(0, 0, 0), font=font)
     return np.asarray(picture)
 
+# %% ../nbs/13_predict.ipynb #f4f9d9d2
 def draw_all(folder, sources:list, table:pd.DataFrame, every:int=1)->list:  # paths
     "Copies of sources with what the table says of them, into a folder."
     made, taken = [], set()
