@@ -66,7 +66,7 @@ def slide_text(source:str   # Markdown
         if EYE_CATCHERS.match(block): kept.append(re.sub(r"^#+ ", "## ", block, flags=re.M))
         else:
             words = " ".join(FORMULA.split(block)[0].split())
-            if words and not told: kept.append(re.match(r".+?(?<!e\.g)(?<!i\.e)[.?!:](?=\s|$)|.+", words)[0])
+            if words and not told: kept.append(re.match(r".+?(?<!e\.g)(?<!i\.e)(?<!et al)[.?!:](?=\s|$)|.+", words)[0])
             told, kept = told or bool(words), kept + FORMULA.findall(block)
     notes = "\n\n".join(block for block in blocks if not EYE_CATCHERS.match(block))
     return "\n\n".join(kept) + (f"\n\n:::{{revealjs-notes}}\n{notes}\n:::" if notes else "")

@@ -23,7 +23,8 @@ def test_exercises_solutions_and_checks_belong_together(path):
     assert 3 <= len(exercises) <= 5 and [int(n) for n, _ in exercises] == list(range(1, len(exercises) + 1))
     solutions = [cell for cell in notebook.cells if tagged(cell, "solution")]
     answers = {name for cell in solutions if cell.cell_type == "code" for name in ANSWER.findall(cell.source)}
-    assert len(solutions) >= len(exercises) and len(answers) >= len(exercises) - 1, "an hour's project may have an answer in words"
+    in_words = {int(n) for cell in solutions if cell.cell_type == "markdown" for n in re.findall(r"^Exercise (\d)", cell.source, re.M)}
+    assert {int(name[7]) for name in answers} | in_words == set(range(1, len(exercises) + 1)) and len(answers) >= 3 - bool(in_words), "an hour's project may have an answer in words"
     checks = [cell for cell in notebook.cells if tagged(cell, "check")]
     assert len(checks) == 1 and notebook.cells[-1] is checks[0] and checks[0].source.startswith("from affnb.course import check")
     calls = [node for node in ast.walk(ast.parse(checks[0].source)) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"]
@@ -39,8 +40,7 @@ def test_exercises_solutions_and_checks_belong_together(path):
             assert all(line.startswith("#") or re.fullmatch(r"answer_\w+ = \.\.\.", line) for line in lines)
     kept = "\n".join(cell.source for cell in copy.cells)
     for cell in solutions:
-        secret = [line for line in cell.source.splitlines() if line and not line.startswith("#") and len(line) > 25]
-        assert not any(line in kept for line in secret), secret
+        assert cell.source not in kept and not any(line in kept for line in cell.source.splitlines() if re.match(r"answer_\w+ = (?!\.\.\.$)", line)), cell.source
 
 
 @pytest.mark.parametrize("name", ["00_core", "03c_watch", "13a_course"])
@@ -108,9 +108,8 @@ def test_commands_in_the_pages_are_commands():
     from affnb.cli import make_parser
     parser, seen = make_parser(), 0
     for page in [*(ROOT/"docs").glob("*.md"), ROOT/"README.md"]:
-        for line in re.findall(r"(?:^|`)(?:\.venv/bin/)?affnb ([a-z][^`\n#]*)", page.read_text(), re.M):
-            if "..." in line or "DIR" in line or "COMMAND" in line or "WHERE" in line: continue
-            assert line.split()[0] in parser.format_help()
-            if len(line.split()) > 1: parser.parse_args(line.split()); seen += 1
+        for block in re.findall(r"```bash\n(.+?)```", page.read_text(), re.S):
+            for line in re.findall(r"^\.venv/bin/affnb ([^#\n]+)", block, re.M): parser.parse_args(line.split()); seen += 1
+        for word in re.findall(r"`affnb ([a-z]+)", page.read_text()): assert re.search(rf"\b{word}\b", parser.format_help()), word
         for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.M): assert re.search(rf"^{target}:", (ROOT/"Makefile").read_text(), re.M), target
-    assert seen > 15
+    assert seen > 9
