@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from .benchmark import write_benchmark
+from .benchmark import Knobs, write_benchmark
 from .core import AffnbError, Config, environment, pick_device, write_json
 from .data import Batch, Batches, assign_parts, check_folder, open_packed, pack, targets_of
 from .metrics import score, video_statistics
@@ -68,7 +68,7 @@ def small_run(config:Config,  # a profile's settings
              )->tuple:        # the run, and the paths of its JPEG files
     "A run of some two thousand frames with the profile's sizes."
     folder = Path(folder)
-    write_benchmark(folder/"faces", clips=120, clip_frames=7, long_videos=8, long_frames=120, validation_videos=4, validation_frames=60, test_videos=1, size=config.bench_size, seed=config.bench_seed)
+    write_benchmark(folder/"faces", clips=120, clip_frames=7, long_videos=8, long_frames=120, validation_videos=4, validation_frames=60, test_videos=1, size=config.bench_size, seed=config.bench_seed, knobs=Knobs(draws=1))
     pack(folder/"faces", folder/"packed", config.image_size)
     write_json(folder/"run"/"plan.json", dict(config=asdict(config), packed=str(folder/"packed"), folder=str(folder/"faces"), benchmark=True))
     return open_run(folder/"run"), sorted((folder/"faces"/"cropped_aligned").rglob("*.jpg"))
@@ -153,7 +153,7 @@ def large_folder(folder,       # to make
                 )->int:        # rows
     "An s-Aff-Wild2 folder in which a few rendered frames stand under many names."
     folder, n = Path(folder), max(4, rows//videos)
-    write_benchmark(folder, clips=2, clip_frames=60, long_videos=2, long_frames=120, validation_videos=2, validation_frames=60, test_videos=0, size=size, seed=0)
+    write_benchmark(folder, clips=2, clip_frames=60, long_videos=2, long_frames=120, validation_videos=2, validation_frames=60, test_videos=0, size=size, seed=0, knobs=Knobs(draws=1))
     files = sorted((folder/"cropped_aligned").rglob("*.jpg"))
     labels = [line.split(",", 1)[1] for line in (folder/"training_set_annotations.txt").read_text().splitlines()[1:]]
     for name, which in (("training", range(round(videos*.85))), ("validation", range(round(videos*.85), videos))):

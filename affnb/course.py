@@ -61,6 +61,7 @@ FORMULA, EYE_CATCHERS = re.compile(r"\$\$.+?\$\$", re.S), re.compile(r"^(#|[-*] 
 def slide_text(source:str   # Markdown
               )->str:       # Markdown
     "What a slide shows of a text: headings, the first sentence, formulas, lists, tables, pictures; the whole text follows as the speaker's notes."
+    source = re.sub(r"(?<!!)\[([^]]*)\]\([^)]*\)", r"\1", source)   # a slide links to nothing
     blocks, kept, told = re.split(r"\n{2,}", source.strip()), [], False
     for block in blocks:
         if EYE_CATCHERS.match(block): kept.append(re.sub(r"^#+ ", "## ", block, flags=re.M))

@@ -34,7 +34,7 @@ def stage_notebook(path, target):
             if "solution" in tags: cell.source = f":::{{dropdown}} Solution, in words\n{cell.source}\n:::"
             continue
         if "solution" in tags: tags.append("hide-cell")
-        if any("image/png" in o.get("data", {}) or "image/svg+xml" in o.get("data", {}) for o in cell.outputs):
+        if any(mime.startswith("image/") for o in cell.outputs for mime in o.get("data", {})):
             cell.metadata["mystnb"] = {"image": {"alt": f"Figure of the section {heading}. {said}".replace("\n", " ")}}
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)

@@ -43,10 +43,19 @@ def test_exercises_solutions_and_checks_belong_together(path):
         assert cell.source not in kept and not any(line in kept for line in cell.source.splitlines() if re.match(r"answer_\w+ = (?!\.\.\.$)", line)), cell.source
 
 
+@pytest.fixture
+def within(tmp_path):
+    "A folder in the project, which git ignores."
+    import shutil
+    place = ROOT/"data"/"runs"/f"{tmp_path.name}-of-a-test"
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
 @pytest.mark.parametrize("name", ["00_core", "03c_watch", "13a_course"])
-def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, tmp_path):
-    "As handed out; then with the first answer wrong; then with it right."
-    made = write_course(tmp_path/"course", [name])["student"][0]
+def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, within):
+    "As handed out in a clone; then with the first answer wrong; then with it right."
+    made = write_course(within/"course", [name])["student"][0]
     solved = read(ROOT/"nbs"/f"{name}.ipynb")
     right = next(cell.source for cell in solved.cells if tagged(cell, "solution"))
     said = []
@@ -59,14 +68,10 @@ def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, tmp_pat
     assert "exercise 1: not right yet" in said[1] and "exercise 1: right" in said[2]
 
 
-def test_copies_reach_the_project_from_within_and_from_outside(tmp_path):
-    import shutil
+def test_copies_reach_the_project_from_within_and_from_outside(tmp_path, within):
     outside = write_course(tmp_path/"course", ["12_report", "index"])["student"]
     assert f'"{ROOT.as_posix()}/data/records' in outside[0].read_text().replace('\\"', '"') and f"({ROOT.as_posix()}/figures/smoke/fig_faces.png)" in outside[1].read_text()
-    inside = ROOT/"data"/"runs"/"course-of-a-test"
-    shutil.rmtree(inside, ignore_errors=True)
-    try: assert "(../../../../figures/smoke/fig_faces.png)" in write_course(inside, ["index"])["student"][0].read_text()
-    finally: shutil.rmtree(inside)
+    assert "(../../../../../figures/smoke/fig_faces.png)" in write_course(within/"course", ["index"])["student"][0].read_text()
 
 
 def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):

@@ -128,7 +128,7 @@ def test_the_page_from_photographs_to_a_table(tmp_path):
     "Every command of docs/own_faces.md, on photographs; the training itself is test_chain's, so that here it is planned only."
     from affnb.model import AffectModel
     from test_predict import small_model
-    names = pd.read_csv(REAL/"training_set_annotations.txt", skiprows=1, header=None, usecols=[0, 3]).iloc[::12]
+    names = pd.read_csv(REAL/"training_set_annotations.txt", skiprows=1, header=None, usecols=[0, 3]).iloc[::30]
     (tmp_path/"photos").mkdir()
     rows = []
     for image, code in names.itertuples(index=False):
@@ -149,5 +149,5 @@ def test_the_page_from_photographs_to_a_table(tmp_path):
     assert table["input"].nunique() > .9*len(rows) and {"valence", "expression", "Happiness"} <= set(table.columns) and any(column.startswith("AU12 ") for column in table.columns)
     listed, _ = check_folder(tmp_path/"mine")
     assert len(listed) > .9*len(rows) and "pretrain" in done.stdout
-    python = re.search(r"```python\n(.+?)```", page, re.S)[1] + "\nassert len(table) > 60"
+    python = re.search(r"```python\n(.+?)```", page, re.S)[1] + "\nassert len(table) > 20"
     subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, capture_output=True)

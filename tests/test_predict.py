@@ -31,6 +31,13 @@ def small_model(source="synthetic", tasks=TASKS, **changes):
     return model, dict(settings=asdict(config), tasks=list(tasks), fused=list(config.fused), arm="untrained", seed=0, data=dict(source=source, hash="0", name="x"), profile="tiny")
 
 
+@pytest.fixture(autouse=True)
+def no_kernel(monkeypatch):
+    "A test before this one may have imported ipykernel, which `shout` takes for a notebook."
+    import sys
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("predict")

@@ -5,7 +5,7 @@ import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from affnb.bench import doubling, large_folder, rates, watched
-from affnb.benchmark import write_benchmark
+from affnb.benchmark import Knobs, write_benchmark
 from affnb.core import AffnbError, Config, generator, load_config, seed_everything
 from affnb.data import Batches, augment_frames, make_windows, merge_windows, open_packed, pack, prepare_frames, targets_of
 from affnb.metrics import COLUMNS, ccc, f1_binary, score, video_statistics
@@ -19,7 +19,7 @@ SMALL = Config(encoder="vit_tiny_patch16_224", image_size=32, patch_size=8, widt
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     made = tmp_path_factory.mktemp("speed")
-    write_benchmark(made/"faces", clips=12, clip_frames=4, long_videos=3, long_frames=40, validation_videos=3, validation_frames=20, test_videos=1, size=32, seed=0)
+    write_benchmark(made/"faces", clips=12, clip_frames=4, long_videos=3, long_frames=40, validation_videos=3, validation_frames=20, test_videos=1, size=32, seed=0, knobs=Knobs(draws=1))
     pack(made/"faces", made/"packed", 32)
     return open_packed(made/"packed")
 
