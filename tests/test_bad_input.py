@@ -328,9 +328,9 @@ def within(script, *words):
 
 AFFNB = f"{sys.executable} -m affnb.cli"
 
-@pytest.mark.parametrize("size", ["200k", "3m"])
+@pytest.mark.parametrize("size", ["200k", "1500k", "4m"])
 def test_a_full_disk_is_named_and_what_is_there_stays(size, tmp_path):
-    "Rendering, packing and writing down run out of room at one point or another."
+    "Rendering, packing and training run out of room, each in its turn."
     done = within(f'mount -t tmpfs -o size={size} none "$1"; {AFFNB} reproduce --profile tiny --out "$1/out" || echo "exit $?"; find "$1/out/figures" 2>/dev/null | wc -l', tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
     assert "exit 1" in done.stdout and len(lines) == 1 and "make room" in lines[0] and "Traceback" not in done.stderr, done.stderr
