@@ -129,6 +129,7 @@ def find_sources(inputs  # paths and arrays
     "What there is to read, in order; raises `AffnbError` for a path that leads nowhere and for a folder without pictures or videos."
     found = []
     for k, item in enumerate(inputs):
+        if torch.is_tensor(item): item = item.cpu().numpy()
         if isinstance(item, np.ndarray):
             if item.dtype != np.uint8 or item.ndim not in (3, 4) or item.shape[-1] != 3: raise UsageError(f"input {k}: an array of {item.dtype} {item.shape}: must be uint8, (H, W, 3) or (T, H, W, 3), red first")
             found.append(Source(f"array {k}", item if item.ndim == 4 else item[None], item.ndim == 4)); continue
