@@ -400,6 +400,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'affnb.intake.cut_picture': ('intake.html#cut_picture', 'affnb/intake.py'),
                               'affnb.intake.expression_code': ('intake.html#expression_code', 'affnb/intake.py'),
                               'affnb.intake.meaning_of': ('intake.html#meaning_of', 'affnb/intake.py'),
+                              'affnb.intake.people_of': ('intake.html#people_of', 'affnb/intake.py'),
                               'affnb.intake.read_folders': ('intake.html#read_folders', 'affnb/intake.py'),
                               'affnb.intake.read_labels': ('intake.html#read_labels', 'affnb/intake.py'),
                               'affnb.intake.reasons': ('intake.html#reasons', 'affnb/intake.py'),

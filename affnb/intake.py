@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'CODES', 'MEANINGS', 'SPLITS', 'expression_code', 'meaning_of', 'checked', 'read_labels', 'codes_of',
-           'splits_of', 'read_folders', 'assign_splits', 'cut_picture', 'write_lists', 'take_in', 'reasons']
+           'splits_of', 'read_folders', 'people_of', 'assign_splits', 'cut_picture', 'write_lists', 'take_in',
+           'reasons']
 
 # %% ../nbs/13b_intake.ipynb #bcee4f69
 import re, warnings
@@ -102,9 +103,13 @@ def read_folders(folder)->pd.DataFrame:  # as of `read_labels`
     return pd.DataFrame(rows).assign(**blank)[["image", "person", "split", *COLUMNS]]
 
 # %% ../nbs/13b_intake.ipynb #b440fab6
+def people_of(table)->pd.Series:
+    "Who is on each picture; where nothing says so, the picture stands for a person."
+    return table["person"].where(table["person"].notna(), table["image"])
+
 def assign_splits(table, share:float=.25, seed:int=0)->list[str]:  # one a row: train, validation or test
     "Splits by person; raises `AffnbError` where the table's own split divides a person, or a side would be empty."
-    who = table["person"].where(table["person"].notna(), table["image"])
+    who = people_of(table)
     if table["split"].notna().all():
         sides = table["split"].groupby(who).unique()
         for person, found in sides[sides.map(len) > 1].items(): raise AffnbError(f"{person}: is in {' and '.join(sorted(found))}: a person belongs to one split, or a model is praised for remembering faces")
@@ -154,8 +159,7 @@ def take_in(source,               # a CSV file, or a folder of folders named by 
     table, ignored = (read_folders(source), []) if source.is_dir() else read_labels(source)
     home, (find, cut) = Path(images or (source if source.is_dir() else source.parent)), make_finder(detector, aligned)
     known = bool(table["person"].notna().all())
-    who = table["person"].where(table["person"].notna(), table["image"])
-    table = table.assign(source=table["image"], place=[f"{k + 1:05d}" for k in pd.factorize(who)[0]], split=assign_splits(table, share, seed))
+    table = table.assign(source=table["image"], place=[f"{k + 1:05d}" for k in pd.factorize(people_of(table))[0]], split=assign_splits(table, share, seed))
     table["image"] = [f"{place}/{k + 1:05d}.jpg" for place, k in zip(table["place"], table.groupby("place").cumcount())]
     with atomic(folder) as unfinished:
         remarks, got = [], []

@@ -119,22 +119,23 @@ def run_sphinx(builder, source, out):
         code = build_main(["-q", "-W", "--keep-going", "-b", builder, "-t", "slides" if builder == "revealjs" else "site", "-d", f"{source}-doctrees", str(source), str(out)])
     if code: sys.exit(f"{out}: not built: see the warnings above")
 
-def build_slides(out):
+def begin(out):
+    "An empty folder for pages beside OUT, with the settings and what is static."
     source = Path(f"{out}-source")
     shutil.rmtree(source, ignore_errors=True)
-    source.mkdir(parents=True)
-    shutil.copy(ROOT/"docs"/"conf.py", source)
     shutil.copytree(ROOT/"docs"/"_static", source/"_static")
+    shutil.copy(ROOT/"docs"/"conf.py", source)
+    return source
+
+def build_slides(out):
+    source = begin(out)
     write_decks(source)
     (source/"index.md").write_text("# affnb in four sessions\n\n" + "\n".join(f"- [{title}]({session}.ipynb)" for session, (title, _) in SESSIONS.items()) + "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(SESSIONS) + "\n```\n")
     run_sphinx("revealjs", source, out)
 
 def build_site(out):
-    source = Path(f"{out}-source")
-    shutil.rmtree(source, ignore_errors=True)
+    source = begin(out)
     shutil.copytree(ROOT/"docs", source/"docs", ignore=shutil.ignore_patterns("*.py", "_static", "index.md", "__pycache__"))
-    shutil.copytree(ROOT/"docs"/"_static", source/"_static")
-    shutil.copy(ROOT/"docs"/"conf.py", source)
     (source/"index.md").write_text((ROOT/"docs"/"index.md").read_text().replace("LARGEST", PROFILES[0]))
     for name in ("CONTRIBUTING", "CHANGELOG"): (source/f"{name}.md").write_text("---\norphan: true\n---\n" + (ROOT/f"{name}.md").read_text())
     for path in sorted((ROOT/"nbs").glob("*.ipynb")): stage_notebook(path, source/"nbs"/path.name)
