@@ -6,7 +6,8 @@
 __all__ = ['TEMPLATE', 'MARGIN', 'LIFT', 'MOVING', 'STILL', 'CARD', 'DRAWN', 'LIMITS', 'COLUMNS', 'UNITS', 'Face', 'cascade',
            'yunet', 'placement', 'cut_out', 'squeeze', 'make_finder', 'overlap', 'Tracker', 'Source', 'find_sources',
            'frames_of', 'video_frames', 'write_video', 'gather', 'model_card', 'leave_model', 'load_model', 'find_all',
-           'ask', 'predict', 'caption_of', 'draw_faces', 'draw_all', 'write_answers', 'Answers', 'export_onnx']
+           'ask', 'predict', 'caption_of', 'draw_faces', 'draw_all', 'table_kind', 'write_answers', 'Answers',
+           'export_onnx']
 
 # %% ../nbs/13_predict.ipynb #56875505
 import math, re, tempfile, warnings
@@ -350,11 +351,16 @@ def draw_all(folder, sources:list, table:pd.DataFrame, every:int=1)->list:  # pa
         made.append(path)
     return made
 
-def write_answers(table:pd.DataFrame, path)->None:  # .csv or .parquet
-    "The table as a file, whole or not at all; raises `UsageError` for another kind of file."
+def table_kind(path)->str:  # .csv or .parquet
+    "The ending of a file for a table; raises `UsageError` for another one."
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".parquet"): raise UsageError(f"-o {path}: must end with .csv or .parquet")
-    with atomic(path) as temporary: table.to_parquet(temporary, index=False) if suffix == ".parquet" else table.to_csv(temporary, index=False, float_format="%.6g")
+    return suffix
+
+def write_answers(table:pd.DataFrame, path)->None:  # .csv or .parquet
+    "The table as a file, whole or not at all; raises as `table_kind` does."
+    parquet = table_kind(path) == ".parquet"
+    with atomic(path) as temporary: table.to_parquet(temporary, index=False) if parquet else table.to_csv(temporary, index=False, float_format="%.6g")
 
 # %% ../nbs/13_predict.ipynb #f2d92e44
 class Answers(torch.nn.Module):

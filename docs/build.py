@@ -12,14 +12,14 @@ import nbformat
 from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 from sphinx.cmd.build import build_main
 from affnb.cli import make_parser
-from affnb.course import SESSIONS, write_decks
+from affnb.course import SESSIONS, first_sentence, write_decks
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = [name for name in ("full", "laptop", "smoke") if (ROOT/"figures"/name).is_dir()]   # the largest first
 
 
 # ---------------------------------------------------------------- notebooks
-def first_sentence(text): return re.split(r"(?<=[.:?!]) ", re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split())))[0][:200]
+def plain(text): return re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
 
 def stage_notebook(path, target):
     "A page of a notebook: solutions folded, every picture with a text that stands for it; of the README what it says, not how."
@@ -30,7 +30,7 @@ def stage_notebook(path, target):
         if cell.cell_type == "markdown":
             found = re.findall(r"^#+ +(.+)$", cell.source, re.M)
             prose = [block for block in re.split(r"\n{2,}", cell.source) if not block.startswith(("#", ">", "|", "-", "$$"))]
-            heading, said = found[-1] if found else heading, first_sentence(prose[-1]) if prose else said
+            heading, said = found[-1] if found else heading, first_sentence(plain(prose[-1]))[:200] if prose else said
             if "solution" in tags: cell.source = f":::{{dropdown}} Solution, in words\n{cell.source}\n:::"
             continue
         if "solution" in tags: tags.append("hide-cell")

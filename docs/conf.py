@@ -1,13 +1,12 @@
 "Settings of Sphinx for the site and the slides. The pages are laid out by build.py, which says where."
 project, author, copyright, language = "affnb", "the affnb authors", "the affnb authors", "en"
-extensions = ["myst_nb", "sphinx-mathjax-offline", *(["sphinx_revealjs"] if tags.has("slides") else ["sphinx_copybutton", "sphinx_togglebutton", "sphinx_design"])]   # noqa: F821
+extensions = ["myst_nb", "sphinx-mathjax-offline", *(["sphinx_revealjs"] if tags.has("slides") else ["sphinx_copybutton", "sphinx_design"])]   # noqa: F821
 exclude_patterns = ["conf.py"]
 nb_execution_mode = "off"             # pages show what is committed
 nb_mime_priority_overrides = [("revealjs", mime, 10*k) for k, mime in enumerate(("image/svg+xml", "image/png", "text/html", "text/markdown", "text/plain"))]
 nb_ipywidgets_js, nb_merge_streams = {}, True
 myst_enable_extensions, myst_heading_anchors = ["amsmath", "colon_fence", "dollarmath"], 3
 suppress_warnings = ["mystnb.unknown_mime_type", "config.cache"]
-togglebutton_hint = "Show the solution"
 
 html_theme, html_title, html_static_path = "sphinx_book_theme", "affnb", ["_static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
