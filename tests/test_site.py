@@ -109,21 +109,23 @@ def browser():
         browser.close()
 
 
-def opened(browser, path, **options):
-    "A page, and what went wrong on it: errors on the console, requests that leave the folder."
+def visit(browser, paths, **options):
+    "Page after page in one window, and what went wrong on each: errors on the console, requests that leave the folder."
     page, wrong = browser.new_context(**options).new_page(), []
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None)
-    page.goto(path.as_uri())
-    return page, wrong
+    for path in paths:
+        page.goto(path.as_uri())
+        yield page, wrong
+    page.context.close()
+
+
+def opened(browser, path, **options): return next(visit(browser, [path], **options))
 
 
 def test_every_page_opens_without_errors_and_without_a_network(browser, pages):
-    for path in pages:
-        page, wrong = opened(browser, path)
-        assert not wrong, f"{path}: {wrong[:3]}"
-        page.context.close()
+    for page, wrong in visit(browser, pages): assert not wrong, f"{page.url}: {wrong[:3]}"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -131,11 +133,9 @@ def test_contrast_names_and_roles(browser, site, scheme):
     "axe finds nothing wrong at the levels A and AA of WCAG, in light and in dark."
     from axe_playwright_python.sync_playwright import Axe
     chosen = ["index.html", "figures/laptop/table_headline.html", "docs/gallery.html", "docs/ethics.html", "docs/own_faces.html", "docs/teach.html", "docs/api/predict.html", "docs/commands.html", "nbs/03_metrics.html", "nbs/13_predict.html", "nbs/lab.html"]
-    for name in chosen:
-        page, _ = opened(browser, site/name, color_scheme=scheme)
+    for page, _ in visit(browser, [site/name for name in chosen], color_scheme=scheme):
         found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
-        assert not found, f"{name} ({scheme}): " + "; ".join(f"{v['id']}: {v['nodes'][0]['html'][:150]} {v['nodes'][0]['failureSummary'][:200]}" for v in found)
-        page.context.close()
+        assert not found, f"{page.url} ({scheme}): " + "; ".join(f"{v['id']}: {v['nodes'][0]['html'][:150]} {v['nodes'][0]['failureSummary'][:200]}" for v in found)
 
 
 def test_tables_sort(browser, site):
@@ -150,10 +150,8 @@ def test_tables_sort(browser, site):
 
 
 def test_a_phone_can_read_it(browser, site):
-    for name in ("index.html", "nbs/03_metrics.html", "docs/results_laptop.html", "docs/gallery.html"):
-        page, _ = opened(browser, site/name, viewport=dict(width=390, height=800))
-        assert page.evaluate("document.documentElement.scrollWidth") <= 391, name
-        page.context.close()
+    for page, _ in visit(browser, [site/name for name in ("index.html", "nbs/03_metrics.html", "docs/results_laptop.html", "docs/gallery.html")], viewport=dict(width=390, height=800)):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 391, page.url
 
 
 def test_search_finds(browser, site):
