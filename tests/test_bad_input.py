@@ -328,7 +328,7 @@ def within(script, *words):
 
 AFFNB = f"{sys.executable} -m affnb.cli"
 
-@pytest.mark.parametrize("size", ["200k", "1500k", "4m"])
+@pytest.mark.parametrize("size", ["700k", "1500k", "2500k"])
 def test_a_full_disk_is_named_and_what_is_there_stays(size, tmp_path):
     "Rendering, packing and training run out of room, each in its turn."
     done = within(f'mount -t tmpfs -o size={size} none "$1"; {AFFNB} reproduce --profile tiny --out "$1/out" || echo "exit $?"; find "$1/out/figures" 2>/dev/null | wc -l', tmp_path)

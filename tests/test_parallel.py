@@ -124,7 +124,7 @@ def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeyp
     (tmp_path/"cut.py").write_text(CUT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     def trained(name, limit):
-        run = plan(tmp_path/name, *data, "epochs=2", "epoch_frames=280", "batch_frames=8", "checkpoint_seconds=0", "drop_path=.1")
+        run = plan(tmp_path/name, *data, "epochs=1", "epoch_frames=280", "batch_frames=8", "checkpoint_seconds=0", "drop_path=.1")
         if not (run/"seed0").exists():
             torch.manual_seed(0)
             config = open_run(run).config
@@ -135,7 +135,7 @@ def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeyp
     with pytest.raises(AffnbError): trained("killed", 30)
     assert not (tmp_path/"killed"/"seed0"/"joint"/"model.safetensors").exists()
     again, left = trained("killed", 999)
-    assert steps == 70 and left == 45 and again.keys() == straight.keys() and all(torch.equal(again[name], straight[name]) for name in straight)
+    assert steps == 35 and left == 10 and again.keys() == straight.keys() and all(torch.equal(again[name], straight[name]) for name in straight)
 
 
 def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monkeypatch):
