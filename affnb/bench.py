@@ -64,11 +64,12 @@ def read_all(paths, size:int, augment:bool=False)->int:  # tensors that came out
 
 # %% ../nbs/05a_bench.ipynb #79f812ac
 def small_run(config:Config,  # a profile's settings
-              folder          # where to make it
+              folder,         # where to make it
+              frames:int=2000 # about so many
              )->tuple:        # the run, and the paths of its JPEG files
-    "A run of some two thousand frames with the profile's sizes."
+    "A run with the profile's sizes, of clips and long videos."
     folder = Path(folder)
-    write_benchmark(folder/"faces", clips=120, clip_frames=7, long_videos=8, long_frames=120, validation_videos=4, validation_frames=60, test_videos=1, size=config.bench_size, seed=config.bench_seed, knobs=Knobs(draws=1))
+    write_benchmark(folder/"faces", clips=frames*3//50, clip_frames=7, long_videos=max(2, frames//250), long_frames=120, validation_videos=max(2, frames//500), validation_frames=60, test_videos=1, size=config.bench_size, seed=config.bench_seed, knobs=Knobs(draws=1))
     pack(folder/"faces", folder/"packed", config.image_size)
     write_json(folder/"run"/"plan.json", dict(config=asdict(config), packed=str(folder/"packed"), folder=str(folder/"faces"), benchmark=True))
     return open_run(folder/"run"), sorted((folder/"faces"/"cropped_aligned").rglob("*.jpg"))
@@ -86,11 +87,11 @@ def drawing(batches:Batches)->tuple:  # what to do, and the frames of a batch on
     source = endless(batches)
     return lambda: next(source), batches.valid.sum().item()/len(batches)
 
-def measure_reading(run:Run, paths, times:float|None=20, **turns)->list[dict]:  # times: how much faster than frame by frame packed ones must be
+def measure_reading(run:Run, paths, times:float|None=20, files:int=400, **turns)->list[dict]:  # times: how much faster than frame by frame packed ones must be; files: how many are decoded
     "Rates of decoding, of the frame-by-frame loader, and of packed frames and windows of long videos, on one core."
     threads, c = torch.get_num_threads(), run.config
     torch.set_num_threads(1)
-    some, table, T = [str(path) for path in paths[:400]], rows_of(run, "train"), min(c.window, 30)
+    some, table, T = [str(path) for path in paths[:files]], rows_of(run, "train"), min(c.window, 30)
     long = table[table.groupby("video")["row"].transform("size") >= T]
     def decode():
         for path in some: np.asarray(Image.open(path).convert("RGB"))
@@ -268,13 +269,13 @@ def bench(config:Config,   # a profile's settings
           say=print        # hears what is measured next
          )->dict:          # the record
     "Measures every part on this machine, in one run."
-    folder, turns, lines = Path(folder), dict(seconds=seconds, rounds=rounds), []
+    folder, turns, lines, files = Path(folder), dict(seconds=seconds, rounds=rounds), [], min(400, max(50, rows//40))
     device = pick_device(config.device)
-    say("a small run of the profile's sizes"); run, paths = small_run(config, folder/"small")
-    say("reading"); lines += measure_reading(run, paths, **turns)
+    say("a small run of the profile's sizes"); run, paths = small_run(config, folder/"small", 5*files)
+    say("reading"); lines += measure_reading(run, paths, files=files, **turns)
     if config.image_size != 112:   # as large as the crops of s-Aff-Wild2
         say("reading, 112 px")
-        lines += [made | {"part": f"{made['part']}, 112 px", "against": made["against"] and f"{made['against']}, 112 px"} for made in measure_reading(*small_run(replace(config, image_size=112, bench_size=112), folder/"real-size"), times=None, **turns)]
+        lines += [made | {"part": f"{made['part']}, 112 px", "against": made["against"] and f"{made['against']}, 112 px"} for made in measure_reading(*small_run(replace(config, image_size=112, bench_size=112), folder/"real-size", 5*files), times=None, files=files, **turns)]
     say("learning"); lines += measure_learning(run, **turns)
     say("compiling"); lines += measure_compiling(run, **turns)
     if device.type == "cuda": say("the GPU"); lines += measure_utilisation(run, **turns)

@@ -1,5 +1,5 @@
 "Photographs and labels of one's own: what is translated, what is refused, what is left out; and the page that walks the way."
-import json, re, shutil, subprocess, sys
+import re, shutil
 import numpy as np, pandas as pd
 import pytest
 from PIL import Image
@@ -124,7 +124,7 @@ def test_words_for_expressions():
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: the page is not walked on photographs")
-def test_the_page_from_photographs_to_a_table(tmp_path):
+def test_the_page_from_photographs_to_a_table(tmp_path, monkeypatch, capsys):
     "Every command of docs/own_faces.md, on photographs; the training itself is test_chain's, so that here it is planned only."
     from affnb.model import AffectModel
     from test_predict import small_model
@@ -141,13 +141,12 @@ def test_the_page_from_photographs_to_a_table(tmp_path):
     page = (ROOT/"docs"/"own_faces.md").read_text()
     commands = [line.removeprefix(".venv/bin/affnb ") for block in re.findall(r"```bash\n(.+?)```", page, re.S) for line in block.splitlines()]
     assert [command.split()[0] for command in commands] == ["predict", "import", "check", "reproduce"]
-    for command in commands:
-        words = command.split() + (["--dry-run"] if command.startswith("reproduce") else [])
-        done = subprocess.run([sys.executable, "-m", "affnb.cli", *words], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    for command in commands: assert main(command.split() + (["--dry-run"] if command.startswith("reproduce") else [])) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
     table = pd.read_csv(tmp_path/"answers.csv")
     assert table["input"].nunique() > .9*len(rows) and {"valence", "expression", "Happiness"} <= set(table.columns) and any(column.startswith("AU12 ") for column in table.columns)
     listed, _ = check_folder(tmp_path/"mine")
-    assert len(listed) > .9*len(rows) and "pretrain" in done.stdout
-    python = re.search(r"```python\n(.+?)```", page, re.S)[1] + "\nassert len(table) > 20"
-    subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, capture_output=True)
+    assert len(listed) > .9*len(rows) and "pretrain" in said
+    exec(re.search(r"```python\n(.+?)```", page, re.S)[1], python := {})
+    assert len(python["table"]) > 20
