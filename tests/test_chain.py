@@ -111,8 +111,9 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
         at = [place[row] for row in rows]
         for task, columns in (("VA", ["valence", "arousal"]), ("EXPR", list(EXPRESSIONS)), ("AU", list(UNITS.values()))):
             assert np.abs(table[columns].to_numpy() - stored[task][at].float().numpy()).max() < .01, task
-    said, _ = project.run("predict", "data/models/tiny/progressive", str(next((project.root/"data"/"benchmark").glob("*/cropped_aligned/1*"))), "--aligned", "-o", "answers.csv")
-    assert "drawn faces only" in said and len(pd.read_csv(project.root/"answers.csv")) > 3
+    faces = min((project.root/"data"/"benchmark").glob("*/cropped_aligned/*"))
+    said, _ = project.run("predict", "data/models/tiny/progressive", str(faces), "--aligned", "-o", "answers.csv")
+    assert "drawn faces only" in said and len(pd.read_csv(project.root/"answers.csv")) == len(list(faces.iterdir()))
 
 
 def test_solutions_in_the_stages_are_right(project):
@@ -247,13 +248,14 @@ def storm(project, tmp_path_factory):
     storm = Storm(["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"], place/"it's \"a trial\" $(touch x) é", cwd=project.root, environment=project.environment, span=2., seed=6, before=cut)
     storm.cut, first, limit = bool(cut), storm.start(), time.time() + 60
     while not list(storm.out.glob("data/runs/tiny/plan.json")) and time.time() < limit: time.sleep(.1)
+    first.send_signal(signal.SIGSTOP)   # it keeps the run, and gets no further
     storm.second = subprocess.run([sys.executable, "-m", "affnb.cli", *storm.words], cwd=project.root, env=project.environment, capture_output=True, text=True)
     first.kill(); first.wait()
     storm.nobody_is_left()
     failing = project.start("reproduce", "--profile", "tiny", "--cores", "1", "--set", "mae_lr=1e30", "--out", str(place/"failing"))
     try:
         storm.kills.append(("planning", "command"))
-        storm.rage(29, most=3)   # hits of twelve stages; some miss
+        storm.rage(22)   # two hits of each of twelve stages, as far as they reach; some miss
         storm.failed = failing.communicate(timeout=60)[0], failing.returncode, place/"failing"
     finally:
         if failing.poll() is None: os.killpg(failing.pid, signal.SIGKILL)

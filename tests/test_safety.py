@@ -53,10 +53,10 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(tmp_path):
 
 
 def test_what_works_for_a_command_ends_with_it(tmp_path):
-    "Rendering for a minute, with two processes: all end when the command is killed."
+    "Rendering large pictures, with two processes: all end when the command is killed."
     from affnb.cli import make_plan, plan_text, write_changed
     from affnb.core import load_config
-    plan = make_plan(load_config("smoke"), out=tmp_path)
+    plan = make_plan(load_config("tiny", ["bench_size=224"]), out=tmp_path)
     write_changed(f"{plan['run']}/plan.json", plan_text(plan))
     leader = subprocess.Popen(["sleep", "100"])
     rule = psutil.Popen([sys.executable, "-m", "affnb.cli", "render", plan["run"], "--workers", "2"], env={**os.environ, "AFFNB_CHAIN": str(leader.pid)}, cwd=ROOT)
