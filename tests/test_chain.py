@@ -247,7 +247,7 @@ def storm(project, tmp_path_factory):
     cut = ["unshare", "--map-root-user", "--net"] if subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0 else []
     storm = Storm(["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"], place/"it's \"a trial\" $(touch x) é", cwd=project.root, environment=project.environment, span=2., seed=6, before=cut)
     storm.cut, first, limit = bool(cut), storm.start(), time.time() + 60
-    while not list(storm.out.glob("data/runs/tiny/plan.json")) and time.time() < limit: time.sleep(.1)
+    while not list(storm.out.glob("data/runs/*/plan.json")) and time.time() < limit: time.sleep(.1)
     first.send_signal(signal.SIGSTOP)   # it keeps the run, and gets no further
     storm.second = subprocess.run([sys.executable, "-m", "affnb.cli", *storm.words], cwd=project.root, env=project.environment, capture_output=True, text=True)
     first.kill(); first.wait()
