@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+CHAINS := tests/test_chain.py tests/test_real_faces.py   # each runs the chain as a whole, on cores that it does not keep busy alone
 
 .PHONY: reproduce test docs slides fuzz lab notebooks newest
 .DELETE_ON_ERROR:
@@ -12,8 +13,8 @@ reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
 
 test: $(READY)       ## notebooks clean and in step with the package, README as rendered, tiny chain, pytest
 	$(BIN)/python tests/in_step.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/test_chain.py
-	$(BIN)/python -m pytest tests/test_chain.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(CHAINS:%=--ignore %)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CHAINS)
 
 docs: $(READY)       ## the site, from what is committed: _docs/site/index.html
 	@$(BIN)/python docs/build.py site _docs/site
@@ -45,4 +46,4 @@ newest:              ## the tests but for the chain's, against the newest allowe
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check --editable '.[dev]'
 	.venv-newest/bin/python -m pip list --format freeze --disable-pip-version-check | grep --ignore-case --line-regexp --fixed-strings --invert-match --file constraints.txt
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/test_chain.py
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist worksteal $(CHAINS:%=--ignore %)

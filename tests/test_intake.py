@@ -125,7 +125,7 @@ def test_words_for_expressions():
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: the page is not walked on photographs")
 def test_the_page_from_photographs_to_a_table(tmp_path, monkeypatch, capsys):
-    "Every command of docs/own_faces.md, on photographs; the training itself is test_chain's, so that here it is planned only."
+    "Every command of docs/own_faces.md, on photographs; the training itself is test_real_faces', so that here it is planned only."
     from affnb.model import AffectModel
     from test_predict import small_model
     names = pd.read_csv(REAL/"training_set_annotations.txt", skiprows=1, header=None, usecols=[0, 3]).iloc[::30]

@@ -1,0 +1,23 @@
+"The smoke profile on real photographs, where there are some."
+import json, re
+import pandas as pd
+import pytest
+from in_step import ROOT
+from project import Project
+
+REAL = ROOT.parent/"shared"/"real-faces"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: the chain is not run on real photographs")
+def test_real_faces(tmp_path):
+    "The smoke profile on photographs that have expressions alone: dashes elsewhere, macro-F1 of at least .25 on people never seen."
+    said = Project(tmp_path/"affnb").run("reproduce", "--data", str(REAL), "--out", str(tmp_path))
+    assert sum(map(int, re.findall(r"^ *(\d+) s  \d", said, re.M))) < 2*600, f"ten minutes of two cores: {said}"
+    table = pd.read_csv(tmp_path/"figures"/"smoke"/"table_headline.csv").set_index("arm")
+    assert table[["AU", "valence", "arousal", "VA", "P"]].isna().all(axis=None) and table["EXPR"].notna().all()
+    assert "–" in (tmp_path/"figures"/"smoke"/"table_headline.md").read_text()
+    assert table.loc["progressive", "EXPR"] >= .25
+    baselines = pd.read_csv(tmp_path/"figures"/"smoke"/"table_bounds.csv").set_index("arm")
+    assert .2 < baselines.loc["pixels", "EXPR"] < .5 and not baselines.index.str.startswith("oracle").any()     # nobody drew these
+    records = json.loads(next(tmp_path.glob("data/records/smoke/arm-progressive-seed0.json")).read_text())
+    assert records["source"] == "real" and records["metrics"]["AU"] is None and records["metrics"]["P"] is None
