@@ -144,6 +144,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'affnb.claims.write_searched': ('claims.html#write_searched', 'affnb/claims.py')},
             'affnb.cli': { 'affnb.cli.Parser': ('cli.html#parser', 'affnb/cli.py'),
                            'affnb.cli.Parser.error': ('cli.html#parser.error', 'affnb/cli.py'),
+                           'affnb.cli.absent': ('cli.html#absent', 'affnb/cli.py'),
                            'affnb.cli.act': ('cli.html#act', 'affnb/cli.py'),
                            'affnb.cli.alone': ('cli.html#alone', 'affnb/cli.py'),
                            'affnb.cli.ask_model': ('cli.html#ask_model', 'affnb/cli.py'),
@@ -156,6 +157,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'affnb.cli.drop_stale': ('cli.html#drop_stale', 'affnb/cli.py'),
                            'affnb.cli.find_profile': ('cli.html#find_profile', 'affnb/cli.py'),
                            'affnb.cli.hand_out': ('cli.html#hand_out', 'affnb/cli.py'),
+                           'affnb.cli.jobs_of': ('cli.html#jobs_of', 'affnb/cli.py'),
                            'affnb.cli.leave': ('cli.html#leave', 'affnb/cli.py'),
                            'affnb.cli.list_gpus': ('cli.html#list_gpus', 'affnb/cli.py'),
                            'affnb.cli.main': ('cli.html#main', 'affnb/cli.py'),
@@ -661,5 +663,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'affnb.train.train_frames': ('train.html#train_frames', 'affnb/train.py'),
                              'affnb.train.whole_batch': ('train.html#whole_batch', 'affnb/train.py')},
             'affnb.watch': { 'affnb.watch.floors': ('watch.html#floors', 'affnb/watch.py'),
+                             'affnb.watch.in_notebook': ('watch.html#in_notebook', 'affnb/watch.py'),
                              'affnb.watch.shout': ('watch.html#shout', 'affnb/watch.py'),
                              'affnb.watch.watch': ('watch.html#watch', 'affnb/watch.py')}}}

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BENCH_SETTINGS', 'STEPS', 'check_parts', 'plan_arms', 'plan_text', 'says', 'make_plan', 'write_changed', 'put_back',
-           'write_sources', 'sweep', 'render', 'pack_data', 'describe', 'reap', 'cancel', 'list_gpus', 'take_gpus',
-           'tell', 'run_notebook', 'find_profile', 'alone', 'reason', 'run_chain', 'drop_stale', 'publish', 'committed',
-           'warned', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser', 'make_parser', 'ask_model',
-           'render_trial', 'leave', 'take_in_faces', 'hand_out', 'act', 'main']
+           'absent', 'write_sources', 'sweep', 'render', 'pack_data', 'describe', 'reap', 'cancel', 'list_gpus',
+           'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone', 'reason', 'jobs_of', 'run_chain', 'drop_stale',
+           'publish', 'committed', 'warned', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser', 'make_parser',
+           'ask_model', 'render_trial', 'leave', 'take_in_faces', 'hand_out', 'act', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse, contextlib, dataclasses, errno, fcntl, inspect, json, os, re, shutil, socket, subprocess, sys, tempfile, time
@@ -100,14 +100,25 @@ def write_changed(path, text:str)->bool:  # whether it was written
     return True
 
 @contextlib.contextmanager
-def put_back(paths):
-    "What is written to files within the block is taken back after it, with the time of the old."
-    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in map(Path, paths) if path.exists()}
+def put_back(plan:dict, new:list):
+    "What is written for a run within the block is taken back after it: its plan and hashes with the time of the old, and what is `new` goes."
+    run, packed = Path(plan["run"]), Path(f"{plan['packed']}.txt")
+    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (packed, run/"plan.json", *run.glob("sources/*.txt")) if path.exists()}
     try: yield
     finally:
         for path, (said, when) in kept.items():
             if path.stat().st_mtime_ns != when:
                 with atomic(path) as temporary: temporary.write_bytes(said); os.utime(temporary, ns=(when, when))
+    for path in sorted(new, key=lambda path: -len(path.parts)):   # not after an error, which may name a log
+        if path == run: shutil.rmtree(run)
+        else:
+            with contextlib.suppress(OSError): path.rmdir() if path.is_dir() else path.unlink()   # a folder that others have used meanwhile stays
+
+def absent(plan:dict)->list[Path]:
+    "What a run would make of files and folders that are not there: its own, the mark of its data, and what they lie in."
+    run, packed = Path(plan["run"]), Path(f"{plan['packed']}.txt")
+    return [path for path in (run, packed, *dict.fromkeys((*run.parents, *packed.parents))) if not path.exists()]
+
 
 # %% ../nbs/14_cli.ipynb #5e34db8b
 def write_sources(plan:dict)->list[str]:  # the names that changed
@@ -224,8 +235,7 @@ def run_notebook(notebook, log,
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    job, start = os.environ.get("AFFNB_JOB", str(log)), time.perf_counter()
-    reap(job)
+    reap(os.environ.get("AFFNB_JOB", str(log)))
     if gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus, shared))
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     values = {k: int(v) if re.fullmatch("-?[0-9]+", v) else v for k, v in parameters.items()}
@@ -236,7 +246,7 @@ def run_notebook(notebook, log,
     except PapermillExecutionError as error:
         raise AffnbError(f"{error.ename + ': ' if error.ename not in ('AffnbError', 'UsageError') else ''}{error.evalue} [{log}]") from None
     except DeadKernelError: raise AffnbError(f"{Path(log).stem}: its kernel was killed, by hand or for want of memory: the same command goes on from the last checkpoint [{log}]") from None
-    tell(f"  {time.perf_counter() - start:5.0f} s  {Path(log).stem}")
+
 
 # %% ../nbs/14_cli.ipynb #c2b7e5f1
 def find_profile(name:str           # a folder in profiles/, or a path
@@ -275,6 +285,16 @@ def reason(told:str, # the rules' lines
     return "it ended without a word"
 
 # %% ../nbs/14_cli.ipynb #620bb357
+def jobs_of(said:str  # Snakemake's log of a dry run
+           )->str:    # a line a rule: how often it would run, and for what
+    "What would be run, in the order of the chain."
+    jobs = {}
+    for rule, words in re.findall(r"^(?:local)?rule (\w+):\n((?: .*\n?)+)", said, re.M):
+        named = sorted(",".join(re.findall(r"^ +wildcards: (.+)", words, re.M)).split(", "), key=lambda word: word.startswith("seed="))   # the seed last
+        jobs.setdefault(rule, []).append("-".join(re.sub("^(?!seed)\\w+=", "", word).replace("=", "") for word in named))
+    jobs.pop("all", None)
+    return "\n".join([f"{rule:10}{len(names):4}  {', '.join(filter(None, names))}".rstrip() for rule, names in jobs.items()] + [f"{'in all':10}{sum(map(len, jobs.values())):4}"]) if jobs else "nothing to do"
+
 def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whether anything had to be done
     "Hands the plan to Snakemake; raises `AffnbError` with the first failing stage's sentence."
     run, told = Path(plan["run"]), Path(plan["run"])/"told.txt"
@@ -284,13 +304,16 @@ def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whet
     if not plan["elsewhere"]: variables["AFFNB_CHAIN"] = str(os.getpid())   # if this command is killed, its rules end
     cancel(run); reap(str(run)); sweep(run)
     told.write_text("")
+    done = 0
     with open(run/"snakemake.log", "w") as log, open(told) as lines:
         process, code = subprocess.Popen(words, cwd=run, stdout=log, stderr=log, env={**os.environ, **variables}), None
         try:
             while code is None:
                 with contextlib.suppress(subprocess.TimeoutExpired): code = process.wait(.2)
                 for line in lines:
-                    if not line.startswith("affnb: "): print(line, end="", flush=True)
+                    if line.startswith("affnb: "): continue
+                    done, found = done + 1, re.search(r"^total +(\d+)$", (run/"snakemake.log").read_text(), re.M)
+                    print(f"[{done}/{int(found[1]) - 1 if found else '?'}]{line}", end="", flush=True)   # the total counts `all`, which does nothing
         except KeyboardInterrupt:
             process.wait()
             raise AffnbError("stopped by the keyboard: the same command goes on from the last checkpoint") from None
@@ -299,7 +322,7 @@ def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whet
         reap(str(run))   # what a killed Snakemake has left
         if shutil.disk_usage(run).free < 1 << 20 or "No space left" in said: raise AffnbError(f"{run}: no space left on the device: make room, and the same command goes on")
         raise AffnbError(f"{reason(told.read_text(), said)} (log: {run/'snakemake.log'})")
-    if dry_run: print("\n".join(dict.fromkeys(line for line in said.splitlines() if line[:4] in ("job ", "----", "tota") or line.startswith(tuple("abcdefghijklmnopqrstuvwxyz")) and line.split()[-1].isdigit() and len(line.split()) == 2)) or "nothing to do")
+    if dry_run: print(jobs_of(said))
     return "Nothing to be done" not in said
 
 # %% ../nbs/14_cli.ipynb #2101c81e
@@ -332,13 +355,13 @@ def committed(plan:dict)->str|None:  # a CSV's text
     except OSError: return None   # no git here
     return shown.stdout if plan["standard"] and shown.returncode == 0 else None
 
-def warned(figures)->str:  # some lines, or nothing
+def warned(figures)->str:  # where a run's figures are -> some lines, or nothing
     "How many warnings a run's table of them holds, with those of the data and of the headline."
     import pandas as pd
     table = pd.read_csv(Path(figures)/"table_warnings.csv", dtype=str, keep_default_na=False)
     first = table[table["where"].isin(["data", "headline"])]
     lines = [f"  {row.arm or row.where}: {row.warning}" + f" (seed {row.seeds})"*bool(row.seeds) for row in first.itertuples()]
-    return "\n".join([f"WARNING: {len(table)} in table_warnings.md, of which {len(lines)} on the data and on the headline:", *lines]) if len(table) else ""
+    return "\n".join([f"WARNING: {len(table)} in {Path(figures)/'table_warnings.md'}, of which {len(lines)} on the data and on the headline:", *lines]) if len(table) else ""
 
 # %% ../nbs/14_cli.ipynb #9e78a863
 def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False, on="local", only=None)->None:
@@ -352,13 +375,13 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
         source = source_hash(data, check_folder(data)[0])
     plan = make_plan(config, data, out, source, executor != "local", only)
     run = Path(plan["run"])
-    with alone(run):
+    new = absent(plan)
+    with alone(run), put_back(plan, new) if dry_run else contextlib.nullcontext():
         if not dry_run: print(f"affnb: {plan['name']}: {'the synthetic benchmark' if plan['benchmark'] else plan['folder']}, seeds {', '.join(map(str, config.seeds))}", flush=True)
-        with put_back([run/"plan.json", *run.glob("sources/*.txt")] if dry_run else []):
-            write_changed(run/"plan.json", plan_text(plan))
-            write_sources(plan)
-            if not dry_run: drop_stale(plan)
-            worked = run_chain(plan, folder, cores, dry_run)
+        write_changed(run/"plan.json", plan_text(plan))
+        write_sources(plan)
+        if not dry_run: drop_stale(plan)
+        worked = run_chain(plan, folder, cores, dry_run)
         if dry_run: return
         from affnb.report import headline_text, verdict, write_report
         before = None if only else committed(plan)
@@ -366,14 +389,14 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
         publish(plan)
     figures = Path(plan["publish"][1]) if plan["publish"] else run/"figures"
     print((figures/f"table_{plan['only']}.md").read_text() if only else headline_text(run/"records"))
-    if not only and (warnings := warned(run/"figures")): print(warnings)
     if before: print(verdict(run/"figures"/"table_headline.csv", before))
+    if not only and (warnings := warned(figures)): print(warnings)
     print(f"tables and figures: {figures}\nrecords and executed notebooks: {run}")
     print(f"took {time.perf_counter() - start:.0f} s" if worked else f"nothing to do: everything is up to date ({time.perf_counter() - start:.0f} s)")
 
 # %% ../nbs/14_cli.ipynb #1929ea38
 def check(folder)->None:
-    "Prints counts, missing labels and what is wrong; raises `AffnbError` where the folder cannot be used."
+    "Prints counts, missing labels, what is wrong and a verdict; raises `AffnbError` where the folder cannot be used."
     import pandas as pd
     from affnb.data import assign_parts, check_folder, decode_all
     table, found = check_folder(folder)
@@ -391,6 +414,8 @@ def check(folder)->None:
     left = table.drop(bad.index)
     if not {"train", "validation"} <= set(left["split"]): raise AffnbError(f"{folder}: no image of the train or of the validation list can be decoded (first: {bad['image'].iloc[0]}): replace the files")
     assign_parts(left, Config().dev_share, Config().head_share, Config().window, 0)
+    sides, wrong = left["split"].value_counts(), sum(counts[name] for counts in found.values() for name in ("absent", "conflicting", "undecodable"))
+    print(f"{folder}: can be used: {sides['train']} pictures to train on, {sides['validation']} to validate on; {wrong or 'nothing'} to mend{', see above' if wrong else ''}")
 
 # %% ../nbs/14_cli.ipynb #d1380f76
 def score(predictions, truth, as_json:bool=False)->None:
@@ -511,7 +536,7 @@ def hand_out(words:argparse.Namespace)->None:
     "`affnb course`."
     from affnb.course import write_course
     made = write_course(words.folder, words.notebooks)
-    for who, paths in made.items(): print(f"{Path(words.folder)/who}: {len(paths)} notebooks")
+    for who, paths in made.items(): print(f"{Path(words.folder)/who}: {len(paths)} notebook{'s'*(len(paths) != 1)}")
 
 # %% ../nbs/14_cli.ipynb #4c4619af
 def act(words:argparse.Namespace)->None:
@@ -526,7 +551,10 @@ def act(words:argparse.Namespace)->None:
     elif words.command == "import": take_in_faces(words)
     elif words.command == "course": hand_out(words)
     elif words.command == "bench": bench(words.profile, words.settings, words.quick, words.out)
-    elif words.command in STEPS: STEPS[words.command](words)
+    elif words.command in STEPS:
+        start = time.perf_counter()
+        STEPS[words.command](words)
+        tell(f"  {time.perf_counter() - start:5.0f} s  {Path(words.log).stem if words.command == 'run-notebook' else words.command}")
     else: raise UsageError("no command: `affnb --help` lists them; `affnb reproduce` is the one to start with")
 
 def main(argv=None)->int:  # 0 done, 1 could not, 2 wrong usage

@@ -14,6 +14,7 @@ import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, mat
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_type_hints
@@ -196,7 +197,7 @@ def check_config(config:"Config"  # settings of the right types
 def project_root()->Path:  # the folder that holds settings.ini, Snakefile and nbs/
     "The project's folder: the nearest one above the working directory, else the one that the package lies in."
     here = Path.cwd()
-    for folder in (here, *here.parents, *([Path(__file__).resolve().parent.parent] if "__file__" in globals() else [])):
+    for folder in (here, *here.parents, Path(find_spec("affnb").origin).resolve().parent.parent):
         if (folder/"settings.ini").exists() and (folder/"Snakefile").exists(): return folder
     raise AffnbError(f"{here}: no affnb project here or above (no settings.ini beside a Snakefile): run from a clone of the repository")
 

@@ -40,13 +40,14 @@ def tagged(cell, tag:str)->bool: return tag in cell["metadata"].get("tags", [])
 
 def student_copy(notebook    # as committed
                 )->object:   # another notebook
-    "The notebook without its solutions; the outputs of what a student is to run are gone as well."
+    "The notebook without its solutions, its check cells closed; the outputs of what a student is to run are gone as well."
     own, kept = copy.deepcopy(notebook), []
     for cell in own["cells"]:
         if tagged(cell, "solution"):
             if not (text := place_to_write(cell["source"]) if cell["cell_type"] == "code" else ""): continue
             cell["source"], cell["metadata"]["tags"] = text, ["answer"]
         if cell["cell_type"] == "code" and (tagged(cell, "answer") or tagged(cell, "check")): cell["outputs"], cell["execution_count"] = [], None
+        if tagged(cell, "check"): cell["metadata"]["jupyter"] = {"source_hidden": True}
         kept.append(cell)
     own["cells"] = kept
     return own

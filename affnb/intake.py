@@ -12,7 +12,7 @@ import re, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError, atomic, generator, nearest
 from .data import COLUMNS, HEADER, LISTS, open_picture
 from .predict import STILL, make_finder
@@ -163,7 +163,7 @@ def take_in(source,               # a CSV file, or a folder of folders named by 
     table["image"] = [f"{place}/{k + 1:05d}.jpg" for place, k in zip(table["place"], table.groupby("place").cumcount())]
     with atomic(folder) as unfinished:
         remarks, got = [], []
-        for image, name in tqdm(list(zip(table["image"], table["source"])), desc="faces"):
+        for image, name in tqdm(list(zip(table["image"], table["source"])), desc="faces", disable=None):
             crop, remark = cut_picture(home/name, find, cut, size)
             got.append(crop is not None); remarks.append(remark)
             if crop is None: continue

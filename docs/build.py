@@ -24,7 +24,9 @@ def plain(text): return re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".joi
 def stage_notebook(path, target):
     "A page of a notebook: solutions folded, every picture with a text that stands for it; of the README what it says, not how."
     notebook, heading, said = nbformat.read(path, 4), "", ""
-    if path.stem == "index": notebook.cells = [nbformat.v4.new_markdown_cell("\n\n".join(o["data"].get("text/markdown", "") for o in cell.outputs if "data" in o)) if cell.cell_type == "code" else cell for cell in notebook.cells]
+    if path.stem == "index":
+        notebook.cells[0].source = notebook.cells[0].source.replace("# affnb", "# The README", 1)   # "affnb" is the first page
+        notebook.cells = [nbformat.v4.new_markdown_cell("\n\n".join(o["data"].get("text/markdown", "") for o in cell.outputs if "data" in o)) if cell.cell_type == "code" else cell for cell in notebook.cells]
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "markdown":
@@ -33,6 +35,8 @@ def stage_notebook(path, target):
             heading, said = found[-1] if found else heading, first_sentence(plain(prose[-1]))[:200] if prose else said
             if "solution" in tags: cell.source = f":::{{dropdown}} Solution, in words\n{cell.source}\n:::"
             continue
+        cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)   # what nbdev reads
+        if not cell.source: tags.append("remove-cell")
         if "solution" in tags: tags.append("hide-cell")
         if any(mime.startswith("image/") for o in cell.outputs for mime in o.get("data", {})):
             cell.metadata["mystnb"] = {"image": {"alt": f"Figure of the section {heading}. {said}".replace("\n", " ")}}

@@ -113,8 +113,9 @@ PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
 def test_each_profile_is_one_that_snakemake_takes(on, settings, learns, tmp_path, monkeypatch, capsys):
     "A dry run, whose log shows what each rule asks for; the threads of a rule that learns do not depend on how many cores there are."
     monkeypatch.setenv("TMPDIR", "/tmp")
+    run = Path(make_plan(load_config("tiny", settings), out=tmp_path, elsewhere=on == "slurm")["run"])
+    run.mkdir(parents=True)   # a folder that is there already stays, with the log
     assert main(["reproduce", "--profile", "tiny", "--on", on, "--out", str(tmp_path), "--dry-run", *(word for setting in settings for word in ("--set", setting))]) == 0, capsys.readouterr().err
-    run = next((tmp_path/"data"/"runs").iterdir())
     rules = dict(re.findall(r"^rule (\w+):\n((?: .*\n)+)", (run/"snakemake.log").read_text(), re.M))
     for rule in ("pretrain", "separate", "joint"): assert learns in rules[rule], rules[rule]
     assert "gpu" not in rules["report"] and ("threads" in rules["evaluate"]) == ("threads=2" in settings)
@@ -273,6 +274,13 @@ def test_check_counts_what_is_there(folder, capsys):
     assert main(["check", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert "train" in printed and "z/1.jpg" in printed and "duplicates" in printed
+    assert printed.splitlines()[-1] == f"{folder}: can be used: 9 pictures to train on, 2 to validate on; 1 to mend, see above"
+
+
+def test_a_dry_run_leaves_nothing_behind_and_says_what_would_be_done(tmp_path, capsys):
+    assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path/"new"/"place"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert list(tmp_path.iterdir()) == [] and re.fullmatch(r"separate +3  .*EXPR-seed0.*", next(line for line in printed if line.startswith("separate"))) and re.fullmatch(r"in all +\d+", printed[-1])
 
 
 def test_score_json_has_the_keys_of_the_contract(folder, capsys):

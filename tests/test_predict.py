@@ -31,13 +31,6 @@ def small_model(source="synthetic", tasks=TASKS, **changes):
     return model, dict(settings=asdict(config), tasks=list(tasks), fused=list(config.fused), arm="untrained", seed=0, data=dict(source=source, hash="0", name="x"), profile="tiny")
 
 
-@pytest.fixture(autouse=True)
-def no_kernel(monkeypatch):
-    "A test before this one may have imported ipykernel, which `shout` takes for a notebook."
-    import sys
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("predict")
@@ -173,14 +166,25 @@ def test_answers_as_csv_and_parquet(model, folder, tmp_path):
     with pytest.raises(UsageError, match="must end with .csv or .parquet"): write_answers(table, tmp_path/"a.xls")
 
 
-def test_what_is_drawn_stands_beside_the_face(model):
-    wall = np.pad(drawn(1)[0], ((0, 0), (0, 300), (0, 0)), "edge")
-    rows = pd.DataFrame([dict(x=60., y=70., width=120., height=120., expression="Fear", Fear=.91, valence=-.2, arousal=.4)])
-    shown = draw_faces(wall, rows)
-    inside = (slice(76, 184), slice(66, 174))
-    assert np.array_equal(shown[inside], wall[inside]) and not np.array_equal(shown, wall)
-    white = (shown == 255).all(-1)
-    assert white[:, 182:].sum() > 500 and not white[inside].any()
+def test_what_is_drawn_covers_no_face(model):
+    wall = np.repeat(np.repeat(drawn(1)[0], 2, 0), 2, 1)   # high enough: nothing is enlarged
+    rows = pd.DataFrame([dict(face=k, x=40. + 200*k, y=140., width=180., height=180., expression="Fear", Fear=.91, valence=-.2, arousal=.4) for k in range(2)])
+    shown, wider = draw_faces(wall, rows), draw_faces(wall, rows, 5)
+    assert shown.shape[0] == wall.shape[0] and wider.shape[1] > shown.shape[1] > wall.shape[1]
+    for k in range(2):   # within the box, below its number
+        inside = (slice(165, 314), slice(46 + 200*k, 214 + 200*k))
+        assert np.array_equal(shown[inside], wall[inside])
+    written = (shown[:, wall.shape[1]:] < 128).any(-1)
+    assert written.sum() > 500 and not written[:, -6:].any() and not written[-6:].any(), "a caption is cut off"
+
+
+def test_a_small_crop_is_enlarged_and_its_caption_stands_beside_it():
+    crop = drawn(1)[0][50:162, 40:152]
+    rows = pd.DataFrame([dict(face=0, x=0., y=0., width=112., height=112., expression="Happiness", Happiness=.91, valence=-.2, arousal=.4) | dict.fromkeys(UNITS.values(), .9)])
+    shown = draw_faces(crop, rows)
+    assert shown.shape[0] == 480 and np.array_equal(shown[30:470, 10:470], np.asarray(Image.fromarray(crop).resize((480, 480), Image.Resampling.BICUBIC))[30:470, 10:470])
+    written = (shown[:, 480:] < 128).any(-1)
+    assert written.any(1).sum() > 100 and not written[:, -6:].any() and not written[-6:].any(), "a caption is cut off"
 
 
 def test_a_drawn_video_has_its_length_and_rate(model, folder, tmp_path):

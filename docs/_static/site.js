@@ -1,8 +1,15 @@
 // Tables of class `sortable`: a button in each column's head sorts by it, numbers as numbers, once up and once down.
 // And the theme's arrows that open a part of the table of contents get a name.
+// A click on a picture shows it alone, in its full size.
 document.addEventListener("DOMContentLoaded", () => {
   for (const arrow of document.querySelectorAll("summary")) if (!arrow.textContent.trim()) arrow.setAttribute("aria-label", "Pages below");
   const number = text => { const found = text.replace(/,/g, "").match(/^\s*([-+]?\d*\.?\d+(e[-+]?\d+)?)/i); return found ? parseFloat(found[1]) : NaN; };
+  for (const image of document.querySelectorAll("article img")) {
+    if (image.closest("a")) continue;
+    const link = document.createElement("a");
+    link.href = image.src;
+    image.replaceWith(link); link.append(image);
+  }
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
     heads.forEach((head, column) => {
