@@ -3,7 +3,7 @@ project, author, copyright, language = "affnb", "the affnb authors", "the affnb 
 extensions = ["myst_nb", "sphinx-mathjax-offline", *(["sphinx_revealjs"] if tags.has("slides") else ["sphinx_copybutton", "sphinx_design"])]   # noqa: F821
 exclude_patterns = ["conf.py"]
 nb_execution_mode = "off"             # pages show what is committed
-nb_mime_priority_overrides = [("revealjs", mime, 10*k) for k, mime in enumerate(("image/svg+xml", "image/png", "text/html", "text/markdown", "text/plain"))]
+nb_mime_priority_overrides = [("revealjs", mime, 10*k) for k, mime in enumerate(("image/svg+xml", "image/png", "image/jpeg", "text/html", "text/markdown", "text/plain"))]
 nb_ipywidgets_js, nb_merge_streams = {}, True
 myst_enable_extensions, myst_heading_anchors = ["amsmath", "colon_fence", "dollarmath"], 3
 suppress_warnings = ["mystnb.unknown_mime_type", "config.cache"]
@@ -14,6 +14,6 @@ html_theme_options = dict(use_download_button=False, use_fullscreen_button=False
 html_context = dict(default_mode="auto")
 html_copy_source = html_show_sourcelink = False
 
-revealjs_style_theme, revealjs_static_path, revealjs_css_files = "white", ["_static"], ["slides.css"]
+revealjs_style_theme, revealjs_static_path, revealjs_css_files, revealjs_js_files = "white", ["_static"], ["slides.css"], ["slides.js"]
 revealjs_script_plugins = [dict(name="RevealNotes", src="revealjs/plugin/notes/notes.js")]
 revealjs_script_conf = dict(hash=True, slideNumber=True, width=1280, height=800)

@@ -146,7 +146,8 @@ def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_pat
     shutil.copy(tmp_path/joint.name, joint)
     edit(project.root, "11_evaluate")
     said = project.run(*words)
-    assert re.findall(r"\d+ s  (\S+)", said) == ["11_evaluate-seed0", "12_report"] and project.times() == before
+    done = re.findall(r"^\[(\d)/3\] +\d+ s  (\S+)", said, re.M)   # how far it is
+    assert [n for n, _ in done] == ["1", "2", "3"] and done[0][1] == "11_evaluate-seed0" and {name for _, name in done[1:]} == {"12_report", "leave-model"} and project.times() == before, said
 
 
 def entries(folder, table, seed=0):

@@ -173,3 +173,35 @@ def test_formulas_are_set_and_decks_move(browser, site):
     deck.keyboard.press("Space")
     deck.wait_for_timeout(1000)
     assert deck.url != before and not wrong
+
+
+OVER = """async () => {   // what of a deck does not fit on the screen
+  const over = [];
+  for (const slide of Reveal.getSlides()) {
+    const {h, v} = Reveal.getIndices(slide);
+    Reveal.slide(h, v);
+    await new Promise(done => setTimeout(done, 50));
+    const {top, bottom} = slide.getBoundingClientRect(), name = slide.innerText.trim().split("\\n")[0];
+    if (top < -1 || bottom > innerHeight + 1) over.push([name, top, bottom]);
+    for (const code of slide.querySelectorAll("pre, pre code")) if (code.scrollWidth > code.clientWidth + 2) over.push([name, "a line is cut off"]);
+    for (const image of slide.querySelectorAll("img")) if (!image.naturalWidth) over.push([name, "a picture is missing"]);
+    if (slide.innerText.includes("<Figure size")) over.push([name, "a figure is only named"]);
+  }
+  return over;
+}"""
+
+def test_nothing_on_a_slide_runs_over_the_edge(browser, site):
+    from affnb.course import SESSIONS
+    for deck, wrong in visit(browser, [site/"slides"/f"{session}.html" for session in SESSIONS], viewport=dict(width=1300, height=800)):
+        deck.wait_for_selector(".reveal.ready", timeout=20_000)
+        assert not deck.evaluate(OVER) and not wrong, deck.url
+
+
+def test_code_is_shown_as_it_is_read_and_pictures_open_in_full(browser, site):
+    text = (site/"nbs"/"03_metrics.html").read_text()
+    assert "default_exp" not in text and "#| export" not in re.sub(r"<[^>]+>", "", text)
+    page, _ = opened(browser, site/"index.html")
+    picture = page.locator("article img").first
+    wide = picture.evaluate("image => image.clientWidth")
+    picture.click()
+    assert page.url.endswith(".png") and page.evaluate("document.images[0].naturalWidth") > 1.5*wide
