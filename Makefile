@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CHAINS := tests/test_chain.py tests/test_real_faces.py   # each runs the chain as a whole, on cores that it does not keep busy alone
+CHAINS := tests/test_chain.py tests/test_real_faces.py tests/test_site.py   # the first two run the chain as a whole, on cores that they do not keep busy alone
 
 .PHONY: reproduce test docs slides fuzz lab notebooks newest
 .DELETE_ON_ERROR:
@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # The newest versions that pyproject.toml allows, in an environment of their own: what a user gets who installs without constraints.
-newest:              ## the tests but for the chain's, against the newest allowed dependencies; says which those were
+newest:              ## the tests but for the chain's and the site's, against the newest allowed dependencies; says which those were
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check uv
 	.venv-newest/bin/uv pip install --quiet --python .venv-newest/bin/python --system-certs --compile-bytecode --upgrade --editable '.[dev]'

@@ -12,11 +12,9 @@ __all__ = ['patchify', 'unpatchify', 'ConvStem', 'check_word', 'build_encoder', 
 import math, warnings
 from dataclasses import replace
 from pathlib import Path
-import safetensors, safetensors.torch, timm, torch
+import safetensors, safetensors.torch, torch   # timm and its torchvision take seconds to import: only who builds an encoder does
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from timm.layers import build_sincos2d_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic, config_from, nearest, project_root
@@ -67,8 +65,9 @@ def check_word(setting:str,  # name of the setting
 
 # %% ../nbs/04_model.ipynb #e34082a8
 def build_encoder(config:Config         # encoder settings
-                 )->VisionTransformer:  # random weights
+                 )->nn.Module:          # a VisionTransformer, random weights
     "The named Vision Transformer of timm with the sizes of the config; raises `UsageError` where a setting does not fit."
+    import timm
     check_word("encoder", config.encoder.split(".")[0], timm.list_models(module="vision_transformer"))
     check_word("stem", config.stem, ("patch", "conv"))
     own = dict(patch_size=config.patch_size, embed_dim=config.width, depth=config.depth, num_heads=config.num_heads)
@@ -144,18 +143,21 @@ def load_weights(module:nn.Module,  # changed in place
 def timm_weights(config:Config  # `encoder`, with a tag such as `.mae` where one of several weights is meant
                 )->dict:        # name -> tensor
     "The weights that timm has for the named model; raises `AffnbError` where they cannot be had."
+    import timm
     try: return timm.create_model(config.encoder, pretrained=True, num_classes=0).state_dict()
     except Exception as error:   # timm, its hub and the network each fail in their own way
         raise AffnbError(f"setting `pretrained` = timm: no weights for {config.encoder} ({type(error).__name__}): they need a network; else fetch a .safetensors file and give its path, or leave the setting empty") from None
 
 def make_encoder(config:Config         # encoder settings
-                )->VisionTransformer:  # normalised frames (B, 3, H, W) -> features (B, D)
+                )->nn.Module:          # normalised frames (B, 3, H, W) -> features (B, D)
     "The encoder with random or pretrained weights; raises `AffnbError` where those are not there or do not fit."
     encoder = build_encoder(config)
     if not config.pretrained: return encoder
     weights = timm_weights(config) if config.pretrained == "timm" else read_weights(project_root()/config.pretrained)
     ours = {n.removeprefix("encoder."): v for n, v in weights.items() if n.startswith("encoder.")}   # in a masked autoencoder or a whole model
-    if not ours and config.stem == "patch": weights = checkpoint_filter_fn(weights, encoder)
+    if not ours and config.stem == "patch":
+        from timm.models.vision_transformer import checkpoint_filter_fn
+        weights = checkpoint_filter_fn(weights, encoder)
     weights = ours or {n.replace("norm.", "fc_norm.", 1) if n.startswith("norm.") else n: v for n, v in weights.items() if not n.startswith("head.")}
     fill(encoder, weights, f"setting `pretrained` = {config.pretrained}")
     return encoder
@@ -192,6 +194,8 @@ class MaskedAutoencoder(nn.Module):
     "He et al. (2022): paints hidden patches from visible ones; afterwards only `encoder` is kept."
     def __init__(self, encoder, mask_ratio=.75, decoder_width=512, decoder_depth=8, decoder_heads=16, floor=.01):
         super().__init__()
+        from timm.layers import build_sincos2d_pos_embed
+        from timm.models.vision_transformer import Block
         self.encoder, self.mask_ratio, self.floor, dim = encoder, mask_ratio, floor, decoder_width
         self.patch_size, self.n_prefix = encoder.patch_embed.patch_size[0], encoder.num_prefix_tokens
         self.enter, self.leave = nn.Linear(encoder.embed_dim, dim), nn.Linear(dim, 3 * self.patch_size**2)
@@ -235,7 +239,7 @@ class MaskedAutoencoder(nn.Module):
 
 # %% ../nbs/04_model.ipynb #84c27436
 def make_autoencoder(config:Config,              # MAE settings
-                     encoder:VisionTransformer   # the encoder to train
+                     encoder:nn.Module           # the encoder to train
                     )->MaskedAutoencoder:        # around that very encoder
     "The masked autoencoder of the config, its decoder's heads 32 numbers wide as published."
     width = config.mae_decoder_width
