@@ -95,7 +95,7 @@ rule search:
     log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
     threads: THREADS
     resources: **SMALL
-    priority: 1
+    priority: 2   # the table of loss weights waits for it
     shell: notebook("09_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
 
 rule table:

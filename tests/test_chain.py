@@ -255,13 +255,15 @@ def test_a_failing_stage_is_told_in_one_line(storm):
 
 
 def test_a_new_arm_is_one_line_and_only_it_is_trained(project):
-    run, new = project.root/"data"/"runs"/"tiny", '        "gate:AU, narrow": WITHOUT_TIME | dict(fusion="gate", fused=("AU",), dropout=.9),'
+    "The lines that docs/rerun.md shows: an arm, and its name in a table's list."
+    run, arms = project.root/"data"/"runs"/"tiny", project.root/"affnb"/"arms.py"
     kept = lambda: {path: path.stat().st_mtime_ns for path in (run/"seed0"/"tables"/"fusion"/"kept").glob("*.json")}
-    before, models, arms = kept(), project.times(), project.root/"affnb"/"arms.py"
-    marked = arms.read_text().replace('        "equal": dict(', new + '\n        "equal": dict(').replace('"fusion": Table(("layers-only",', '"fusion": Table(("layers-only", "gate:AU, narrow",')
-    assert marked.count("narrow") == 2
+    before, models = kept(), project.times()
+    arm, _, listed = re.search(r"```python\n(.*?)```", (project.root/"docs"/"rerun.md").read_text(), re.S)[1].splitlines()
+    marked = re.sub(r"^    fusions = .*$", lambda _: listed, arms.read_text().replace('        "equal": dict(', arm + '\n        "equal": dict('), flags=re.M)
+    assert marked.count('"mine"') == 2 and len(marked.splitlines()) == len(arms.read_text().splitlines()) + 1
     arms.write_text(marked)
     said = project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
-    assert re.findall(r"\d+ s  (\S+)", said) == ["10_ablations-fusion-seed0"] and "gate:AU, narrow" in said
+    assert re.findall(r"\d+ s  (\S+)", said) == ["10_ablations-fusion-seed0"] and re.search(r"^\| mine ", said, re.M), said
     after = kept()
     assert len(after) == len(before) + 1 and before.items() <= after.items() and project.times() == models

@@ -1,5 +1,5 @@
 "Student and teacher copies, exercises and their checks, decks: what is made of the notebooks for a class."
-import ast, re
+import ast, os, re, subprocess, sys
 from pathlib import Path
 import nbformat
 import pytest
@@ -118,3 +118,11 @@ def test_commands_in_the_pages_are_commands():
         for word in re.findall(r"`affnb ([a-z]+)", page.read_text()): assert re.search(rf"\b{word}\b", parser.format_help()), word
         for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.M): assert re.search(rf"^{target}:", (ROOT/"Makefile").read_text(), re.M), target
     assert seen > 9
+
+
+def test_a_copy_of_00_finds_the_project_from_anywhere(tmp_path):
+    "With what the notebook itself defines, in a folder that lies in no project."
+    exported = [cell.source for cell in read(ROOT/"nbs"/"00_core.ipynb").cells if cell.source.startswith("#| export")]
+    last = next(k for k, source in enumerate(exported) if "def project_root" in source)
+    done = subprocess.run([sys.executable, "-c", "\n".join([*exported[:last + 1], "print(project_root())"])], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout.strip() == str(ROOT), done.stderr

@@ -72,3 +72,10 @@ def test_what_works_for_a_command_ends_with_it(tmp_path):
         for process in (*workers, rule, leader):
             with contextlib.suppress(psutil.NoSuchProcess): process.kill()
         leader.wait()
+
+
+def test_a_warning_reaches_the_terminal_where_ipykernel_is_only_imported(capsys):
+    import ipykernel.kernelapp
+    from affnb.watch import shout
+    shout("an arm", ["its loss is flat"])
+    assert capsys.readouterr().err == "WARNING: an arm: its loss is flat\n"
