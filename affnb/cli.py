@@ -284,7 +284,6 @@ def reason(told:str, # the rules' lines
         if found := re.search(pattern, text, re.M): return " ".join(": ".join(found.groups()).split())
     return "it ended without a word"
 
-# %% ../nbs/14_cli.ipynb #620bb357
 def jobs_of(said:str  # Snakemake's log of a dry run
            )->str:    # a line a rule: how often it would run, and for what
     "What would be run, in the order of the chain."
@@ -295,6 +294,7 @@ def jobs_of(said:str  # Snakemake's log of a dry run
     jobs.pop("all", None)
     return "\n".join([f"{rule:10}{len(names):4}  {', '.join(filter(None, names))}".rstrip() for rule, names in jobs.items()] + [f"{'in all':10}{sum(map(len, jobs.values())):4}"]) if jobs else "nothing to do"
 
+# %% ../nbs/14_cli.ipynb #620bb357
 def run_chain(plan:dict, profile, cores=None, dry_run:bool=False)->bool:  # whether anything had to be done
     "Hands the plan to Snakemake; raises `AffnbError` with the first failing stage's sentence."
     run, told = Path(plan["run"]), Path(plan["run"])/"told.txt"
