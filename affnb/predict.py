@@ -326,7 +326,7 @@ def draw_faces(image:np.ndarray,  # (H, W, 3) uint8
     "A copy of a frame with a numbered box around each face, and what the model says of each beside the picture, where it covers nobody."
     scale = max(1, LOW/image.shape[0])
     picture = Image.fromarray(image).resize([round(scale*side) for side in image.shape[1::-1]], Image.Resampling.BICUBIC)
-    font = ImageFont.load_default(max(12, picture.height//60))
+    font = ImageFont.load_default(max(16, picture.height//40))
     wide, high = np.add(ImageDraw.Draw(picture).multiline_textbbox((12, 12), "face 00\n" + caption_of(dict.fromkeys(UNITS.values(), 1.) | dict.fromkeys(AFFECT, 1.) | dict(expression="Happiness", Happiness=1.)), font=font)[2:], 12).astype(int)   # of the longest there can be
     deep = max(1, picture.height//high)   # captions below each other
     sheet = Image.new("RGB", (picture.width + wide*-(-max(most, len(rows))//deep), max(picture.height, high)), "white")
