@@ -194,14 +194,13 @@ class MaskedAutoencoder(nn.Module):
     "He et al. (2022): paints hidden patches from visible ones; afterwards only `encoder` is kept."
     def __init__(self, encoder, mask_ratio=.75, decoder_width=512, decoder_depth=8, decoder_heads=16, floor=.01):
         super().__init__()
-        from timm.layers import build_sincos2d_pos_embed
-        from timm.models.vision_transformer import Block
+        import timm
         self.encoder, self.mask_ratio, self.floor, dim = encoder, mask_ratio, floor, decoder_width
         self.patch_size, self.n_prefix = encoder.patch_embed.patch_size[0], encoder.num_prefix_tokens
         self.enter, self.leave = nn.Linear(encoder.embed_dim, dim), nn.Linear(dim, 3 * self.patch_size**2)
-        self.blocks = nn.Sequential(*[Block(dim, decoder_heads, qkv_bias=True) for _ in range(decoder_depth)], nn.LayerNorm(dim))
+        self.blocks = nn.Sequential(*[timm.models.vision_transformer.Block(dim, decoder_heads, qkv_bias=True) for _ in range(decoder_depth)], nn.LayerNorm(dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", build_sincos2d_pos_embed(list(encoder.patch_embed.grid_size), dim)[None])
+        self.register_buffer("positions", timm.layers.build_sincos2d_pos_embed(list(encoder.patch_embed.grid_size), dim)[None])
         for linear in (m for part in (self.enter, self.blocks, self.leave) for m in part.modules() if isinstance(m, nn.Linear)):
             nn.init.xavier_uniform_(linear.weight); nn.init.zeros_(linear.bias)
 
