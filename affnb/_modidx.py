@@ -62,6 +62,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'affnb.benchmark.cut_videos': ('benchmark.html#cut_videos', 'affnb/benchmark.py'),
                                  'affnb.benchmark.expression_episodes': ('benchmark.html#expression_episodes', 'affnb/benchmark.py'),
                                  'affnb.benchmark.frame_gaps': ('benchmark.html#frame_gaps', 'affnb/benchmark.py'),
+                                 'affnb.benchmark.held': ('benchmark.html#held', 'affnb/benchmark.py'),
                                  'affnb.benchmark.kinds_alone': ('benchmark.html#kinds_alone', 'affnb/benchmark.py'),
                                  'affnb.benchmark.label_process': ('benchmark.html#label_process', 'affnb/benchmark.py'),
                                  'affnb.benchmark.label_statistics': ('benchmark.html#label_statistics', 'affnb/benchmark.py'),

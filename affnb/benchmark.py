@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REAL', 'UNNAMED', 'HEADER', 'LISTS', 'REASONS', 'unnamed_moments', 'Knobs', 'rand', 'randn', 'video_lengths',
-           'frame_gaps', 'expression_episodes', 'smooth_path', 'rough_path', 'before_clipping', 'affect_path',
+           'frame_gaps', 'expression_episodes', 'smooth_path', 'rough_path', 'before_clipping', 'affect_path', 'held',
            'unit_path', 'Labels', 'label_process', 'cut_videos', 'stretches', 'annotation_table', 'video_names',
            'write_list', 'video_chance', 'video_person', 'render_video', 'kinds_alone', 'off_shares', 'plan_videos',
            'truth_table', 'write_benchmark', 'label_statistics', 'real_statistics', 'tolerance', 'calibration_table',
@@ -175,21 +175,26 @@ def affect_path(kind:Tensor, gaps:Tensor, generator, knobs=Knobs())->tuple:  # a
     return va.clamp(-1, 1), shown.clamp(-1, 1)
 
 # %% ../nbs/02_benchmark.ipynb #89c04462
+def held(values:Tensor, renewed:Tensor)->Tensor:  # (V, T, ...), both; the first frame is renewed
+    "Of each frame the value of the latest frame up to it that is renewed."
+    frames = torch.arange(values.shape[1]).view(-1, *[1]*(values.ndim - 2))
+    return values.gather(1, torch.where(renewed, frames, 0).cummax(1).values)
+
 def unit_path(kind:Tensor, starts:Tensor, envelope:Tensor, gaps:Tensor, generator, knobs=Knobs())->Tensor:  # (V, T, 12), in [0, 1]
     "Intensities of the action units; speech redraws AU25 often, and moves lips and jaw."
-    given, shape = torch.tensor(knobs.units, dtype=torch.float64).T, (len(gaps), 12)
+    given, gap, rise = torch.tensor(knobs.units, dtype=torch.float64).T, gaps[:, :, None], envelope[:, :, None]
     lips, jaw = (F.one_hot(torch.tensor(AU_NAMES.index(name)), 12) for name in ("AU25", "AU26"))
-    on, strength, intensity, talks, rows = torch.zeros(shape, dtype=torch.bool), gaps[:, :1]*torch.zeros(12), gaps[:, :1]*torch.zeros(12), gaps[:, 0] < 0, []
-    for i, gap in enumerate(gaps[:, :, None].unbind(1)):
-        chance = rand(generator, 4, *shape)
-        talks = torch.where(chance[3, :, 0] < (1 - torch.exp(-gap[:, 0]*knobs.talk_rate) if i else 1), chance[3, :, 1] < knobs.talk_share, talks)
-        speech = talks[:, None]*lips
-        redraw = starts[:, i, None] | (chance[0] < 1 - torch.exp(-gap*knobs.unit_rate*(1 + 4*speech)))
-        on, strength = torch.where(redraw, chance[1] < given[kind[:, i]], on), torch.where(redraw, chance[2], strength)
-        target = torch.where(on, (.5 + .5*strength)*(.6 + .4*envelope[:, i, None])*(1 - .3*speech*chance[3]), .1*strength)
-        target = target + .1*(talks & on[:, lips.argmax()])[:, None]*chance[3]*jaw*~on
-        intensity = target + (torch.exp(-gap/knobs.unit_delay) if i else 0)*(intensity - target)
-        rows.append(intensity)
+    chance = rand(generator, gaps.shape[1], 4, len(gaps), 12).permute(1, 2, 0, 3)   # drawn frame by frame
+    drawn = chance[3, ..., 0] < 1 - torch.exp(-gaps*knobs.talk_rate)
+    drawn[:, 0] = True
+    talks = held(chance[3, ..., 1] < knobs.talk_share, drawn)[..., None]
+    speech = talks*lips
+    redraw = starts[..., None] | (chance[0] < 1 - torch.exp(-gap*knobs.unit_rate*(1 + 4*speech)))
+    on, strength = held(chance[1] < given[kind], redraw), held(chance[2], redraw)
+    target = torch.where(on, (.5 + .5*strength)*(.6 + .4*rise)*(1 - .3*speech*chance[3]), .1*strength)
+    target = target + .1*(talks & on[..., lips.argmax(), None])*chance[3]*jaw*~on
+    fade, rows = torch.exp(-gap/knobs.unit_delay), [target[:, 0]]
+    for i in range(1, gaps.shape[1]): rows.append(target[:, i] + fade[:, i]*(rows[-1] - target[:, i]))
     return torch.stack(rows, 1).clamp(0, 1)
 
 # %% ../nbs/02_benchmark.ipynb #f815b27e
@@ -295,7 +300,7 @@ def kinds_alone(n_videos:int, n_frames:int, lengths:Tensor, generator, knobs=Kno
     kind, _, _ = expression_episodes(gaps, generator, knobs)
     for _ in ("temper", "mood"): randn(generator, n_frames, 2, n_videos, 2)
     randn(generator, n_videos, 1, 2); randn(generator, n_frames, n_videos, 2)   # slip, flutter
-    for _ in range(n_frames): rand(generator, 4, n_videos, 12)                  # action units
+    rand(generator, n_frames, 4, n_videos, 12)                                  # action units
     rand(generator, n_videos, 1, 1)                                             # expressivity
     return [kind[i, :n].numpy() for i, n in enumerate(lengths.tolist())]
 
