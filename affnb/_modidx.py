@@ -155,6 +155,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'affnb.cli.check': ('cli.html#check', 'affnb/cli.py'),
                            'affnb.cli.check_parts': ('cli.html#check_parts', 'affnb/cli.py'),
                            'affnb.cli.committed': ('cli.html#committed', 'affnb/cli.py'),
+                           'affnb.cli.counted': ('cli.html#counted', 'affnb/cli.py'),
                            'affnb.cli.describe': ('cli.html#describe', 'affnb/cli.py'),
                            'affnb.cli.drop_stale': ('cli.html#drop_stale', 'affnb/cli.py'),
                            'affnb.cli.find_profile': ('cli.html#find_profile', 'affnb/cli.py'),

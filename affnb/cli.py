@@ -7,7 +7,7 @@ __all__ = ['BENCH_SETTINGS', 'STEPS', 'check_parts', 'plan_arms', 'plan_text', '
            'absent', 'write_sources', 'sweep', 'render', 'pack_data', 'describe', 'reap', 'cancel', 'list_gpus',
            'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone', 'reason', 'jobs_of', 'run_chain', 'drop_stale',
            'publish', 'committed', 'warned', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser', 'make_parser',
-           'ask_model', 'render_trial', 'leave', 'take_in_faces', 'hand_out', 'act', 'main']
+           'counted', 'ask_model', 'render_trial', 'leave', 'take_in_faces', 'hand_out', 'act', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse, contextlib, dataclasses, errno, fcntl, inspect, json, os, re, shutil, socket, subprocess, sys, tempfile, time
@@ -494,6 +494,8 @@ def make_parser()->Parser:
     return parser
 
 # %% ../nbs/14_cli.ipynb #2a8c8e08
+def counted(n:int, word:str)->str: return f"{n} {word}{'s'*(n != 1)}"
+
 def ask_model(words:argparse.Namespace)->None:
     "`affnb predict` and `affnb export`."
     from affnb.predict import export_onnx, load_model, predict, table_kind, write_answers
@@ -502,7 +504,7 @@ def ask_model(words:argparse.Namespace)->None:
         return print(words.file)
     if words.out: table_kind(words.out)   # refused before the work
     table = predict(load_model(words.model), *words.inputs, detector=words.detector, aligned=words.aligned, every=words.every, device=words.device, draw=words.draw)
-    if words.out: write_answers(table, words.out); print(f"{len(table)} faces in {table['input'].nunique()} inputs: {words.out}")
+    if words.out: write_answers(table, words.out); print(f"{counted(len(table), 'face')} in {counted(table['input'].nunique(), 'input')}: {words.out}")
     else: print(table.to_csv(index=False, float_format="%.6g"), end="")
 
 def render_trial(words:argparse.Namespace)->None:
@@ -536,7 +538,7 @@ def hand_out(words:argparse.Namespace)->None:
     "`affnb course`."
     from affnb.course import write_course
     made = write_course(words.folder, words.notebooks)
-    for who, paths in made.items(): print(f"{Path(words.folder)/who}: {len(paths)} notebook{'s'*(len(paths) != 1)}")
+    for who, paths in made.items(): print(f"{Path(words.folder)/who}: {counted(len(paths), 'notebook')}")
 
 # %% ../nbs/14_cli.ipynb #4c4619af
 def act(words:argparse.Namespace)->None:

@@ -334,7 +334,7 @@ def draw_faces(image:np.ndarray,  # (H, W, 3) uint8
     pen = ImageDraw.Draw(sheet)
     for k, row in enumerate(rows.to_dict("records")):
         x, y, w, h = (scale*row[name] for name in ("x", "y", "width", "height"))
-        pen.rectangle((x, y, min(x + w, picture.width - 1), min(y + h, picture.height - 1)), outline=(0, 114, 178), width=max(2, picture.height//240))
+        pen.rectangle((max(x, 0), max(y, 0), min(x + w, picture.width - 1), min(y + h, picture.height - 1)), outline=(0, 114, 178), width=max(2, picture.height//240))
         pen.text((max(x, 0) + 6, max(y, 0) + 3), str(row["face"]), fill="white", font=font, stroke_width=2, stroke_fill=(0, 114, 178))
         pen.multiline_text((picture.width + 12 + k//deep*wide, 12 + k%deep*high), f"face {row['face']}\n{caption_of(row)}", fill="black", font=font)
     return np.asarray(sheet)
