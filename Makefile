@@ -48,5 +48,5 @@ newest:              ## the tests but for the chain's and the site's, against th
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check uv
 	.venv-newest/bin/uv pip install --quiet --python .venv-newest/bin/python --system-certs --compile-bytecode --upgrade --editable '.[dev]'
-	.venv-newest/bin/uv pip freeze --exclude-editable --python .venv-newest/bin/python | grep --ignore-case --line-regexp --fixed-strings --invert-match --file constraints.txt
+	.venv-newest/bin/python -m pip list --format freeze --disable-pip-version-check | grep --ignore-case --line-regexp --fixed-strings --invert-match --file constraints.txt
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist worksteal $(CHAINS:%=--ignore %)
