@@ -136,12 +136,16 @@ def edit(root, name):
 
 
 def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_path):
-    "Of an edited 12 in fact; of an edited 08 as planned (and that edit is taken back: having looked sets nothing off)."
-    words, before, joint = ("reproduce", "--profile", "tiny", "--cores", "2"), project.times(), project.root/"nbs"/"08_joint.ipynb"
-    shutil.copy(joint, tmp_path)
-    edit(project.root, "08_joint")
-    assert planned(project.run(*words, "--dry-run")) == {"joint": len(ARMS), "table": len(TABLES), "search": 1, "evaluate": 1, "report": 1, "model": 1, "in all": len(ARMS) + len(TABLES) + 4}   # of the arms `separate` is no joint one, and `joint-from-AU` is one more
-    shutil.copy(tmp_path/joint.name, joint)
+    "Of an edited 12 in fact; of an edited 08 and 11 as planned (and those edits are taken back: having looked sets nothing off)."
+    words, before, counts = ("reproduce", "--profile", "tiny", "--cores", "2"), project.times(), {}
+    for name in ("08_joint", "11_evaluate"):
+        notebook = project.root/"nbs"/f"{name}.ipynb"
+        shutil.copy(notebook, tmp_path)
+        edit(project.root, name)
+        counts[name] = planned(project.run(*words, "--dry-run"))
+        shutil.copy(tmp_path/notebook.name, notebook)
+    assert counts["08_joint"] == {"joint": len(ARMS), "table": len(TABLES), "search": 1, "evaluate": 1, "report": 1, "model": 1, "in all": len(ARMS) + len(TABLES) + 4}   # of the arms `separate` is no joint one, and `joint-from-AU` is one more
+    assert counts["11_evaluate"] == {"evaluate": 1, "report": 1, "model": 1, "in all": 3}
     edit(project.root, "12_report")
     said = project.run(*words)
     assert re.findall(r"^(\[.+\]) +\d+ s  (\S+)", said, re.M) == [("[1/1]", "12_report")] and project.times() == before, said
