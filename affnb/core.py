@@ -282,7 +282,7 @@ def environment(device=None  # a torch device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     packages = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "optuna", "captum", "safetensors")
     machine = dict(processor=processor(), instructions=torch.backends.cpu.get_cpu_capability(), system=platform.system(), libc=" ".join(platform.libc_ver()),   # other vector instructions, other last digits
-                   variables={name: os.environ[name] for name in TUNING if name in os.environ})
+                   variables={name: os.environ[name] for name in TUNING if name in os.environ}) | (dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version()) if device.type == "cuda" else {})
     versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
     return dict(versions=versions, device=name, machine=machine, **git_state())
 
@@ -291,15 +291,18 @@ def environment(device=None  # a torch device
 def atomic(path  # the file or folder to make
           ):     # a temporary path in the same folder, to write to
     "Gives a temporary path that becomes `path` if the block ends well, and vanishes if it does not."
-    path = Path(path)
+    path = Path(path).resolve()   # x/.. is the folder that x lies in, with a name of its own
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise AffnbError(f"{path.parent}: cannot be made ({error.strerror}): choose a folder that you may write to") from None
     try: workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error: raise AffnbError(f"{path.parent}: cannot be written to ({error.strerror}): choose another folder") from None
     try:
         yield workshop/path.name
-        if path.is_dir() and (workshop/path.name).is_dir(): shutil.rmtree(path)
-        os.replace(workshop/path.name, path)
+        if path.is_dir() and (workshop/path.name).is_dir(): os.replace(path, workshop/"old")   # a folder can be renamed at once, and not deleted at once
+        try: os.replace(workshop/path.name, path)
+        except OSError:
+            if (workshop/"old").exists(): os.replace(workshop/"old", path)
+            raise
     except Exception as error:
         if getattr(error, "errno", 0) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and "No space left" not in str(error): raise
         raise AffnbError(f"{path}: cannot be written (no space left on the device): make room and run the same command again") from None

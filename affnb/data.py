@@ -32,10 +32,11 @@ NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
 def read_lines(path)->tuple[list, list]:
     "Line numbers and texts of an annotation file, header first, blank lines left out; raises `AffnbError` if there are none."
     try: text = Path(path).read_text(encoding="utf-8-sig")   # universal newlines; a byte order mark is dropped
-    except (OSError, UnicodeDecodeError) as error: raise AffnbError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'}): check path and file") from None
+    except (OSError, UnicodeDecodeError) as error: raise AffnbError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'}): check the path, or save the file as UTF-8") from None
     lines = {n: line.strip() for n, line in enumerate(text.split("\n"), 1) if line.strip()}
     numbers, lines = list(lines), list(lines.values())
     if not lines: raise AffnbError(f"{path}: the file is empty: it needs the header {HEADER} and one row a frame")
+    if "\0" in lines[0]: raise AffnbError(f"{path}, line {numbers[0]}: NUL characters: no UTF-8, UTF-16 perhaps: save the file as UTF-8")
     if lines[0].split(",")[0].strip() != "image": raise AffnbError(f"{path}, line {numbers[0]}: no header but {lines[0][:60]!r}: the first line must be {HEADER}")
     if len(lines) == 1: raise AffnbError(f"{path}: a header and no rows: list one frame a row")
     return numbers, lines
@@ -146,7 +147,7 @@ def check_folder(folder)->tuple[pd.DataFrame, dict]: # the rows of all splits wi
     return pd.concat(tables, ignore_index=True), counts
 
 def source_hash(folder, table)->str:
-    "A hash of a folder's annotation files, and of the names and sizes of the images in use; the folder may move."
+    "A hash of a folder's annotation files, and of the names and sizes of the images in use; the folder may move. What they show is known when they are packed."
     return text_hash(*(file_hash(p) for p in find_lists(folder).values()), *(f"{i} {b}" for i, b in sorted(zip(table.image, table.bytes))))
 
 # %% ../nbs/01_data.ipynb #cd55c2e1
@@ -155,6 +156,7 @@ WAITING, DONE, FAILED, MOVED = range(4)   # the mark of a frame: a byte each, in
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")   # whatever a file is called; not those that other programs are started for
 SMALLEST = 8                           # pixels a side of a picture that can show a face
+Image.MAX_IMAGE_PIXELS = 250_000_000   # telephones take pictures of 200 million; more is an attack, or no photograph
 
 def open_picture(path)->Image.Image|None:
     "A picture (of an animation the first) as RGB, upright; None if it cannot be read, or is too small or too large."
@@ -286,7 +288,7 @@ def fill(folder, out, work, manifest, table, counts, workers:int)->None:
     if not {"train", "validation"} <= set(table.split): marks.unlink(); raise AffnbError(f"{folder}: no image of the train or of the validation list can be decoded (first: {broken.image.iloc[0]})")
     for split in counts: counts[split] |= dict(undecodable=int((broken.split == split).sum())) | count_labels(table[table.split == split])
     table.reset_index(drop=True).rename_axis("row").reset_index().to_parquet(new/"labels.parquet", index=False)
-    write_json(work/"manifest.json", manifest | dict(frames=len(table), counts=counts, undecodable=broken.image.tolist()))
+    write_json(work/"manifest.json", manifest | dict(content=text_hash(manifest["source"], file_hash(array)), frames=len(table), counts=counts, undecodable=broken.image.tolist()))
     os.replace(work/"manifest.json", new/"manifest.json"); shutil.rmtree(work/"old", ignore_errors=True)
     if out.exists(): os.rename(out, work/"old")
     os.rename(new, out)
@@ -301,7 +303,7 @@ def pack(folder,       # an s-Aff-Wild2 folder
     found = lambda: set(os.listdir(out)) if out.is_dir() else {out.name} if out.exists() else set()
     if not found() <= PACK_FILES: raise AffnbError(f"{out}: is there and holds no packed data: choose another name, it would be overwritten")
     files = text_hash(*map(str, zip(table.image, table.bytes, table.modified)))
-    manifest = dict(version=3, decoder=f"Pillow {PIL.__version__}", size=size, source=source_hash(folder, table), files=files)
+    manifest = dict(version=4, decoder=f"Pillow {PIL.__version__}", size=size, source=source_hash(folder, table), files=files)
     done = lambda: found() == PACK_FILES and manifest.items() <= read_json(out/"manifest.json").items()
     work = out.parent/f".{out.name}-unfinished"
     if done() and not work.exists(): return
@@ -335,7 +337,7 @@ def assign_parts(table,            # rows with `video` and `split`
     rest = frames.drop(dev if dev_share else [])
     pool = pd.concat([rest[rest >= 2*window], rest[rest < 2*window]])   # long ones first, for time is learned there
     head = pool.index[pool.cumsum() - pool < head_share*rest.sum()][:len(rest) - 1]
-    if rest.empty or (head_share and head.empty): raise AffnbError(f"training list: {len(frames)} video(s) are too few for parts that share none: at least 3 are needed")
+    if rest.empty or (head_share and head.empty): raise AffnbError(f"{LISTS['train'][0]}: {len(frames)} video(s) are too few for parts that share none: at least 3 are needed")
     part = table.split.mask((table.split == "train") & ~table.video.isin(rest.index), "dev")
     return table.assign(part=part, role=np.where(part == "train", np.where(table.video.isin(head), "head", "encoder"), ""))
 

@@ -1,5 +1,6 @@
 "The benchmark: bytes, people, format, version, calibration, and that nothing but the face tells a label (see nbs/02_benchmark.ipynb)."
 import dataclasses, hashlib, json, subprocess, sys
+from collections import Counter
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
@@ -114,6 +115,48 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
         with pytest.raises(AffnbError, match="no benchmark") as error: write_benchmark(target, 1, 2, 0, 0, 1, 2, 0, size=8, seed=0)
         assert "\n" not in str(error.value)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"] and (tmp_path/"thesis.txt").read_text() == "precious"
+
+def test_an_earlier_benchmark_with_something_else_in_it_is_left_alone(tmp_path, monkeypatch):
+    write_benchmark(tmp_path/"b", 1, 2, 0, 0, 1, 2, 0, size=8, seed=0)
+    (tmp_path/"b"/"my_results.txt").write_text("precious")
+    monkeypatch.chdir(tmp_path/"b")
+    before = digest(tmp_path/"b")
+    for target in (".", tmp_path/"b", tmp_path/"new"/".."/"b"):
+        with pytest.raises(AffnbError, match="holds other files too"): write_benchmark(target, 1, 2, 0, 0, 1, 2, 0, size=8, seed=1)
+    assert digest(tmp_path/"b") == before
+
+def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path):
+    "Killed at any call to the file system while it takes the old one's place: the old one or the new one is there, whole, or (for the time of one call) the old one lies beside."
+    program = """
+import os, signal, sys
+from pathlib import Path
+from affnb.core import atomic
+folder, left = Path(sys.argv[1]), [int(sys.argv[2])]
+for name in ("replace", "rename", "unlink", "rmdir", "open", "scandir"):
+    def counted(*words, call=getattr(os, name), **named):
+        if going:
+            if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+        return call(*words, **named)
+    setattr(os, name, counted)
+going = False
+with atomic(folder) as new:
+    new.mkdir()
+    for k in range(4): (new/str(k)).write_text("new")
+    going = True
+going = False
+"""
+    seen = Counter()
+    for calls in range(40):
+        folder = tmp_path/str(calls)/"kept"
+        folder.mkdir(parents=True)
+        for k in range(4): (folder/str(k)).write_text("old")
+        code = subprocess.run([sys.executable, "-c", program, folder, str(calls)]).returncode
+        found = {tuple(path.read_text() for path in sorted(place.glob("?"))) for place in (folder, *folder.parent.glob(".kept.*/old")) if place.is_dir()}
+        assert found & {("old",)*4, ("new",)*4} and (not folder.is_dir() or tuple(path.read_text() for path in sorted(folder.glob("?"))) in (("old",)*4, ("new",)*4)), (calls, found)
+        seen[code] += 1
+        if code == 0: break
+    assert seen[-9] >= 3 and seen[0] == 1, seen
 
 def test_an_earlier_benchmark_is_replaced_and_a_failed_one_leaves_nothing(tmp_path):
     for seed in (0, 1): write_benchmark(tmp_path/"b", 2, 2, 0, 0, 1, 2, 0, size=8, seed=seed)

@@ -298,7 +298,7 @@ def test_only_what_changed_is_decoded(tmp_path, decoded):
 
 def test_a_pack_that_cannot_be_trusted_is_not_copied_from(tmp_path, decoded):
     folder = write_folder(tmp_path/"f", {"a": clip(4)}, {"b": clip(2)})
-    for spoil in (lambda p: p.unlink(), lambda p: p.write_text(p.read_text().replace("Pillow", "Willow")), lambda p: p.write_text(p.read_text().replace('"version": 3', '"version": 2'))):
+    for spoil in (lambda p: p.unlink(), lambda p: p.write_text(p.read_text().replace("Pillow", "Willow")), lambda p: p.write_text(p.read_text().replace('"version": 4', '"version": 3'))):
         pack(folder, tmp_path/"p", 16); spoil(tmp_path/"p/manifest.json"); decoded.clear(); pack(folder, tmp_path/"p", 16); assert len(decoded) == 6
 
 MEMORY = """
