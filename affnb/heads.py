@@ -11,13 +11,12 @@ __all__ = ['DEFINING', 'only_tasks', 'paths_of', 'stored_features', 'feature_sta
 import dataclasses
 from dataclasses import replace
 import numpy as np, pandas as pd, torch
-from safetensors.torch import load_file
 from torch import nn
 from .arms import AFFECTS, encoder_of, feature_file, features_of, seed_group
 from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash, generator, make_record, seed_everything, text_hash, write_json
 from .data import targets_of
 from .metrics import COLUMNS, score, video_statistics
-from .model import make_model
+from .model import make_model, read_weights
 from .train import Run, batches_of, code_hashes, fit, judge_on, labelled_tasks, make_loss, predict, rows_of
 from .watch import shout, watch
 
@@ -37,7 +36,7 @@ def paths_of(run:Run, files, seed:int)->list:  # files below RUN, {0} {1} {2} fo
 
 def stored_features(run:Run, name:str, seed:int)->np.ndarray|None:  # (N, D) float32, or None where the model had no labels
     "The features that a model left, by packed row; `name` such as joint, AU or AU@1."
-    found = load_file(*paths_of(run, [feature_file(name)], seed)).get("features")
+    found = read_weights(*paths_of(run, [feature_file(name)], seed)).get("features")
     return found if found is None else found.float().numpy()
 
 def feature_stack(run:Run, seed:int, own:bool=True)->tuple:  # (N, K, D) or None, and the names of the fused models
@@ -113,7 +112,7 @@ def train_head(run:Run, seed:int, folder, encoder=None, judged=()):  # model, hi
 def predictions_of(run:Run, arm:str, seed:int)->dict:  # task -> (N, .) by packed row, NaN where there is none
     "An arm's stored predictions; for `separate`, those of the three single-task models together."
     if arm == "separate": return {task: values for t in TASKS for task, values in predictions_of(run, t, seed).items()}
-    stored = load_file(run.folder/f"seed{seed}"/arm/"predictions.safetensors")
+    stored = read_weights(run.folder/f"seed{seed}"/arm/"predictions.safetensors")
     rows, full = stored.pop("rows").numpy(), {}
     for task, values in stored.items():
         full[task] = np.full((len(run.table), values.shape[1]), np.nan, np.float32)

@@ -142,9 +142,9 @@ def load_weights(module:nn.Module,  # changed in place
 # %% ../nbs/04_model.ipynb #891e545c
 def timm_weights(config:Config  # `encoder`, with a tag such as `.mae` where one of several weights is meant
                 )->dict:        # name -> tensor
-    "The weights that timm has for the named model; raises `AffnbError` where they cannot be had."
+    "The weights that timm has for the named model, from its hub's safetensors file and no other; raises `AffnbError` where they cannot be had."
     import timm
-    try: return timm.create_model(config.encoder, pretrained=True, num_classes=0).state_dict()
+    try: return timm.create_model(config.encoder, pretrained=True, num_classes=0, pretrained_cfg_overlay=dict(hf_hub_filename="model.safetensors", url="")).state_dict()
     except Exception as error:   # timm, its hub and the network each fail in their own way
         raise AffnbError(f"setting `pretrained` = timm: no weights for {config.encoder} ({type(error).__name__}): they need a network; else fetch a .safetensors file and give its path, or leave the setting empty") from None
 

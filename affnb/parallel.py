@@ -7,9 +7,9 @@ __all__ = ['rank', 'world', 'join', 'disband', 'Total', 'total', 'whole', 'mean_
            'together', 'launch', 'streams', 'take_up', 'now_and_then']
 
 # %% ../nbs/03a_parallel.ipynb #3dafa6b1
-import os, subprocess, sys, time
+import math, os, random, subprocess, sys, time
 from tempfile import TemporaryDirectory
-import torch, torch.distributed as dist
+import numpy as np, torch, torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from .core import AffnbError
@@ -123,15 +123,23 @@ def launch(module:str,    # of a stage, such as affnb.joint
     raise AffnbError(f"{module} in {processes} processes: {told[0]}")
 
 # %% ../nbs/03a_parallel.ipynb #881f6b26
-def streams(device:torch.device)->dict:  # name -> the state of a stream, uint8
-    "Where the random streams stand that dropout and masks draw from, those of all processes that train together."
-    here = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+def streams(device:torch.device)->dict:  # name -> the state of a stream
+    "Where the random streams stand that a step may draw from (torch's, numpy's, Python's), those of all processes that train together."
+    _, keys, *rest = np.random.get_state()
+    _, numbers, gauss = random.getstate()
+    here = dict(cpu=torch.get_rng_state(), numpy=torch.tensor([*map(float, keys), *rest], dtype=torch.float64), python=torch.tensor([*numbers, math.nan if gauss is None else gauss], dtype=torch.float64))   # whole numbers below 2**53 are exact
+    if device.type == "cuda": here["cuda"] = torch.cuda.get_rng_state(device)
     return {f"stream.{k}.{name}": state for k, found in enumerate(everyone(here)) for name, state in found.items()}
 
 def take_up(states:dict, device)->None:
     "Puts this process's random streams back to where `streams` found them."
-    torch.set_rng_state(states[f"stream.{rank()}.cpu"])
-    if device.type == "cuda": torch.cuda.set_rng_state(states[f"stream.{rank()}.cuda"], device)
+    own = {kind: states[f"stream.{rank()}.{kind}"] for kind in ("cpu", "numpy", "python", device.type)}
+    torch.set_rng_state(own["cpu"])
+    *keys, place, has, cached = own["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), int(place), int(has), cached))
+    *numbers, gauss = own["python"].tolist()
+    random.setstate((3, tuple(map(int, numbers)), None if math.isnan(gauss) else gauss))
+    if device.type == "cuda": torch.cuda.set_rng_state(own["cuda"], device)
 
 def now_and_then(seconds:float, write):  # a function that calls `write` when so much time has passed since it last did
     "Of several processes, all write when the first one's clock says so."

@@ -102,7 +102,7 @@ REFUSED = {   # kind: (how, words of the line)
     "a path in quotes": (row(f'"b/0.jpg",{FULL}'), [AT, "image", "without quotes"]),
     "a value in quotes": (field(0, '"0.25"'), [AT, "valence", "not a number"]),
     "UTF-16, as Windows has it": (rewrite(lambda t: t.encode("utf-16")), [LIST, "not UTF-8"]),
-    "UTF-16 without a mark": (rewrite(lambda t: t.encode("utf-16-be")), [LIST]),
+    "UTF-16 without a mark": (rewrite(lambda t: t.encode("utf-16-be")), [LIST, "line 1", "save the file as UTF-8"]),
     "Latin-1": (rewrite(lambda t: t.replace("b/0", "bé/0").encode("latin-1")), [LIST, "not UTF-8"]),
     "a picture for a list": (rewrite(lambda t: b"\x89PNG\r\n\x1a\n\0\0"), [LIST, "not UTF-8"]),
     "a NUL in a value": (field(0, "0.2\0"), [AT, "valence", "not a number"]),
@@ -146,7 +146,7 @@ REFUSED = {   # kind: (how, words of the line)
     "no picture that can be decoded": (lambda f: [p.write_bytes(b"no") for p in f.rglob("*.jpg")], ["can be decoded", "a/0.jpg"]),
     "a video in both lists": (also(f"e/0.jpg,{FULL}"), ["'e'", "train list"]),
     "no label at all": (rewrite(lambda t: t.replace(FULL, "-5,-5,-1" + ",-1"*12)), [LIST, "no frame has a label"]),
-    "too few videos": (rewrite(lambda t: "\n".join(line for line in t.splitlines() if line[0] in "ia") + "\n"), ["too few", "at least 3"]),
+    "too few videos": (rewrite(lambda t: "\n".join(line for line in t.splitlines() if line[0] in "ia") + "\n"), [LIST, "too few", "at least 3"]),
     "a picture that is a link out": (linked("outside/0.jpg", "cropped_aligned/b/0.jpg"), ["cropped_aligned/b/0.jpg", "leads to", "nothing outside is read"]),
     "a video that is a link out": (linked("outside", "cropped_aligned/b"), ["cropped_aligned/b", "leads to"]),
     "a list that is a link out": (linked("secret.txt", LIST), [LIST, "leads to"]),
@@ -307,6 +307,35 @@ def test_a_file_of_weights_that_is_none_is_named(how, tmp_path):
         assert str(path) in str(error.value) and "\n" not in str(error.value) and re.search("delete it|make it again", str(error.value))
     assert not (tmp_path/"run").exists()   # nothing in it was carried out
 
+@pytest.mark.parametrize("how", [*WEIGHTS, ("a pickle", a_pickle), ("not there", Path.unlink)], ids=lambda how: how[0])
+def test_features_and_predictions_that_cannot_be_read_are_named(how, tmp_path):
+    from affnb.heads import predictions_of, stored_features
+    from toy import toy_run
+    run = toy_run(tmp_path)
+    features, predictions = (tmp_path/"seed0"/"joint"/f"{name}.safetensors" for name in ("features", "predictions"))
+    shutil.copyfile(features, predictions)   # a safetensors file, too
+    for path, read in ((features, lambda: stored_features(run, "joint", 0)), (predictions, lambda: predictions_of(run, "joint", 0))):
+        how[1](path)
+        with pytest.raises(AffnbError) as error: read()
+        assert str(path) in str(error.value) and "\n" not in str(error.value) and re.search("run the stage that writes it|make it again", str(error.value))
+    assert not (tmp_path/"run").exists() and not list(tmp_path.rglob("run"))
+
+@pytest.mark.parametrize("name, value", [("optimizer.0.exp_avg", (7, 7)), ("optimizer.x", (1,)), ("optimizer.99.exp_avg", (4, 3))])
+def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_path):
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+    from torch import nn
+    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    path, model = tmp_path/"last.safetensors", nn.Linear(4, 3)
+    optimizer = make_optimizer(model, .1, 0)
+    model(torch.rand(2, 4)).sum().backward(); optimizer.step()
+    save_checkpoint(path, model, optimizer, key="k", history=[])
+    with safe_open(path, "pt") as file: state = file.metadata()
+    save_file(load_file(path) | {name: torch.zeros(value)}, path, metadata=state)
+    with pytest.raises(AffnbError, match="no checkpoint that can be read") as error: load_checkpoint(path, model, make_optimizer(model, .1, 0), "k")
+    assert str(path) in str(error.value) and "delete it" in str(error.value)
+
 def test_weights_of_another_shape_are_named(tmp_path):
     from torch import nn
     from affnb.model import load_weights, save_weights
@@ -328,13 +357,41 @@ def within(script, *words):
 
 AFFNB = f"{sys.executable} -m affnb.cli"
 
-@pytest.mark.parametrize("size", ["700k", "1500k", "2500k"])
-def test_a_full_disk_is_named_and_what_is_there_stays(size, tmp_path):
-    "Rendering, packing and training run out of room, each in its turn."
-    done = within(f'mount -t tmpfs -o size={size} none "$1"; {AFFNB} reproduce --profile tiny --out "$1/out" || echo "exit $?"; find "$1/out/figures" 2>/dev/null | wc -l', tmp_path)
+WHOLE = """
+import json, re, sys
+from pathlib import Path
+from safetensors import safe_open
+files = [path for path in Path(sys.argv[1]).rglob("*") if path.is_file() and ".snakemake" not in path.parts]
+for path in files:
+    if path.suffix in (".json", ".ipynb"): json.loads(path.read_text())
+    if path.suffix == ".safetensors": safe_open(path, "numpy")
+print("left:", *(path for path in files if any(re.fullmatch(r"[.].+[.][a-z0-9_]{8}", part) for part in path.parts)))
+"""
+
+def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path):
+    "On a disk that grows, rendering, packing and training run out of room, each in its turn; each time the same command goes on, and what an earlier run has published stays."
+    run = f'{AFFNB} reproduce --profile tiny --out "$1/out"'
+    done = within(f"""
+mount -t tmpfs -o size=700k none "$1"
+mkdir -p "$1/out/figures/tiny" "$1/out/data/records/tiny"
+for file in figures/tiny/table_headline.csv data/records/tiny/arm-joint-seed0.json; do echo '"earlier"' > "$1/out/$file"; done
+for size in 700k 1500k 2500k; do
+    mount -o remount,size=$size "$1"
+    {run} || echo "exit $?"
+    {sys.executable} -c '{WHOLE}' "$1/out"
+done
+mount -o remount,size=200m "$1"
+{run} > "$1/said" 2>&1 &
+while kill -0 $! && ! grep -q 06_pretrain "$1/said"; do sleep .2; done
+kill -KILL $! || true
+cat "$1/said"
+cat "$1"/out/figures/tiny/* "$1"/out/data/records/tiny/*""", tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
-    assert "exit 1" in done.stdout and len(lines) == 1 and "make room" in lines[0] and "Traceback" not in done.stderr, done.stderr
-    assert done.stdout.split()[-1] == "0"   # no tables of half a run
+    assert done.stdout.count("exit 1") == 3 and len(lines) == 3 and all("make room" in line for line in lines) and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout.count("left:\n") == 3 and done.stdout.splitlines()[-2:] == ['"earlier"']*2, done.stdout   # nothing half written; no tables of half a run
+    rules = [re.findall(r"\d+ s  (\S+)", part) for part in re.split("left:|affnb: tiny", done.stdout)]
+    made = [rule for part in rules for rule in part]
+    assert "06_pretrain-mae-seed0" in made and len(made) == len(set(made)), made   # with room it went on, and did nothing twice
 
 def test_a_folder_that_is_read_only_is_named(tmp_path, folder):
     done = within(f'mount -t tmpfs none "$1"; mkdir "$1/kept"; mount -o remount,ro "$1"; {AFFNB} reproduce --profile tiny --out "$1/out" || echo "exit $?"; {AFFNB} benchmark "$1/faces" --videos 6 --size 16 || echo "exit $?"; {AFFNB} check "$2"', tmp_path/"outside", folder)

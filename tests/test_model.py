@@ -6,7 +6,7 @@ from torch import nn
 from affnb.core import AffnbError, Config, UsageError, generator
 from affnb.model import (AffectModel, ConvStem, Fusion, Heads, MaskedAutoencoder, Temporal, build_encoder, count_flops, count_parameters,
                          draw_mask, fill, hide_patches, load_weights, make_autoencoder, make_encoder, make_model, patchify, read_weights,
-                         reconstruct, save_weights, unpatchify)
+                         reconstruct, save_weights, timm_weights, unpatchify)
 
 SMALL = Config(encoder="vit_tiny_patch16_224", image_size=32, patch_size=8, width=48, depth=1, num_heads=3, stem="conv", drop_path=0.,
                mae_decoder_width=32, mae_decoder_depth=1, temporal_layers=1)
@@ -311,6 +311,25 @@ def test_weights_that_timm_does_not_have_say_so():
     with pytest.raises(AffnbError, match="`pretrained` = timm: no weights for vit_base_patch16_gap_224") as error:   # a model without published weights
         make_encoder(changed(pretrained="timm", encoder="vit_base_patch16_gap_224", stem="patch"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("there", ["model.safetensors", "pytorch_model.bin"])
+def test_of_timms_hub_nothing_but_safetensors_is_read(there, tmp_path, monkeypatch):
+    "With a hub that is a folder: what torch.load would have to read is not even asked for."
+    from huggingface_hub.utils import EntryNotFoundError
+    theirs, asked = timm.create_model("vit_tiny_patch16_224", num_classes=0), []
+    if there.endswith("safetensors"): safetensors.torch.save_file(theirs.state_dict(), tmp_path/there)
+    else: torch.save(theirs.state_dict(), tmp_path/there)
+    def download(repo_id, filename, **_):
+        asked.append(filename)
+        if filename != there: raise EntryNotFoundError(f"{filename}: not in {repo_id}")
+        return str(tmp_path/filename)
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    config = changed(pretrained="timm", encoder="vit_tiny_patch16_224.augreg_in21k_ft_in1k", stem="patch")
+    if there.endswith("safetensors"): assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in timm_weights(config).items())
+    else:
+        with pytest.raises(AffnbError, match="no weights for .*EntryNotFoundError"): timm_weights(config)
+    assert asked == ["model.safetensors"]
 
 
 # ---------------------------------------------------------------- counting
