@@ -343,7 +343,7 @@ def read_predictions(path         # a file in the challenge's format; AUs 0/1 or
 # %% ../nbs/03_metrics.ipynb #9fc09e09
 def score_files(predictions, # a prediction file in the challenge's format
                 truth        # an annotation file with labels
-               )->dict:      # what `score` returns; frames, and the counts extra (predicted, not listed) and duplicates (listed twice)
+               )->dict:      # what `score` returns; frames, and the counts extra (predicted, not listed), duplicates (listed twice) and conflicting (listed again with other labels)
     "The official score of a prediction file; raises `AffnbError` where a listed image has no prediction, or truth has no label."
     listed, made = read_annotations(truth), read_predictions(predictions).set_index("image")
     true = listed.drop_duplicates("image")
@@ -355,4 +355,4 @@ def score_files(predictions, # a prediction file in the challenge's format
     known, labels, guessed = ~np.isnan(labels) & ~np.isnan(guessed), np.nan_to_num(labels), np.nan_to_num(guessed)
     targets, masks = (dict(AU=a[:, 3:], EXPR=a[:, 2], VA=a[:, :2]) for a in (labels, known))
     guesses = dict(AU=guessed[:, 3:], EXPR=np.eye(len(EXPRESSIONS))[guessed[:, 2].astype(int)], VA=guessed[:, :2])
-    return score(guesses, targets, masks) | dict(frames=len(true), extra=len(made) - len(true), duplicates=len(listed) - len(true))
+    return score(guesses, targets, masks) | dict(frames=len(true), extra=len(made) - len(true), duplicates=len(listed) - len(true), conflicting=int(listed.drop_duplicates(["image", *PREDICTED])["image"].duplicated().sum()))
