@@ -1,6 +1,7 @@
 "Faces that are found, followed and asked about; model folders; answers as files; what happens otherwise."
-import json, math, subprocess
+import json, math, os, shutil, subprocess
 from dataclasses import asdict
+from pathlib import Path
 import numpy as np, pandas as pd
 import pytest, torch
 from PIL import Image
@@ -185,6 +186,60 @@ def test_a_small_crop_is_enlarged_and_its_caption_stands_beside_it():
     assert shown.shape[0] == 480 and np.array_equal(shown[30:470, 10:470], np.asarray(Image.fromarray(crop).resize((480, 480), Image.Resampling.BICUBIC))[30:470, 10:470])
     written = (shown[:, 480:] < 128).any(-1)
     assert written.any(1).sum() > 100 and not written[:, -6:].any() and not written[-6:].any(), "a caption is cut off"
+
+
+def test_copies_never_take_the_places_of_what_is_read(folder, tmp_path, capsys):
+    "Into the folder of the inputs, below it, beside a video: refused before anything is done."
+    shutil.copytree(folder/"photos", tmp_path/"photos"); shutil.copyfile(folder/"walk.mp4", tmp_path/"photos"/"walk.mp4")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for words in ([tmp_path/"photos", "--draw", tmp_path/"photos"], [tmp_path/"photos", "--draw", tmp_path/"photos"/"drawn"], [tmp_path/"photos"/"walk.mp4", "--draw", tmp_path/"photos"], [tmp_path/"photos"/"holiday"/"0.png", "--draw", tmp_path/"photos"/"holiday"/".."/"holiday"]):
+        assert main(["predict", str(folder/"model"), *map(str, words), "--aligned"]) == 2 and "name a folder apart from it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_is_read_once_however_often_it_is_named(model, folder):
+    inside = folder/"photos"/"holiday"
+    alone = predict(model, inside/"3.png", aligned=True)
+    again = predict(model, inside/"3.png", inside/".."/"holiday"/"3.png", str(inside/"3.png"), aligned=True)
+    assert len(again) == 1 and again.equals(alone)
+    assert [Path(name).name for name in predict(model, inside/"5.png", inside, aligned=True)["input"]] == ["5.png", *(f"{k}.png" for k in range(8) if k != 5)]
+
+
+def test_a_name_that_is_no_utf_8_loses_nothing(folder, tmp_path, capsys):
+    (tmp_path/"in").mkdir()
+    for name in (b"Gr\xfc\xdfe.png", b"Gr\xfc\xdf.png"): shutil.copyfile(folder/"photos"/"holiday"/"0.png", Path(os.fsdecode(os.fsencode(tmp_path/"in") + b"/" + name)))
+    for ending in ("csv", "parquet"):
+        assert main(["predict", str(folder/"model"), str(tmp_path/"in"), "--aligned", "-o", str(tmp_path/f"answers.{ending}"), "--draw", str(tmp_path/"drawn")]) == 0, capsys.readouterr().err
+    names = pd.read_csv(tmp_path/"answers.csv")["input"]
+    assert names.is_unique and names.str.contains("Gr", regex=False).all() and pd.read_parquet(tmp_path/"answers.parquet")["input"].equals(names) and len(list((tmp_path/"drawn").iterdir())) == 2
+
+
+def test_a_video_that_is_cut_short_is_said(folder, tmp_path, capsys):
+    whole = tmp_path/"whole.avi"
+    import av
+    with av.open(str(whole), "w") as film:
+        stream = film.add_stream("mjpeg", rate=10); stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for k in range(40): [film.mux(packet) for packet in stream.encode(av.VideoFrame.from_ndarray(np.random.default_rng(k).integers(0, 255, (48, 64, 3), dtype=np.uint8), "rgb24"))]
+        for packet in stream.encode(): film.mux(packet)
+    assert len(list(video_frames(whole))) == 40 and not capsys.readouterr().err
+    (tmp_path/"half.avi").write_bytes(whole.read_bytes()[:whole.stat().st_size//2])
+    n = len(list(video_frames(tmp_path/"half.avi")))
+    assert 0 < n < 40 and f"half.avi: {n} frames of 40 could be decoded" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(folder, tmp_path, capsys, monkeypatch):
+    from affnb import cli, predict as module
+    monkeypatch.setattr(module, "predict", lambda *_, **__: pytest.fail("the work was begun"))
+    (tmp_path/"file").touch(); (tmp_path/"folder.csv").mkdir()
+    for words, said in ((["-o", tmp_path/"folder.csv"], "is a folder"), (["-o", tmp_path/"file"/"x.csv"], "is a file"), (["--draw", tmp_path/"file"], "is a file"), (["--draw", tmp_path/"file"/"deep"], "is a file")):
+        assert cli.main(["predict", str(folder/"model"), str(folder/"one.jpg"), *map(str, words)]) == 1 and said in capsys.readouterr().err, words
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named(model, folder, tmp_path, capsys):
+    shutil.copyfile(folder/"one.jpg", tmp_path/"a.jpg"); (tmp_path/"IMG_1.HEIC").write_bytes(b"ftypheic"); (tmp_path/"notes.txt").touch()
+    assert len(predict(model, tmp_path, aligned=True)) == 1
+    said = capsys.readouterr().err
+    assert "IMG_1.HEIC: pictures of this kind are not read: save it as JPEG or PNG" in said and "notes.txt" not in said
 
 
 def test_a_drawn_video_has_its_length_and_rate(model, folder, tmp_path):
