@@ -115,7 +115,7 @@ def write_course(folder,        # where to; must not be there yet, or be empty
                  names=None     # notebooks, such as 03_metrics; all that have exercises where None
                 )->dict:        # student, teacher: paths
     "Writes FOLDER/student and FOLDER/teacher, each with a copy of the notebooks; raises `UsageError` for an unknown notebook, `AffnbError` for a folder in use."
-    root, folder = project_root(), Path(folder)
+    root, folder = project_root(), Path(folder).resolve()
     known = {path.stem: path for path in sorted((root/"nbs").glob("*.ipynb"))}
     for name in names or ():
         if name not in known: raise UsageError(f"{name}: no such notebook: there are {', '.join(known)}")

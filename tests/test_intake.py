@@ -1,5 +1,6 @@
 "Photographs and labels of one's own: what is translated, what is refused, what is left out; and the page that walks the way."
-import re, shutil
+import os, re, shutil
+from pathlib import Path
 import numpy as np, pandas as pd
 import pytest
 from PIL import Image
@@ -80,6 +81,12 @@ WRONG = {
     "a picture without a name": ("path,emotion\n,sad\n", "row 2: no picture is named"),
     "one picture": ("path,emotion\n0.png,sad\n", "nobody is left for train"),
     "pictures that are not there": ("path,emotion\nx.png,sad\ny.png,sad\n", "no picture for train is left: 2 is not there (first: x.png)"),
+    "None, which some mean neutral by": ("path,emotion\n0.png,None\n", "row 2: expression 'None': not known"),
+    "a person in two spellings": ("path,emotion,person\n0.png,sad,Ann\n1.png,sad,ann\n", "row 3: person = ann: there is Ann as well"),
+    "a picture of two people": ("path,emotion,person\n0.png,sad,ann\n./0.png,sad,ben\n", "row 3: ./0.png: is listed above with other labels, another person or split"),
+    "a picture with two labels": ("path,emotion\n0.png,sad\n1.png,sad\n0.png,happy\n", "row 4: 0.png: is listed above"),
+    "a column twice": ("path,valence,valence\n0.png,.5,.1\n", "two columns are called valence"),
+    "a wrong value below blank lines": ("path,valence\n\n0.png,.5\n\n\n1.png,7\n", "row 6: valence = 7"),
     "ragged": ("path,emotion\n0.png,sad,5,6\n1.png,sad\n", None),
 }
 
@@ -92,6 +99,31 @@ def test_what_is_unclear_is_refused_and_nothing_is_written(case, crops, tmp_path
     lines = [line for line in lines if line.startswith("affnb: ")]
     assert code == 1 and len(lines) == 1 and "defect" not in lines[0] and (said is None or said in lines[0]), lines
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../private/p.png", "{private}/p.png", "away.png", "far/p.png"])
+def test_no_picture_is_taken_from_outside(name, crops, tmp_path, capsys):
+    "A way up, an absolute path, a link, a folder that is a link; with --images a folder that holds them all, each is taken."
+    for folder in ("in", "private"): (tmp_path/folder).mkdir()
+    for k in range(8): shutil.copyfile(crops/f"{k}.png", tmp_path/"in"/f"{k}.png")
+    shutil.copyfile(crops/"8.png", tmp_path/"private"/"p.png")
+    (tmp_path/"in"/"away.png").symlink_to(tmp_path/"private"/"p.png"); (tmp_path/"in"/"far").symlink_to(tmp_path/"private")
+    name = name.format(private=tmp_path/"private")
+    text = lambda place: "path,emotion\n" + "".join(f"{place}{k}.png,sad\n" for k in range(8)) + f"{name if name.startswith('/') else place + name},sad\n"
+    table = labels(tmp_path/"in", text(""))
+    assert main(["import", str(table), str(tmp_path/"mine"), "--aligned"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("affnb: ")]
+    assert f"{table}, row 10: {name}: " in line and "nothing outside is read" in line and "--images" in line and not (tmp_path/"mine").exists()
+    labels(tmp_path/"in", text("in/"))
+    assert main(["import", str(table), str(tmp_path/"mine"), "--aligned", "--images", str(tmp_path)]) == 0 and "9 pictures" in capsys.readouterr().out
+
+
+def test_a_folder_with_a_link_out_is_refused(crops, tmp_path, capsys):
+    for k, word in enumerate(("sad", "sad", "happy", "happy")):
+        (tmp_path/"in"/word).mkdir(parents=True, exist_ok=True); shutil.copyfile(crops/f"{k}.png", tmp_path/"in"/word/f"{k}.png")
+    (tmp_path/"in"/"sad"/"away.png").symlink_to(crops/"9.png")
+    assert main(["import", str(tmp_path/"in"), str(tmp_path/"mine"), "--aligned"]) == 1
+    assert "sad/away.png: lies out of" in capsys.readouterr().err and not (tmp_path/"mine").exists()
 
 
 def test_words_that_make_no_sense_are_refused(crops, tmp_path, capsys):
@@ -117,6 +149,48 @@ def test_the_same_table_gives_the_same_folder(crops, tmp_path):
     for name in "ab": take_in(table, tmp_path/name, aligned=True)
     files = sorted(path.relative_to(tmp_path/"a") for path in (tmp_path/"a").rglob("*") if path.is_file())
     assert len(files) == 15 and all((tmp_path/"a"/name).read_bytes() == (tmp_path/"b"/name).read_bytes() for name in files)
+
+
+def test_a_picture_that_is_listed_twice_alike_is_taken_once(crops, tmp_path):
+    table = labels(crops, "path,emotion,person\n" + "".join(f"{k}.png,sad,p{k}\n" for k in range(12)) + "3.png,sad,p3\n./3.png,sad, p3 \n")
+    assert take_in(table, tmp_path/"mine", aligned=True)["pictures"] == 12
+
+
+def test_a_person_may_be_called_na_and_spaces_are_no_part_of_a_name(crops, tmp_path):
+    table, _ = read_labels(labels(crops, "path,valence,person\n0.png,NA,NA\n1.png,.5, Ann\n2.png,nan,Ann \n"))
+    assert table["person"].tolist() == ["NA", "Ann", "Ann"] and table["valence"].tolist() == [-5, .5, -5]
+
+
+def test_what_a_folder_holds_besides_is_told(crops, tmp_path, capsys):
+    "A kind of picture that is not read and a name that is too long are counted; a name that is no UTF-8 and a picture beside the folders are refused."
+    for k, word in enumerate(("sad", "sad", "happy", "happy", "happy")):
+        (tmp_path/"in"/word).mkdir(parents=True, exist_ok=True); shutil.copyfile(crops/f"{k}.png", tmp_path/"in"/word/f"{k}.png")
+    (tmp_path/"in"/"sad"/"IMG_1.HEIC").write_bytes(b"ftypheic")
+    strange = Path(os.fsdecode(os.fsencode(tmp_path/"in"/"happy") + b"/Gr\xfc\xdfe.png"))
+    shutil.copyfile(crops/"9.png", strange)
+    assert main(["import", str(tmp_path/"in"), str(tmp_path/"mine"), "--aligned"]) == 1 and "happy/Gr\\xfc\\xdfe.png: a name that is no UTF-8: rename it" in capsys.readouterr().err
+    strange.unlink()
+    assert main(["import", str(tmp_path/"in"), str(tmp_path/"mine"), "--aligned"]) == 0
+    assert "1 pictures of this kind are not read, save it as JPEG or PNG (first: sad/IMG_1.HEIC)" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path/"mine"/"intake.csv")) == 6
+    shutil.copyfile(crops/"9.png", tmp_path/"in"/"9.png")
+    assert main(["import", str(tmp_path/"in"), str(tmp_path/"other"), "--aligned"]) == 1 and "9.png: lies in no folder named by an expression" in capsys.readouterr().err
+    table = labels(crops, "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)) + "x"*300 + ".png,sad\n")
+    assert take_in(table, tmp_path/"long", aligned=True)["left_out"].startswith("1 is not there (first: xxx")
+
+
+@pytest.mark.parametrize("place", ["new/..", "new/../..", "."])
+def test_a_folder_that_is_there_by_another_name_is_not_replaced(place, crops, tmp_path, monkeypatch, capsys):
+    (tmp_path/"home"/"deep").mkdir(parents=True); (tmp_path/"home"/"thesis.txt").write_text("years of work")
+    monkeypatch.chdir(tmp_path/"home"/"deep")
+    table = labels(crops, "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)))
+    monkeypatch.setattr("affnb.course.project_root", lambda: ROOT)
+    (tmp_path/"home"/"deep"/"notes.txt").touch()
+    for words in (["import", str(table), place, "--aligned"], ["benchmark", place, "--videos", "6", "--size", "16"], ["course", place, "03c_watch"]):
+        assert main(words) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search("is there already|exists and is no benchmark", line), line
+    assert sorted(path.name for path in (tmp_path/"home").rglob("*")) == ["deep", "notes.txt", "thesis.txt"]
 
 
 def test_words_for_expressions():
