@@ -6,11 +6,12 @@
 __all__ = ['HEADS', 'JOINT', 'GROUPS', 'FIGURES', 'comparison_table', 'main_score', 'finding', 'data_table', 'cost_table',
            'thousands', 'draw_data', 'draw_grid', 'draw_faces', 'draw_mae', 'dev_score', 'draw_curves', 'class_scores',
            'draw_per_class', 'draw_timeline', 'followed', 'draw_lines', 'draw_strips', 'draw_video', 'write_tables',
-           'write_figures', 'write_report', 'headline_text', 'read_headline', 'verdict', 'read_benches', 'bench_table',
-           'bench_words', 'draw_scaling', 'write_bench']
+           'write_figures', 'taking_place', 'write_report', 'headline_text', 'read_headline', 'verdict', 'read_benches',
+           'bench_table', 'bench_words', 'draw_scaling', 'write_bench']
 
 # %% ../nbs/12_report.ipynb #e2727712
 import io, re
+from contextlib import contextmanager
 from pathlib import Path
 import matplotlib, numpy as np, pandas as pd, seaborn as sns
 from matplotlib.colors import ListedColormap, LogNorm
@@ -303,23 +304,29 @@ def write_figures(records:Records, folder)->None:
             if figure is not None: write_figure(folder, f"fig_{name}", figure, sidecar(records, pattern, figure.get_suptitle()))
 
 # %% ../nbs/12_report.ipynb #c9cbbaf2
+@contextmanager
+def taking_place(target:Path):  # gives a folder to write to
+    "Files that take their places in a folder when all of them are written, or none of them does."
+    with atomic(target/".report") as temporary:
+        temporary.mkdir()
+        yield temporary
+        for path in sorted(temporary.iterdir(), key=lambda path: (path.name == "table_headline.csv", path.name)): path.replace(target/path.name)
+    (target/".report").rmdir()
+
 def write_report(records_dir,       # a folder of records
                  figures_dir,       # where tables and figures go
                  only:str|None=None # one table, such as fusion; the other files of the folder stay
                 )->list:            # paths, sorted
     "Every table and figure of the records, all or none; raises `AffnbError` where records are missing or unreadable."
     records, target, only = read_records(records_dir), Path(figures_dir), only and only.removeprefix("table_")
-    with atomic(target/".report") as temporary:
-        temporary.mkdir()
+    with taking_place(target) as temporary:
         if not only: write_figures(records, temporary); write_tables(records, temporary)
         found = judge_all(records, only)
         write_claims(records, temporary, found, only); write_pictures(records, temporary, found, only)
-        fresh = {path.name: path for path in temporary.iterdir()}
+        fresh = sorted(path.name for path in temporary.iterdir())
         for old in target.iterdir() if not only else ():
             if re.fullmatch(r"(table|fig)_\w+\.(csv|md|json|svg|png)", old.name) and old.name not in fresh: old.unlink()
-        for name in sorted(fresh, key=lambda n: (n == "table_headline.csv", n)): fresh[name].replace(target/name)
-    (target/".report").rmdir()
-    return sorted(target/name for name in fresh)
+    return [target/name for name in fresh]
 
 # %% ../nbs/12_report.ipynb #81c494cc
 def headline_text(records_dir)->str:
@@ -403,11 +410,12 @@ def write_bench(records_dir, # data/records/bench
     "Table and figure of the benches, as of the other records."
     benches = read_benches(records_dir)
     if not benches: return []
-    Path(figures_dir).mkdir(parents=True, exist_ok=True)
     one = lambda key: benches[0][key] if all(b[key] == benches[0][key] for b in benches) else [b[key] for b in benches]
     beside = dict(notebook="nbs/12_report.ipynb", records=[f"{b['name']}.json" for b in benches], source="measured on synthetic frames", **{key: one(key) for key in ("profile", "commit", "dirty", "versions", "device", "date", "processor")})
     about = "; ".join(f"{b['device']} ({b['processor']}), {b['cores']} cores, profile {b['profile']}, {b['date']}" for b in benches)
     table = bench_table(benches)
-    write_table(figures_dir, "table_bench", table.round(6), bench_words(table), dict(caption=f"Measured by `affnb bench` on {about}. Rates are medians over rounds; ratios are medians of ratios within a round, both sides measured in turns. On one core unless workers are named; learning with the profile's threads.") | beside)
-    with matplotlib.rc_context(sns.axes_style("whitegrid") | STYLE): write_figure(figures_dir, "fig_scaling", figure := draw_scaling(benches), dict(caption=figure.get_suptitle()) | beside)
+    measured = dict(caption=f"Measured by `affnb bench` on {about}. Rates are medians over rounds; ratios are medians of ratios within a round, both sides measured in turns. On one core unless workers are named; learning with the profile's threads.") | beside
+    with taking_place(Path(figures_dir)) as folder, matplotlib.rc_context(sns.axes_style("whitegrid") | STYLE):
+        write_table(folder, "table_bench", table.round(6), bench_words(table), measured)
+        write_figure(folder, "fig_scaling", figure := draw_scaling(benches), dict(caption=figure.get_suptitle()) | beside)
     return sorted(Path(figures_dir).glob("table_bench.*")) + sorted(Path(figures_dir).glob("fig_scaling.*"))

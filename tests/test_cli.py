@@ -1,10 +1,10 @@
 """The commands as a user meets them when something is wrong: one line (what, where, what to do), the exit code of the contract, nothing half-written."""
-import importlib.util, json, os, re, signal, subprocess, sys, time
+import importlib.util, json, os, re, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from affnb.cli import alone, cancel, find_profile, main, make_plan, pack_data, reap, take_gpus, write_changed, write_sources
+from affnb.cli import alone, cancel, find_profile, main, make_plan, pack_data, publish, reap, take_gpus, write_changed, write_sources
 from affnb.core import AffnbError, UsageError, load_config, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,6 +183,106 @@ def test_one_command_at_a_time_works_on_a_run(tmp_path, capsys):
         assert f"process {other.pid} on " in capsys.readouterr().err and not (run/"plan.json").exists()
     finally: other.kill(); other.wait()
     with alone(run): pass
+
+
+def test_runs_with_other_settings_publish_one_after_the_other(tmp_path):
+    "While another process publishes to a place, this one waits; then all that is there is of one run."
+    one, two = (make_plan(load_config("tiny", [f"epochs={n}"]), out=tmp_path) for n in (1, 2))
+    assert one["run"] != two["run"] and one["publish"] == two["publish"]
+    names = dict(records="arm-{}-seed0.json", figures="table_{}.csv", model="{}")
+    for n, plan in enumerate((one, two), 1):
+        for kind, name in names.items():
+            (Path(plan["run"])/kind).mkdir(parents=True)
+            for what in (("of" + str(n), "both") if kind != "model" else ("config.json",)): (Path(plan["run"])/kind/name.format(what)).write_text(str(n))
+    there = lambda: [(path.name, path.read_text()) for folder in one["publish"] for path in sorted(Path(folder).iterdir())]
+    publish(one)
+    before = there()
+    other = hold(f"from pathlib import Path; from affnb.data import hold; lock = hold(Path({str(Path(two['run']).parent)!r})/'.publishing')")
+    waiting = threading.Thread(target=publish, args=(two,))
+    try:
+        waiting.start(); waiting.join(1)
+        assert waiting.is_alive() and there() == before == [("arm-both-seed0.json", "1"), ("arm-of1-seed0.json", "1"), ("table_both.csv", "1"), ("table_of1.csv", "1"), ("config.json", "1")]
+    finally: other.kill(); other.wait(); waiting.join(20)
+    assert there() == [("arm-both-seed0.json", "2"), ("arm-of2-seed0.json", "2"), ("table_both.csv", "2"), ("table_of2.csv", "2"), ("config.json", "2")]
+
+
+def test_what_lies_beside_published_files_is_left_alone(tmp_path):
+    "What an earlier run has left goes; notes, folders and pictures of one's own stay. A table alone publishes nothing."
+    plan = make_plan(load_config("tiny"), out=tmp_path)
+    assert make_plan(load_config("tiny"), out=tmp_path, only="table_pretraining")["publish"] is None
+    for kind, name in (("records", "arm-joint-seed0.json"), ("figures", "table_headline.csv"), ("model", "config.json")):
+        (Path(plan["run"])/kind).mkdir(parents=True); (Path(plan["run"])/kind/name).write_text("{}")
+    for target, old in zip(plan["publish"], ("arm-joint-seed7.json", "fig_old.png", "model.safetensors")):
+        (Path(target)/"for-my-paper").mkdir(parents=True)
+        for name in ("notes.txt", "for-my-paper/fig_1.png", "figure.png", "table.csv", old): (Path(target)/name).write_text("mine")
+        publish(plan)
+        assert not (Path(target)/old).exists() and sorted(path.name for path in Path(target).rglob("*") if path.is_file() and path.read_text() == "mine") == ["fig_1.png", "figure.png", "notes.txt", "table.csv"]
+
+
+def test_pictures_that_took_the_places_of_others_are_read(folder, tmp_path, monkeypatch):
+    "Of the same size, and newer: the plan's hash is another, and so is the packed data's."
+    from PIL import Image
+    from affnb import cli
+    from affnb.data import open_packed, pack
+    for path in folder.rglob("*.jpg"): Image.new("RGB", (16, 16), (10, 200, 30)).save(path, "BMP")
+    seen = []
+    monkeypatch.setattr(cli, "run_chain", lambda plan, *_: seen.append(plan["source"]) or pack(plan["folder"], plan["packed"], 16) or seen.append(open_packed(plan["packed"]).manifest["content"]))
+    for colour in ((10, 200, 30), (200, 10, 30)):
+        for path in folder.rglob("*.jpg"):
+            if colour[0] == 200: Image.new("RGB", (16, 16), colour).save(path, "BMP")
+        assert main(["reproduce", "--profile", "tiny", "--data", str(folder), "--out", str(tmp_path/"out"), "--dry-run"]) == 0
+    assert len(set(seen)) == 4, seen
+
+
+def test_a_clock_that_was_ahead_does_not_hide_a_change(folder, tmp_path):
+    plan = make_plan(load_config("tiny"), folder, tmp_path/"out", "one")
+    write_sources(plan)
+    ahead = time.time() + 7200
+    (Path(plan["run"])/"records").mkdir(); Path(plan["packed"]).mkdir(parents=True)
+    results = [Path(plan["run"])/"records"/"data.json", Path(plan["packed"])/"manifest.json"]
+    for path in results: path.touch(); os.utime(path, (ahead, ahead))
+    changed = write_sources(plan | dict(source="two"))
+    assert "settings" in changed and all(path.stat().st_mtime < Path(f"{plan['packed']}.txt").stat().st_mtime for path in results)
+
+
+@pytest.mark.parametrize("words", [["reproduce", "--out", ""], ["reproduce", "--data", ""], ["check", ""], ["predict", "x", "y", "-o", ""], ["bench", "--out", ""]])
+def test_an_empty_word_is_no_folder(words, capsys):
+    assert main(words) == 2 and "empty: give a value" in capsys.readouterr().err
+
+
+def test_an_encoder_that_there_is_not_is_refused_before_the_chain(capsys):
+    assert main(["reproduce", "--profile", "tiny", "--set", "encoder_of=jiont", "--dry-run"]) == 2 and "did you mean `joint`" in capsys.readouterr().err
+    assert main(["run-notebook", "x.ipynb", "y.ipynb", "foo"]) == 2 and "foo: write name=value" in capsys.readouterr().err
+
+
+def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "affnb.cli", "benchmark", str(tmp_path/"faces"), "--size", "112"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    limit = time.time() + 120
+    while not list(tmp_path.rglob("*.jpg")) and time.time() < limit: time.sleep(.1)
+    process.terminate()
+    assert process.wait(30) == 1 and "stopped by SIGTERM" in process.stderr.read() and not list(tmp_path.iterdir())
+
+
+def test_a_reader_who_has_gone_is_one_line(folder):
+    done = subprocess.run(f"{sys.executable} -m affnb.cli check {folder} | true", shell=True, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("affnb: nobody reads"), done.stderr
+
+
+def test_what_cannot_be_scored_is_said(folder, capsys):
+    path = folder/"validation_set_annotations.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *(f"{line.split(',')[0]},-5,-5,-1," + ",".join(["-1"]*12) for line in lines[1:])]) + "\n")
+    assert main(["check", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "validation: no frame has a label: nothing can be scored" in said and "nothing to mend" not in said and "1 to mend, see above" in said
+
+
+def test_a_truth_that_contradicts_itself_is_said(folder, tmp_path, capsys):
+    truth, predictions = folder/"training_set_annotations.txt", tmp_path/"predictions.txt"
+    predictions.write_text(truth.read_text())
+    truth.write_text(truth.read_text() + truth.read_text().splitlines()[1].replace("0.1", "0.9") + "\n")
+    assert main(["score", str(predictions), str(truth)]) == 0 and "1 of its rows list an image again with other labels" in capsys.readouterr().err
 
 
 def test_slurm_jobs_of_a_killed_command_are_cancelled(tmp_path, monkeypatch):
