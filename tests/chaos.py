@@ -64,17 +64,17 @@ class Storm:
         return found
 
     def strike(self, stage):
-        "Kills one process at random, or all; what kind it was."
+        "Kills one process at random, or all; what kind it was, or None where it was gone already."
         here = self.alive()
         if not here: return None
         if self.random.random() < .2: kind, victims = "all", [p for p, _, _ in here]
         else:
             kind = self.random.choice(sorted({k for _, k, _ in here}))
             victims = [self.random.choice([p for p, k, s in here if k == kind and s == stage] or [p for p, k, _ in here if k == kind])]
+        hit = 0
         for victim in victims:
-            try: victim.kill()
-            except psutil.Error: pass
-        return kind
+            with contextlib.suppress(psutil.Error): victim.kill(); hit += 1
+        return kind if hit else None
 
     def nobody_is_left(self):
         limit = time.time() + 20
@@ -99,7 +99,8 @@ class Storm:
                 stage = "planning" if len(self.starts) in (2, 3) and not struck else self.wait_for_a_stage(process, Counter(stage for stage, _ in self.kills), most)
                 if not stage: break
                 time.sleep(self.random.uniform(0, self.span))
-                if process.poll() is not None or not (kind := self.strike(stage)): break
+                if process.poll() is not None: break
+                if not (kind := self.strike(stage)): continue
                 struck += 1
                 self.kills.append((stage, kind))
                 for path, (seconds, steps) in self.checkpoints().items(): self.kept[path] = max(self.kept.get(path, ([], 0)), (seconds, steps), key=lambda k: (len(k[0]), k[1]))

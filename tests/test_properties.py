@@ -1,5 +1,6 @@
 """What must hold for any input, not only for the examples of the notebooks: hypothesis looks for the ones where it does not."""
 import os
+from collections import Counter
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
@@ -8,7 +9,8 @@ from sklearn.metrics import f1_score
 from torch import nn
 from affnb.core import AU_NAMES, AffnbError, Config, UsageError, check_config, generator, load_config, parse_setting
 from affnb.data import (COLUMNS, HEADER, SAFE_PATH, Batch, Batches, assign_parts, augment_frames, make_windows, merge_windows, read_annotations, read_rows, targets_of)
-from affnb.metrics import ccc, prediction_rows, score, score_from_statistics, video_statistics
+from affnb.intake import write_lists
+from affnb.metrics import ccc, read_predictions, score, score_files, score_from_statistics, video_statistics
 from affnb.train import class_weights, learning_rate, load_checkpoint, make_optimizer, save_checkpoint, task_losses, total_loss
 from affnb.watch import watch
 
@@ -38,17 +40,32 @@ def test_what_was_written_is_what_is_read(tmp_path_factory, rows, newline, mark)
     for i, name in enumerate(COLUMNS[2:]):
         assert [-1 if pd.isna(x) else x for x in table[name]] == [row[2][2] if i == 0 else row[2][3][i - 1] for row in rows]
 
-@given(st.data(), st.integers(1, 20))
-def test_a_prediction_file_says_what_was_predicted(tmp_path_factory, data, n):
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    found = dict(AU=rng.random((n, 12)), EXPR=rng.random((n, 8)), VA=rng.uniform(-1, 1, (n, 2)))
-    truth = tmp_path_factory.getbasetemp()/"truth.txt"
-    write(truth, [(f"v{i % 3}", str(i), (float(v), float(a), int(e), u.tolist())) for i, (v, a, e, u) in enumerate(zip(*found["VA"].T.round(4), found["EXPR"].argmax(1), (found["AU"] >= .5).astype(int)))])
-    table = read_annotations(truth)
-    targets, masks = targets_of(table)
-    assert all(mask.all() for mask in masks.values())
-    exact = score(dict(AU=targets["AU"], EXPR=np.eye(8)[targets["EXPR"]], VA=targets["VA"]), targets, masks)
-    assert all(value in (0., 1.) or abs(value - 1) < 1e-6 for value in (*exact["AU_per_unit"], *exact["EXPR_per_class"]))
+@given(st.lists(labels, min_size=1, max_size=12))
+def test_labels_of_ones_own_are_read_as_they_were_given(tmp_path_factory, rows):
+    table = pd.DataFrame([(f"v/{i}.jpg", "train", v, a, e, *units) for i, (v, a, e, units) in enumerate(rows)], columns=["image", "split", *COLUMNS])
+    write_lists(tmp_path_factory.getbasetemp(), pd.concat([table, table.assign(split="validation")]))
+    for name in ("training", "validation"):
+        found = read_annotations(tmp_path_factory.getbasetemp()/f"{name}_set_annotations.txt")
+        assert found["image"].tolist() == table["image"].tolist()
+        for column in COLUMNS:
+            missing, kind = (-5, np.float32) if column in ("valence", "arousal") else (-1, int)
+            assert [missing if pd.isna(x) else x for x in found[column]] == table[column].astype(kind).tolist(), column
+
+answered = st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.integers(0, 7), st.lists(st.floats(0, 1), min_size=12, max_size=12))   # action units as probabilities
+
+@given(st.lists(st.tuples(labels, answered), min_size=1, max_size=20), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_a_prediction_file_says_what_was_predicted(tmp_path_factory, rows, chance):
+    truth, predictions = (tmp_path_factory.getbasetemp()/f"{name}.txt" for name in ("truth", "predictions"))
+    names = [(f"v{i % 3}", str(i)) for i in range(len(rows))]
+    write(truth, [(*name, label) for name, (label, _) in zip(names, rows)])
+    write(predictions, chance.sample(made := [(*name, answer) for name, (_, answer) in zip(names, rows)], len(made)))   # in an order of its own
+    found = read_predictions(predictions).set_index("image").loc[[f"{v}/{f}.jpg" for v, f in names]]
+    assert found[list(COLUMNS)].to_numpy().tolist() == [[v, a, e, *units] for _, (v, a, e, units) in rows]
+    targets, masks = targets_of(read_annotations(truth))
+    if not any(mask.any() for mask in masks.values()): return
+    said, arrays = score_files(predictions, truth), dict(AU=found[list(AU_NAMES)].to_numpy(), EXPR=np.eye(8)[found["expression"].astype(int)], VA=found[["valence", "arousal"]].to_numpy())
+    for name, value in score(arrays, targets, masks).items(): assert (value is None) == (said[name] is None) and (value is None or np.allclose(value, said[name], atol=1e-6)), name
 
 line = st.one_of(st.text(max_size=60), st.lists(st.one_of(st.text(max_size=8), st.floats().map(repr), st.integers().map(str), st.sampled_from(["-5", "-1", "0", "1", "v/1.jpg", "", " "])), min_size=1, max_size=18).map(",".join), st.just(HEADER))
 content = st.one_of(st.binary(max_size=400), st.lists(line, max_size=12).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")), st.lists(line, max_size=12).map(lambda lines: "\n".join([HEADER, *lines]).encode("utf-8", "surrogatepass")))
@@ -67,18 +84,27 @@ def clean(call, *paths):
     except AffnbError as error:
         assert "\n" not in str(error) and len(str(error)) < 700 and any(str(path) in str(error) for path in paths), str(error)
 
+edits = st.one_of(st.just([]), st.lists(st.tuples(st.integers(0, 3000), st.one_of(st.binary(max_size=3), st.sampled_from([b",", b"\n", b"-5", b"nan", b"../", b"\"", b"", b"1e9"]))), max_size=3))
+alike = st.builds(lambda rows, answers, first, second: (spoiled([(*row[:2], answers[i % len(answers)]) for i, row in enumerate(rows)], first), spoiled(rows, second)), frames, st.lists(answered, min_size=1, max_size=5), edits, edits)
+
 @pytest.mark.fuzz
-@given(content, content)
-@settings(max_examples=int(3000 * MINUTES), derandomize=MINUTES == 1)
-def test_no_file_upsets_the_reader_or_the_score(tmp_path_factory, first, second):
-    from affnb.metrics import score_files
-    a, b = (tmp_path_factory.getbasetemp()/name for name in ("predictions.txt", "truth.txt"))
-    a.write_bytes(first); b.write_bytes(second)
-    table = clean(read_annotations, a)
-    if table is not None:
-        assert ((table[["valence", "arousal"]].abs() <= 1) | table[["valence", "arousal"]].isna()).all(axis=None) and all(SAFE_PATH.fullmatch(image) for image in table["image"])
-        assert table[list(COLUMNS[2:])].isin([*range(8), pd.NA]).all(axis=None)
-    clean(score_files, a, b)
+def test_no_file_upsets_the_reader_or_the_score(tmp_path):
+    "Files of nothing in particular, and pairs that belong together but for some bytes: many of them get through to the score."
+    a, b, reached = tmp_path/"predictions.txt", tmp_path/"truth.txt", Counter()
+    @given(st.one_of(st.tuples(content, content), alike))
+    @settings(max_examples=int(1200 * MINUTES), derandomize=MINUTES == 1)
+    def look(files):
+        a.write_bytes(files[0]); b.write_bytes(files[1])
+        table = clean(read_annotations, b)
+        if table is not None:
+            assert ((table[["valence", "arousal"]].abs() <= 1) | table[["valence", "arousal"]].isna()).all(axis=None) and all(SAFE_PATH.fullmatch(image) for image in table["image"])
+            assert table[list(COLUMNS[2:])].isin([*range(8), pd.NA]).all(axis=None)
+        predicted, said = clean(read_predictions, a), clean(score_files, a, b)
+        if said is not None:
+            assert all(value is None or 0 <= value <= 1 for value in (said["AU"], said["EXPR"])) and all(said[f"CCC_{name}"] is None or -1 - 1e-9 <= said[f"CCC_{name}"] <= 1 + 1e-9 for name in ("valence", "arousal"))
+        reached.update(files=1, read=table is not None, predicted=predicted is not None, scored=said is not None)
+    look()
+    assert min(reached[way] for way in ("read", "predicted", "scored")) > .1*reached["files"] and reached["scored"] < reached["files"], reached
 
 # ---------------------------------------------------------------- windows
 lengths = st.lists(st.integers(1, 70), min_size=1, max_size=8)
@@ -214,6 +240,24 @@ def test_augmentation_keeps_shape_range_and_labels(seed, per, B, T, strength):
     assert y.shape == x.shape and torch.equal(x, before) and y.isfinite().all() and 0 <= y.min() and y.max() <= 1
     grey = augment_frames(torch.full_like(x, .5), generator(seed), per, strength=strength, jitter=(0, 0, 0, 0))
     assert torch.allclose(grey, torch.full_like(x, .5), atol=1e-4)        # a turn, a crop, a shift bring nothing in from outside
+
+@given(lengths, st.integers(1, 9), st.integers(1, 7), st.integers(0, 2**31), st.sampled_from(["window", "frame"]))
+@settings(max_examples=40)
+def test_an_augmented_frame_keeps_its_own_labels(lengths, T, size, seed, augment):
+    "Frames that are white where their labels are 1, and black where they are 0: no jitter makes one the other."
+    table, rng = table_of(lengths), np.random.default_rng(seed)
+    white = rng.integers(0, 2, len(table))
+    table = table.assign(valence=white - .5, arousal=.5 - white, expression=pd.array(white*4, "Int8"), **{unit: pd.array(white, "Int8") for unit in AU_NAMES})
+    pixels = np.broadcast_to((white*255).astype(np.uint8)[:, None, None, None], (len(table), 8, 8, 3)).copy()
+    shown = 0
+    for batch in Batches(pixels, table, *make_windows(table, T, T), batch_size=size, augment=augment, seed=seed).epoch(0):
+        lit = batch.frames.mean((2, 3, 4)) > -.5                          # normalised: a grey of a third
+        assert torch.equal(lit[batch.valid], torch.from_numpy(white)[batch.rows][batch.valid] == 1)
+        labelled = batch.masks["AU"].all(-1) & batch.masks["EXPR"] & batch.masks["VA"].all(-1)
+        assert torch.equal(labelled, batch.valid)
+        for found in ((batch.targets["AU"] == 1).all(-1), batch.targets["EXPR"] == 4, batch.targets["VA"][..., 0] == .5, batch.targets["VA"][..., 1] == -.5): assert torch.equal(found[batch.valid], lit[batch.valid])
+        shown += int(batch.valid.sum())
+    assert shown
 
 @given(lengths, st.integers(1, 9), st.integers(1, 7), st.integers(0, 99), st.sampled_from(["none", "window", "frame"]))
 @settings(max_examples=40)
