@@ -171,8 +171,8 @@ def test_formulas_are_set_and_decks_move(browser, site):
     deck.wait_for_selector(".reveal.ready", timeout=20_000)
     before = deck.url
     deck.keyboard.press("Space")
-    deck.wait_for_timeout(1000)
-    assert deck.url != before and not wrong
+    deck.wait_for_url(lambda url: url != before, timeout=20_000)
+    assert not wrong
 
 
 OVER = """async () => {   // what of a deck does not fit on the screen
