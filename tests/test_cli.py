@@ -5,7 +5,7 @@ import numpy as np
 import psutil
 import pytest
 from affnb.cli import alone, cancel, find_profile, main, make_plan, pack_data, publish, reap, take_gpus, write_changed, write_sources
-from affnb.core import AffnbError, UsageError, load_config, write_json
+from affnb.core import AffnbError, UsageError, git_state, load_config, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "image,valence,arousal,expression,aus\n"
@@ -283,6 +283,16 @@ def test_a_truth_that_contradicts_itself_is_said(folder, tmp_path, capsys):
     predictions.write_text(truth.read_text())
     truth.write_text(truth.read_text() + truth.read_text().splitlines()[1].replace("0.1", "0.9") + "\n")
     assert main(["score", str(predictions), str(truth)]) == 0 and "1 of its rows list an image again with other labels" in capsys.readouterr().err
+
+
+def test_a_record_names_its_commit_and_whether_files_differ(tmp_path):
+    git = lambda *words: subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *words], cwd=tmp_path/"code", check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path/"code").mkdir(); (tmp_path/"code"/"a.py").write_text("1")
+    assert git_state(tmp_path/"code") == dict(commit=None, dirty=None)
+    git("init", "-q"); git("add", "-A"); git("commit", "-q", "-m", "one")
+    assert git_state(tmp_path/"code") == dict(commit=git("rev-parse", "HEAD"), dirty=False)
+    (tmp_path/"code"/"a.py").write_text("2")
+    assert git_state(tmp_path/"code")["dirty"] is True
 
 
 def test_slurm_jobs_of_a_killed_command_are_cancelled(tmp_path, monkeypatch):
