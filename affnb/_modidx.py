@@ -565,6 +565,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'affnb.predict.make_finder': ('predict.html#make_finder', 'affnb/predict.py'),
                                'affnb.predict.model_card': ('predict.html#model_card', 'affnb/predict.py'),
                                'affnb.predict.overlap': ('predict.html#overlap', 'affnb/predict.py'),
+                               'affnb.predict.paths_among': ('predict.html#paths_among', 'affnb/predict.py'),
                                'affnb.predict.placement': ('predict.html#placement', 'affnb/predict.py'),
                                'affnb.predict.predict': ('predict.html#predict', 'affnb/predict.py'),
                                'affnb.predict.printable': ('predict.html#printable', 'affnb/predict.py'),

@@ -117,9 +117,10 @@ def read_folders(folder)->pd.DataFrame:  # as of `read_labels`
     for inside in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try: code = expression_code(inside.name)
         except UsageError as error: raise AffnbError(f"{inside}: {error}; or give a CSV file with labels") from None
-        for path in inside.rglob("*"):
-            if "\\x" in printable(path) and "\\x" not in str(path): raise AffnbError(f"{printable(path)}: a name that is no UTF-8: rename it, or unpack the archive again with the names' encoding")
-        rows += [dict(image=str(path.relative_to(folder)), expression=code) for path in sorted(inside.rglob("*")) if path.suffix.lower() in STILL | CLOSED and path.is_file()]
+        pictures = sorted(path for path in inside.rglob("*") if path.suffix.lower() in STILL | CLOSED and path.is_file())
+        for path in pictures:
+            if printable(path) != str(path): raise AffnbError(f"{printable(path)}: a name that is no UTF-8: rename it, or unpack the archive again with the names' encoding")
+        rows += [dict(image=str(path.relative_to(folder)), expression=code) for path in pictures]
     if not rows: raise AffnbError(f"{folder}: no pictures in folders named by expression (such as {folder.name}/happiness/...): name another folder, or a CSV file")
     blank = dict(person=None, split=None) | dict.fromkeys(AFFECT, -5.) | dict.fromkeys(AU_NAMES, -1)
     return pd.DataFrame(rows).assign(**blank)[["image", "person", "split", *COLUMNS]]

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TEMPLATE', 'MARGIN', 'LIFT', 'MOVING', 'STILL', 'CLOSED', 'CARD', 'DRAWN', 'LIMITS', 'COLUMNS', 'UNITS', 'LOW',
            'Face', 'cascade', 'yunet', 'placement', 'cut_out', 'squeeze', 'make_finder', 'overlap', 'Tracker', 'Source',
-           'printable', 'unread', 'find_sources', 'frames_of', 'video_frames', 'write_video', 'gather', 'model_card',
-           'leave_model', 'load_model', 'find_all', 'ask', 'predict', 'caption_of', 'draw_faces', 'keep_apart',
-           'draw_all', 'check_place', 'table_kind', 'write_answers', 'Answers', 'export_onnx']
+           'printable', 'unread', 'paths_among', 'find_sources', 'frames_of', 'video_frames', 'write_video', 'gather',
+           'model_card', 'leave_model', 'load_model', 'find_all', 'ask', 'predict', 'caption_of', 'draw_faces',
+           'keep_apart', 'draw_all', 'check_place', 'table_kind', 'write_answers', 'Answers', 'export_onnx']
 
 # %% ../nbs/13_predict.ipynb #56875505
 import math, os, re, tempfile, warnings
@@ -133,6 +133,10 @@ def printable(path)->str:
 def unread(folder)->list[str]: # a line each
     "The pictures below a folder that are of kinds which are not read."
     return [f"{printable(path)}: pictures of this kind are not read: save it as JPEG or PNG" for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in CLOSED and path.is_file()]
+
+def paths_among(inputs)->list[Path]:
+    "The inputs that are no arrays."
+    return [Path(item) for item in inputs if not isinstance(item, np.ndarray) and not torch.is_tensor(item)]
 
 def find_sources(inputs  # paths and arrays
                 )->list:
@@ -318,7 +322,7 @@ def predict(model:AffectModel,  # of `AffectModel.from_pretrained`
         if source.moving: parts.append(rows.join(ask(model, rows, cut, device)))
         else: parts.append(rows); crops += cut   # all pictures together
     if len(left_out) == len(sources): raise AffnbError(f"nothing could be read: {left_out[0]}")
-    left_out += [line for item in inputs if not isinstance(item, np.ndarray) and not torch.is_tensor(item) and Path(item).is_dir() for line in unread(item)]
+    left_out += [line for path in paths_among(inputs) if path.is_dir() for line in unread(path)]
     for what, names in (("left out", left_out), ("no face found", blank)): shout(what, names if len(names) < 7 else [*names[:5], f"and {len(names) - 5} more"])
     still = [k for k, part in enumerate(parts) if len(part.columns) == len(COLUMNS)]
     if still:
@@ -363,7 +367,7 @@ def draw_faces(image:np.ndarray,  # (H, W, 3) uint8
 def keep_apart(folder, inputs)->None:
     "Raises `UsageError` for a folder of copies in which an input lies, or that lies in one: they would take each other's places, or be read the next time."
     folder = Path(folder).resolve()
-    for path in (Path(item).resolve() for item in inputs if not isinstance(item, np.ndarray) and not torch.is_tensor(item)):
+    for path in (path.resolve() for path in paths_among(inputs)):
         if folder == (path if path.is_dir() else path.parent) or path.is_dir() and folder.is_relative_to(path): raise UsageError(f"--draw {folder}: holds or is part of the input {path}: name a folder apart from it")
 
 def draw_all(folder, sources:list, table:pd.DataFrame, every:int=1)->list:  # paths
