@@ -184,6 +184,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'affnb.cli.run_notebook': ('cli.html#run_notebook', 'affnb/cli.py'),
                            'affnb.cli.says': ('cli.html#says', 'affnb/cli.py'),
                            'affnb.cli.score': ('cli.html#score', 'affnb/cli.py'),
+                           'affnb.cli.set_back': ('cli.html#set_back', 'affnb/cli.py'),
                            'affnb.cli.sweep': ('cli.html#sweep', 'affnb/cli.py'),
                            'affnb.cli.take_gpus': ('cli.html#take_gpus', 'affnb/cli.py'),
                            'affnb.cli.take_in_faces': ('cli.html#take_in_faces', 'affnb/cli.py'),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BENCH_SETTINGS', 'OURS', 'STEPS', 'check_parts', 'plan_arms', 'plan_text', 'says', 'make_plan', 'write_changed',
-           'put_back', 'absent', 'write_sources', 'sweep', 'render', 'pack_data', 'describe', 'reap', 'cancel',
-           'list_gpus', 'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone', 'reason', 'jobs_of', 'run_chain',
-           'drop_stale', 'publish', 'committed', 'warned', 'reproduce', 'check', 'score', 'report', 'bench', 'Parser',
-           'make_parser', 'counted', 'ask_model', 'render_trial', 'leave', 'named', 'take_in_faces', 'hand_out', 'act',
-           'filled', 'behave', 'main']
+           'put_back', 'absent', 'set_back', 'write_sources', 'sweep', 'render', 'pack_data', 'describe', 'reap',
+           'cancel', 'list_gpus', 'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone', 'reason', 'jobs_of',
+           'run_chain', 'drop_stale', 'publish', 'committed', 'warned', 'reproduce', 'check', 'score', 'report',
+           'bench', 'Parser', 'make_parser', 'counted', 'ask_model', 'render_trial', 'leave', 'named', 'take_in_faces',
+           'hand_out', 'act', 'filled', 'behave', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse, contextlib, dataclasses, errno, fcntl, inspect, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, time
@@ -123,11 +123,15 @@ def absent(plan:dict)->list[Path]:
 
 
 # %% ../nbs/14_cli.ipynb #5e34db8b
+def set_back(plan:dict)->None:
+    "Gives files of a run that are of a time to come, when the clock was ahead, the time of today: else nothing could be newer."
+    now = time.time()
+    for path in (*Path(plan["run"]).rglob("*"), *Path(plan["packed"]).glob("*"), *(Path(plan["folder"]).glob("*") if plan["benchmark"] else ())):
+        if path.is_file() and path.stat().st_mtime > now: os.utime(path, (now, now))
+
 def write_sources(plan:dict)->list[str]:  # the names that changed
     "Writes RUN/sources/NAME.txt, a hash a notebook, module and settings, and beside the packed data one of its source: what the rules depend on."
-    root, sources, now = project_root(), Path(plan["run"])/"sources", time.time()
-    for path in (*Path(plan["run"]).rglob("*"), *Path(plan["packed"]).glob("*"), *(Path(plan["folder"]).glob("*") if plan["benchmark"] else ())):
-        if path.is_file() and path.stat().st_mtime > now: os.utime(path, (now, now))   # of a time when the clock was ahead: nothing could be newer
+    root, sources = project_root(), Path(plan["run"])/"sources"
     hashes = {path.stem: notebook_hash(path) for path in sorted((root/"nbs").glob("[01]*.ipynb"))}
     hashes |= {path.stem: file_hash(path) for path in sorted((root/"affnb").glob("[a-z]*.py"))}
     weights = [root/plan["config"][name] for name in ("pretrained", "mae_start") if plan["config"][name] not in ("", "timm")]
@@ -398,6 +402,7 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
     new = absent(plan)
     with alone(run), put_back(plan, new) if dry_run else contextlib.nullcontext():
         if not dry_run: print(f"affnb: {plan['name']}: {'the synthetic benchmark' if plan['benchmark'] else plan['folder']}, seeds {', '.join(map(str, config.seeds))}", flush=True)
+        if not dry_run: set_back(plan)
         write_changed(run/"plan.json", plan_text(plan))
         write_sources(plan)
         if not dry_run: drop_stale(plan)
@@ -591,7 +596,7 @@ def act(words:argparse.Namespace)->None:
 def filled(words:argparse.Namespace)->argparse.Namespace:
     "The words of a command, if none is empty; raises `UsageError`."
     for name, value in vars(words).items():
-        if value == "": raise UsageError(f"{name}: empty: give a value, or leave it out (a shell's variable may be unset)")
+        if value == "" or isinstance(value, list) and "" in value: raise UsageError(f"{name}: empty: give a value, or leave it out (a shell's variable may be unset)")
     return words
 
 # %% ../nbs/14_cli.ipynb #4c4619af

@@ -291,7 +291,9 @@ def environment(device=None  # a torch device
 def atomic(path  # the file or folder to make
           ):     # a temporary path in the same folder, to write to
     "Gives a temporary path that becomes `path` if the block ends well, and vanishes if it does not."
-    path = Path(path).resolve()   # x/.. is the folder that x lies in, with a name of its own
+    path = Path(path)
+    path = path.parent.resolve()/path.name if path.name not in ("", "..") else path.resolve()   # x/.. is the folder that x lies in, with a name of its own; a link is replaced, not what it leads to
+    if path.is_dir() and Path.cwd().is_relative_to(path): raise AffnbError(f"{path}: you are working in it, and it would be replaced: choose another folder")
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise AffnbError(f"{path.parent}: cannot be made ({error.strerror}): choose a folder that you may write to") from None
     try: workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

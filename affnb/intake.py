@@ -8,7 +8,7 @@ __all__ = ['WORDS', 'MISSING', 'CODES', 'MEANINGS', 'SPLITS', 'expression_code',
            'cut_picture', 'stay_inside', 'once', 'write_lists', 'take_in', 'reasons']
 
 # %% ../nbs/13b_intake.ipynb #bcee4f69
-import os, re, warnings
+import os, re, unicodedata, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
@@ -64,10 +64,11 @@ def read_csv(path)->pd.DataFrame:  # texts, NaN where empty, by row of the file;
     return named.set_index(pd.RangeIndex(2, len(named) + 2)).dropna(how="all")
 
 def people_named(names, path)->pd.Series:
-    "Who is on each row, without spaces around; raises `AffnbError` for two names that differ in capitals alone."
+    "Who is on each row, without spaces around; raises `AffnbError` for two names that differ in capitals, spaces or the coding of letters alone, and for one that may mean *missing*."
     names, known = names.str.strip().replace("", None) if names.notna().any() else names, {}
     for row, name in names.dropna().items():
-        other = known.setdefault(name.casefold(), name)
+        if name.casefold() in ("na", "n/a", "nan", "none", "null"): raise AffnbError(f"{path}, row {row}: person = {name}: missing, or a name? leave the cell empty, or write the name in another way")
+        other = known.setdefault(unicodedata.normalize("NFKC", " ".join(name.split())).casefold(), name)
         if other != name: raise AffnbError(f"{path}, row {row}: person = {name}: there is {other} as well: write a person in one way, or two in different ones")
     return names
 
@@ -83,7 +84,7 @@ def codes_of(values, path)->list[int]:
 def splits_of(values, path)->list[str]:
     "The splits of a column; raises `AffnbError` that names the row."
     names = values.fillna("").str.strip().str.lower()
-    for row in values.index[~names.isin(list(SPLITS))][:1]: raise AffnbError(f"{path}, row {row}: split = {values[row]}: must be train, validation or test")
+    for row in values.index[~names.isin(list(SPLITS))][:1]: raise AffnbError(f"{path}, row {row}: split = {'' if pd.isna(values[row]) else values[row]}: must be train, validation or test")
     return names.map(SPLITS).tolist()
 
 # %% ../nbs/13b_intake.ipynb #65a9fd09
@@ -160,7 +161,9 @@ def stay_inside(home, names, source)->pd.Series:  # where each lies
     "The pictures' places; raises `AffnbError`, with the row, at the first that lies out of `home` or behind a link that leads out of it."
     for row, name in names.items():
         try: check_inside(Path(home)/name, Path(home).resolve())
-        except AffnbError: raise AffnbError(f"{source}{'' if Path(source).is_dir() else f', row {row}'}: {name}: lies out of {home}: nothing outside is read: name with --images a folder that holds all pictures of a CSV file") from None
+        except (AffnbError, ValueError):   # a name with a NUL is none
+            at, remedy = ("", "copy the picture to it") if Path(source).is_dir() else (f", row {row}", "name with --images a folder that holds all pictures, and each by its path from there")
+            raise AffnbError(f"{source}{at}: {name}: lies out of {home}: nothing outside is read: {remedy}") from None
     return names.map(lambda name: os.path.realpath(Path(home)/name))
 
 def once(table, places, source)->pd.DataFrame:

@@ -150,6 +150,7 @@ def find_sources(inputs  # paths and arrays
         path = Path(item)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in MOVING | STILL and p.is_file())
+            if not inside and unread(path): raise AffnbError(unread(path)[0])
             if not inside: raise AffnbError(f"{path}: no picture and no video in it: name a folder with {', '.join(sorted(STILL | MOVING))}")
             found += [Source(printable(p), p, p.suffix.lower() in MOVING) for p in inside]
         elif path.is_file(): found.append(Source(printable(path), path, path.suffix.lower() in MOVING))
@@ -167,23 +168,26 @@ def frames_of(source:Source,
     elif source.moving: yield from video_frames(source.what, every)
     else:
         picture = open_picture(source.what)
-        if picture is None: raise AffnbError(f"{source.name}: cannot be decoded as a picture")
+        if picture is None: raise AffnbError(f"{source.name}: {'pictures of this kind are not read: save it as JPEG or PNG' if source.what.suffix.lower() in CLOSED else 'cannot be decoded as a picture'}")
         yield 0, math.nan, np.asarray(picture)
 
 # %% ../nbs/13_predict.ipynb #e00ff1c2
 def video_frames(path, every:int=1):
     "A video's frames, upright; raises `AffnbError` where it is none, and says so where it ends before it should."
-    k, wanted, error = -1, 0, None
+    k, times, error, wanted, length = -1, [0., 0.], None, 0, 0.
     try:
         with av.open(str(path)) as film:
             stream = film.streams.video[0]
             stream.thread_type = "AUTO"
-            wanted = stream.frames   # as many as the file says; 0 where it does not
+            wanted = stream.frames if film.format.name == "avi" else 0   # as the file says; elsewhere it may be told to show a part
+            length = float(stream.duration*stream.time_base) if stream.duration else (film.duration or 0)/av.time_base   # seconds
             for k, frame in enumerate(film.decode(stream)):
+                if frame.time is not None: times = [times[0] if k else frame.time, frame.time]
                 if k % every == 0: yield k, math.nan if frame.time is None else float(frame.time), np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation//90))
     except (av.FFmpegError, IndexError) as problem: error = problem
     if k < 0 and error: raise AffnbError(f"{path}: cannot be decoded as a video ({str(error)[:100]})")
-    if error or k + 1 < wanted: shout(printable(path), [f"{k + 1:,} frames{f' of {wanted:,}' if wanted else ''} could be decoded: the file is damaged, or cut short"])
+    shown = times[1] - times[0]
+    if error or k + 1 < wanted or shown < .9*length - 1: shout(printable(path), [f"{k + 1:,} frames{f' of {wanted:,}' if wanted else f', {shown:.1f} of {length:.1f} seconds'} could be decoded: the file is damaged, or cut short"])
 
 def write_video(path, frames, rate:float)->None:  # frames (H, W, 3) uint8, all of one size
     "Writes frames as an H.264 (or else MPEG-4) video, whole or not at all."
@@ -365,10 +369,11 @@ def draw_faces(image:np.ndarray,  # (H, W, 3) uint8
 
 # %% ../nbs/13_predict.ipynb #f4f9d9d2
 def keep_apart(folder, inputs)->None:
-    "Raises `UsageError` for a folder of copies in which an input lies, or that lies in one: they would take each other's places, or be read the next time."
+    "Raises `UsageError` for a folder of copies that is not empty, in which an input lies, or that lies in one: they would take each other's places, or be read the next time."
     folder = Path(folder).resolve()
-    for path in (path.resolve() for path in paths_among(inputs)):
-        if folder == (path if path.is_dir() else path.parent) or path.is_dir() and folder.is_relative_to(path): raise UsageError(f"--draw {folder}: holds or is part of the input {path}: name a folder apart from it")
+    if folder.is_dir() and any(folder.iterdir()): raise UsageError(f"--draw {folder}: holds something already, which copies could replace: name a new folder")
+    for path in (place for path in paths_among(inputs) for place in (path.resolve(), path.absolute())):
+        if path.is_dir() and folder.is_relative_to(path.resolve()) or folder == path.parent.resolve(): raise UsageError(f"--draw {folder}: holds or is part of the input {path}: name a folder apart from it")
 
 def draw_all(folder, sources:list, table:pd.DataFrame, every:int=1)->list:  # paths
     "Copies of sources with what the table says of them, into a folder."

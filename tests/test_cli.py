@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from affnb.cli import alone, cancel, find_profile, main, make_plan, pack_data, publish, reap, take_gpus, write_changed, write_sources
+from affnb.cli import alone, cancel, find_profile, main, make_plan, pack_data, publish, reap, set_back, take_gpus, write_changed, write_sources
 from affnb.core import AffnbError, UsageError, git_state, load_config, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -241,11 +241,12 @@ def test_a_clock_that_was_ahead_does_not_hide_a_change(folder, tmp_path):
     (Path(plan["run"])/"records").mkdir(); Path(plan["packed"]).mkdir(parents=True)
     results = [Path(plan["run"])/"records"/"data.json", Path(plan["packed"])/"manifest.json"]
     for path in results: path.touch(); os.utime(path, (ahead, ahead))
+    set_back(plan)
     changed = write_sources(plan | dict(source="two"))
     assert "settings" in changed and all(path.stat().st_mtime < Path(f"{plan['packed']}.txt").stat().st_mtime for path in results)
 
 
-@pytest.mark.parametrize("words", [["reproduce", "--out", ""], ["reproduce", "--data", ""], ["check", ""], ["predict", "x", "y", "-o", ""], ["bench", "--out", ""]])
+@pytest.mark.parametrize("words", [["reproduce", "--out", ""], ["reproduce", "--data", ""], ["check", ""], ["predict", "x", "y", "-o", ""], ["predict", "x", ""], ["bench", "--out", ""]])
 def test_an_empty_word_is_no_folder(words, capsys):
     assert main(words) == 2 and "empty: give a value" in capsys.readouterr().err
 

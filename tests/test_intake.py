@@ -83,6 +83,10 @@ WRONG = {
     "pictures that are not there": ("path,emotion\nx.png,sad\ny.png,sad\n", "no picture for train is left: 2 is not there (first: x.png)"),
     "None, which some mean neutral by": ("path,emotion\n0.png,None\n", "row 2: expression 'None': not known"),
     "a person in two spellings": ("path,emotion,person\n0.png,sad,Ann\n1.png,sad,ann\n", "row 3: person = ann: there is Ann as well"),
+    "a person in two codings": ("path,emotion,person\n0.png,sad,Jos\u00e9\n1.png,sad,Jose\u0301\n", "row 3: person = Jos"),
+    "a person with two spaces": ("path,emotion,person\n0.png,sad,Bob Lee\n1.png,sad,Bob  Lee\n", "there is Bob Lee as well"),
+    "people who may be missing": ("path,emotion,person\n0.png,sad,ann\n1.png,sad,NA\n", "row 3: person = NA: missing, or a name?"),
+    "a NUL in a name": ("path,emotion\n0\0.png,sad\n", "nothing outside is read"),
     "a picture of two people": ("path,emotion,person\n0.png,sad,ann\n./0.png,sad,ben\n", "row 3: ./0.png: is listed above with other labels, another person or split"),
     "a picture with two labels": ("path,emotion\n0.png,sad\n1.png,sad\n0.png,happy\n", "row 4: 0.png: is listed above"),
     "a column twice": ("path,valence,valence\n0.png,.5,.1\n", "two columns are called valence"),
@@ -156,9 +160,9 @@ def test_a_picture_that_is_listed_twice_alike_is_taken_once(crops, tmp_path):
     assert take_in(table, tmp_path/"mine", aligned=True)["pictures"] == 12
 
 
-def test_a_person_may_be_called_na_and_spaces_are_no_part_of_a_name(crops, tmp_path):
-    table, _ = read_labels(labels(crops, "path,valence,person\n0.png,NA,NA\n1.png,.5, Ann\n2.png,nan,Ann \n"))
-    assert table["person"].tolist() == ["NA", "Ann", "Ann"] and table["valence"].tolist() == [-5, .5, -5]
+def test_na_is_a_missing_label_and_spaces_are_no_part_of_a_name(crops, tmp_path):
+    table, _ = read_labels(labels(crops, "path,valence,person\n0.png,NA,Nat\n1.png,.5, Ann\n2.png,nan,Ann \n"))
+    assert table["person"].tolist() == ["Nat", "Ann", "Ann"] and table["valence"].tolist() == [-5, .5, -5]
 
 
 def test_what_a_folder_holds_besides_is_told(crops, tmp_path, capsys):

@@ -1,5 +1,5 @@
 "Faces that are found, followed and asked about; model folders; answers as files; what happens otherwise."
-import json, math, os, shutil, subprocess
+import json, math, os, re, shutil, subprocess
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -191,9 +191,10 @@ def test_a_small_crop_is_enlarged_and_its_caption_stands_beside_it():
 def test_copies_never_take_the_places_of_what_is_read(folder, tmp_path, capsys):
     "Into the folder of the inputs, below it, beside a video: refused before anything is done."
     shutil.copytree(folder/"photos", tmp_path/"photos"); shutil.copyfile(folder/"walk.mp4", tmp_path/"photos"/"walk.mp4")
+    (tmp_path/"links").mkdir(); (tmp_path/"links"/"a.png").symlink_to(tmp_path/"photos"/"holiday"/"1.png"); (tmp_path/"full").mkdir(); (tmp_path/"full"/"0.png").touch()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    for words in ([tmp_path/"photos", "--draw", tmp_path/"photos"], [tmp_path/"photos", "--draw", tmp_path/"photos"/"drawn"], [tmp_path/"photos"/"walk.mp4", "--draw", tmp_path/"photos"], [tmp_path/"photos"/"holiday"/"0.png", "--draw", tmp_path/"photos"/"holiday"/".."/"holiday"]):
-        assert main(["predict", str(folder/"model"), *map(str, words), "--aligned"]) == 2 and "name a folder apart from it" in capsys.readouterr().err
+    for words in ([tmp_path/"links"/"a.png", "--draw", tmp_path/"links"], [tmp_path/"photos"/"holiday"/"0.png", "--draw", tmp_path/"full"], [tmp_path/"photos", "--draw", tmp_path/"photos"], [tmp_path/"photos", "--draw", tmp_path/"photos"/"drawn"], [tmp_path/"photos"/"walk.mp4", "--draw", tmp_path/"photos"], [tmp_path/"photos"/"holiday"/"0.png", "--draw", tmp_path/"photos"/"holiday"/".."/"holiday"]):
+        assert main(["predict", str(folder/"model"), *map(str, words), "--aligned"]) == 2 and re.search("name a folder apart from it|holds something already", capsys.readouterr().err)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -209,22 +210,24 @@ def test_a_name_that_is_no_utf_8_loses_nothing(folder, tmp_path, capsys):
     (tmp_path/"in").mkdir()
     for name in (b"Gr\xfc\xdfe.png", b"Gr\xfc\xdf.png"): shutil.copyfile(folder/"photos"/"holiday"/"0.png", Path(os.fsdecode(os.fsencode(tmp_path/"in") + b"/" + name)))
     for ending in ("csv", "parquet"):
-        assert main(["predict", str(folder/"model"), str(tmp_path/"in"), "--aligned", "-o", str(tmp_path/f"answers.{ending}"), "--draw", str(tmp_path/"drawn")]) == 0, capsys.readouterr().err
+        assert main(["predict", str(folder/"model"), str(tmp_path/"in"), "--aligned", "-o", str(tmp_path/f"answers.{ending}"), "--draw", str(tmp_path/f"drawn.{ending}")]) == 0, capsys.readouterr().err
     names = pd.read_csv(tmp_path/"answers.csv")["input"]
-    assert names.is_unique and names.str.contains("Gr", regex=False).all() and pd.read_parquet(tmp_path/"answers.parquet")["input"].equals(names) and len(list((tmp_path/"drawn").iterdir())) == 2
+    assert names.is_unique and names.str.contains("Gr", regex=False).all() and pd.read_parquet(tmp_path/"answers.parquet")["input"].equals(names) and len(list((tmp_path/"drawn.csv").iterdir())) == 2
 
 
-def test_a_video_that_is_cut_short_is_said(folder, tmp_path, capsys):
-    whole = tmp_path/"whole.avi"
+@pytest.mark.parametrize("ending, said", [("avi", "{n} frames of 40"), ("mkv", "{n} frames, {seconds:.1f} of 4.0 seconds")])
+def test_a_video_that_is_cut_short_is_said(ending, said, folder, tmp_path, capsys):
+    whole = tmp_path/f"whole.{ending}"
     import av
     with av.open(str(whole), "w") as film:
         stream = film.add_stream("mjpeg", rate=10); stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
         for k in range(40): [film.mux(packet) for packet in stream.encode(av.VideoFrame.from_ndarray(np.random.default_rng(k).integers(0, 255, (48, 64, 3), dtype=np.uint8), "rgb24"))]
         for packet in stream.encode(): film.mux(packet)
     assert len(list(video_frames(whole))) == 40 and not capsys.readouterr().err
-    (tmp_path/"half.avi").write_bytes(whole.read_bytes()[:whole.stat().st_size//2])
-    n = len(list(video_frames(tmp_path/"half.avi")))
-    assert 0 < n < 40 and f"half.avi: {n} frames of 40 could be decoded" in capsys.readouterr().err
+    half = tmp_path/f"half.{ending}"
+    half.write_bytes(whole.read_bytes()[:whole.stat().st_size//2])
+    n = len(list(video_frames(half)))
+    assert 0 < n < 40 and f"{half.name}: {said.format(n=n, seconds=(n - 1)/10)} could be decoded" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(folder, tmp_path, capsys, monkeypatch):
