@@ -249,7 +249,7 @@ def doubling(scaling:list)->list[dict]:
 def measure_utilisation(run:Run, encoder:str="vit_base_patch16_224", frames:int=128, size:int=8192, steps:int=5, **turns)->list[dict]:  # frames: of a batch; size: of the matrices
     "Fine-tuning at 224 pixels: its floating point operations a second as a share of a large bfloat16 product's; on a GPU, peak memory."
     gpu, (a, b) = run.device.type == "cuda", (torch.randn(size, size, device=run.device).bfloat16() for _ in range(2))
-    config = replace(run.config, encoder=encoder, image_size=224, patch_size=0, width=0, depth=0, num_heads=0, stem="patch", pretrained="", batch_frames=frames)
+    config = replace(run.config, encoder=encoder, image_size=224, patch_size=0, width=0, depth=-1, num_heads=0, stem="patch", pool="mean", pretrained="", batch_frames=frames)
     wide = lambda v: v[:1].expand(frames, *v.shape[1:])
     some = next(iter(batches_of(run, rows_of(run, "train"), 0).epoch(0)))
     batch = Batch(torch.randn(frames, 1, 3, 224, 224, device=run.device), *({task: wide(v) for task, v in kind.items()} for kind in (some.targets, some.masks)), wide(some.valid), wide(some.rows), None)

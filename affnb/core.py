@@ -75,9 +75,10 @@ class ModelSettings:
     encoder: str = "vit_base_patch16_224"  # any Vision Transformer of timm
     patch_size: int = 0            # 0: as the encoder's name says
     width: int = 0                 # embedding dimension; 0: as the name says
-    depth: int = 0                 # transformer blocks; 0: as the name says
+    depth: int = -1                # transformer blocks; -1: as the name says; 0: none, the stem alone
     num_heads: int = 0             # attention heads; 0: as the name says
     stem: str = "patch"            # patch | conv (a small convolutional stem, which small encoders need)
+    pool: str = "mean"             # how tokens become one feature: mean | places (a weight per place and channel)
     drop_path: float = .1          # stochastic depth
     pretrained: str = ""           # empty | timm (its weights, needs a network) | a .safetensors file
     mae_mask_ratio: float = .75    # share of patches that the masked autoencoder hides
@@ -124,6 +125,7 @@ class TrainSettings:
     head_lr: float = 1e-4          # their peak learning rate
     finetune_encoder: bool = False # train the encoder on with them, frame by frame, instead of on stored features
     ablations: str = "few"         # few | all | more (the autoencoder's length too): how many arms the tables have
+    convergence_seeds: int = 2     # how many of the seeds train the tables convergence and encoder, which cost much and show large differences
     search_trials: int = 10        # of each sampler, for each target
     seeds: tuple[int, ...] = (0,)  # one run each
     bootstrap: int = 1000          # resamples for an interval
@@ -141,7 +143,7 @@ class Config(TrainSettings, ModelSettings, DataSettings):
 
 # %% ../nbs/00_core.ipynb #8b28d715
 CHOICES = MappingProxyType(dict(
-    augment=("none", "window", "frame"), stem=("patch", "conv"), fusion=("none", "sum", "concat", "gate"),
+    augment=("none", "window", "frame"), stem=("patch", "conv"), pool=("mean", "places"), fusion=("none", "sum", "concat", "gate"),
     fused=(*TASKS, *(f"{task}@{k}" for task in TASKS for k in (1, 2))), tasks=(*TASKS, *AFFECT), temporal=("none", "lstm", "gru", "tcn", "transformer"),
     init_from=("mae", *TASKS), start=("nothing", "mae", "mae-half", "mae-double", *TASKS), frame_order=("time", "shuffled"), encoder_role=("encoder", "seen"),
     weighting=("fixed", "uncertainty"), ablations=("few", "all", "more"), device=("auto", "cpu", "cuda")))
@@ -171,10 +173,10 @@ def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
     shares = ("dev_share", "head_share", "mae_mask_ratio", "drop_path", "dropout", "warmup")
-    positive = ("image_size", "bench_size", "long_frames", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "window", "stride", "threads", "processes",
+    positive = ("image_size", "bench_size", "long_frames", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "convergence_seeds", "window", "stride", "threads", "processes",
                 "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
                 "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
-    counts = ("bench_test", "patch_size", "width", "depth", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
+    counts = ("bench_test", "patch_size", "width", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
               "augment_strength", "weight_AU", "weight_EXPR", "weight_valence", "weight_arousal", "checkpoint_seconds")
     for name in shares:
         if not 0 <= getattr(config, name) < 1: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be in [0, 1)")
@@ -187,6 +189,7 @@ def check_config(config:"Config"  # settings of the right types
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, float) and not math.isfinite(value): raise UsageError(f"setting `{name}` = {value}: must be a finite number")
     if config.stride > config.window: raise UsageError(f"setting `stride` = {config.stride}: must be at most window = {config.window}, or frames are left out")
+    if config.depth < -1: raise UsageError(f"setting `depth` = {config.depth}: must be 0 or more, or -1 for as many as the encoder's name says")
     if not 0 <= config.fold <= 5: raise UsageError(f"setting `fold` = {config.fold}: must be 1 to 5, or 0 for none")
     if not config.tasks: raise UsageError("setting `tasks` is empty: name one or more of AU, EXPR, VA, valence, arousal")
     if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):

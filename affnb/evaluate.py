@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from .arms import models_of
 from .benchmark import UNNAMED, Knobs, label_process
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record, read_json, write_json
 from .data import frame_numbers
@@ -167,8 +168,7 @@ def nearest(run:Run, seen:np.ndarray, leaked:bool, seed:int=0)->dict:  # task ->
 # %% ../nbs/11_evaluate.ipynb #c1e717a5
 def costs_of(run:Run, arm:str, seed:int)->dict:
     "Parameters, FLOPs a frame, frames seen and seconds of an arm; of the three models together for `separate`."
-    stages = TASKS if arm == "separate" else (arm,)
-    records = [read_json(run.folder/"records"/f"train-{stage}-seed{seed}.json") for stage in stages]
+    records = [read_json(run.folder/"records"/f"train-{model}-seed{seed}.json") for model in models_of(arm)]
     return {key: sum(record[key] for record in records) for key in ("parameters", "flops", "frames_seen", "seconds")}
 
 # %% ../nbs/11_evaluate.ipynb #d357cccf

@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import replace
 import numpy as np, pandas as pd, torch
 from torch import nn
-from .arms import AFFECTS, encoder_of, feature_file, features_of, seed_group
+from .arms import AFFECTS, TOGETHER, encoder_of, feature_file, features_of, models_of, seed_group
 from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash, generator, make_record, seed_everything, text_hash, write_json
 from .data import targets_of
 from .metrics import COLUMNS, score, video_statistics
@@ -111,7 +111,7 @@ def train_head(run:Run, seed:int, folder, encoder=None, judged=()):  # model, hi
 # %% ../nbs/05c_heads.ipynb #82851137
 def predictions_of(run:Run, arm:str, seed:int)->dict:  # task -> (N, .) by packed row, NaN where there is none
     "An arm's stored predictions; for `separate`, those of the three single-task models together."
-    if arm == "separate": return {task: values for t in TASKS for task, values in predictions_of(run, t, seed).items()}
+    if arm in TOGETHER: return {task: values for model in models_of(arm) for task, values in predictions_of(run, model, seed).items()}
     stored = read_weights(run.folder/f"seed{seed}"/arm/"predictions.safetensors")
     rows, full = stored.pop("rows").numpy(), {}
     for task, values in stored.items():

@@ -30,6 +30,44 @@ def test_every_encoder_averages_patch_tokens_only(name, prefix, stem):
     assert tokens.shape == (4, prefix + 16, 48) and torch.allclose(x, encoder.fc_norm(tokens[:, prefix:].mean(1)), atol=1e-5)
 
 
+@pytest.mark.parametrize("name,prefix", [("vit_tiny_patch16_224", 1), ("vit_base_patch16_gap_224", 0), ("vit_base_patch14_reg4_dinov2", 5)])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_weights_per_place_see_patch_tokens_only_and_know_where_they_lie(name, prefix, depth):
+    encoder = build_encoder(changed(encoder=name, pool="places", depth=depth)).eval()
+    assert encoder.num_prefix_tokens == prefix and len(encoder.blocks) == depth
+    tokens = encoder.forward_features(images())[:, prefix:]
+    assert torch.allclose(tokens.mean(-1), torch.zeros(4, 16), atol=1e-5)   # normalised, as the autoencoder has them
+    assert torch.allclose(encoder(images()), encoder.attn_pool(tokens), atol=1e-5)
+    by_hand = sum(tokens[:, place] * encoder.attn_pool.weight[place] for place in range(16))
+    assert torch.allclose(encoder(images()), encoder.attn_pool.norm(encoder.attn_pool.mix(by_hand)), atol=1e-5)
+    turned = tokens.flip(1)
+    assert torch.allclose(turned.mean(1), tokens.mean(1), atol=1e-5)
+    assert (encoder.attn_pool(turned) - encoder.attn_pool(tokens)).abs().max() > .1
+
+
+def test_an_autoencoder_hands_on_an_encoder_with_weights_per_place():
+    "Pretraining learns nothing for them, and leaves them in the file, so that what starts from it is complete."
+    mae = make_autoencoder(changed(pool="places"), build_encoder(changed(pool="places")))
+    before = {name: value.clone() for name, value in mae.encoder.state_dict().items()}
+    loss, *_ = mae(images(), generator("mask"))
+    loss.backward()
+    torch.optim.SGD([p for p in mae.parameters() if p.requires_grad], lr=1.).step()
+    after = mae.encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("attn_pool."))
+    assert not torch.equal(before["blocks.0.mlp.fc1.weight"], after["blocks.0.mlp.fc1.weight"])
+    missing = [name for name, p in mae.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == [], "several processes would wait for a gradient that does not come"
+
+
+def test_weights_of_others_leave_the_weights_per_place_random(tmp_path):
+    sizes = dict(patch_size=8, embed_dim=48, depth=1, num_heads=3)
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, **sizes)
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path/"theirs.safetensors")
+    ours = make_encoder(changed(stem="patch", pool="places", pretrained=str(tmp_path/"theirs.safetensors")))
+    assert torch.equal(ours.norm.weight, theirs.norm.weight) and torch.equal(ours.pos_embed, theirs.pos_embed)
+    assert ours.attn_pool.weight.std() > .1
+
+
 @pytest.mark.parametrize("patch,size", [(2, 8), (4, 16), (8, 48), (16, 48), (32, 64)])
 def test_conv_stem_gives_one_token_a_patch(patch, size):
     stem = ConvStem(size, patch, embed_dim=96)

@@ -6,7 +6,7 @@ import optuna
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.arms import Table, arm_config, second_steps, strategy, tables_of
+from affnb.arms import TOGETHER, Table, arm_config, second_steps, strategy, tables_of
 from affnb.core import UsageError
 from affnb.heads import labelled_tasks, only_tasks, train_head
 from affnb import ablations, search
@@ -136,6 +136,6 @@ def test_every_arm_of_every_table_has_settings_that_hold():
         config = Config(ablations=ablations_)
         for table in tables_of(config).values():
             for arm in table.arms:
-                if arm not in ("separate", "searched"): check_config(arm_config(config, arm))
+                if arm not in (*TOGETHER, "searched"): check_config(arm_config(config, arm))
     changes = {name: sorted(change.items(), key=str) for name, change in second_steps(Config(temporal="lstm", window=25)).items()}
     assert {"lstm@25", "lstm@25 shuffled", "gru@30"} <= set(changes)
