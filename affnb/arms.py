@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SUBSETS', 'AUTOENCODERS', 'ENCODERS', 'TOGETHER', 'KINDS', 'MODULES', 'WINDOWS', 'ON_JOINT', 'WITHOUT_FUSION',
-           'WITHOUT_TIME', 'FRAMES', 'AFFECTS', 'HEADLINE', 'TARGETS', 'SPACE', 'models_of', 'windowed', 'second_steps',
-           'arm_config', 'seed_group', 'encoder_of', 'feature_file', 'features_of', 'needs', 'Table', 'joint_tables',
-           'whole_table', 'own_encoder', 'twin_of', 'convergence_table', 'step_tables', 'tables_of', 'targets_of',
-           'strategy', 'table_needs', 'search_needs']
+           'WITHOUT_TIME', 'FRAMES', 'AFFECTS', 'COSTLY', 'HEADLINE', 'TARGETS', 'SPACE', 'models_of', 'windowed',
+           'second_steps', 'arm_config', 'seed_group', 'own_encoder', 'encoder_of', 'feature_file', 'features_of',
+           'needs', 'Table', 'joint_tables', 'whole_table', 'twin_of', 'convergence_table', 'step_tables', 'tables_of',
+           'targets_of', 'strategy', 'table_needs', 'search_needs']
 
 # %% ../nbs/05b_arms.ipynb #3d77ba7e
 from dataclasses import dataclass, replace
@@ -35,7 +35,6 @@ ENCODERS = MappingProxyType({
     **{f"{task}-twice": dict(tasks=(task,), epochs=lambda c: 2 * c.epochs) for task in TASKS},
     **{f"joint-from-{task}-twice": dict(start=task, epochs=lambda c: 2 * c.epochs) for task in TASKS},
     "scratch-twice": dict(start="nothing", epochs=lambda c: 2 * c.epochs),
-    "joint-seen-twice": dict(encoder_role="seen", epochs=lambda c: 2 * c.epochs),
     "scratch-mean": dict(start="nothing", pool="mean"),
     "scratch-patch": dict(start="nothing", stem="patch"),
     "scratch-stem": dict(start="nothing", depth=0),
@@ -97,9 +96,13 @@ def seed_group(seed:int)->tuple[int, int, int]:
     first = seed - seed % 3
     return tuple(first + (seed + k) % 3 for k in range(3))
 
+def own_encoder(config:Config)->str:
+    "The encoder that the progressive arm is built on."
+    return "joint" if config.init_from == "mae" else f"joint-from-{config.init_from}"
+
 def encoder_of(config:Config)->str:
     "Whose stored features a second step reads."
-    return config.encoder_of or ("joint" if config.init_from == "mae" else f"joint-from-{config.init_from}")
+    return config.encoder_of or own_encoder(config)
 
 def feature_file(name:str)->str:  # such as AU, or AU@1: below RUN, {0} {1} {2} for the seeds of the group
     "Where stored features lie."
@@ -132,14 +135,17 @@ def joint_tables(config:Config)->dict:  # name -> Table
     "The tables of encoders: pretraining, the encoder's parts, the order of training, partners."
     few, more = config.ablations == "few", config.ablations == "more"
     lengths = ("joint-mae-half", "joint-mae-double") if more else ()
-    starts = () if config.init_from == "mae" else (own_encoder(config),) if few else tuple(f"joint-from-{task}" for task in TASKS)
+    starts = () if config.init_from == "mae" else (own_encoder(config),)
+    others = tuple(f"joint-from-{task}" for task in TASKS if task != config.init_from)
     longer = () if few else ("joint-twice", "joint-long")
     sets = [s for s in ("+".join(t) for t in SUBSETS[:-1]) if not few or s in TASKS] + ["joint"]
     heads = [f"heads:{'+'.join(t)}" for n in (1, 2, 4) for t in combinations(AFFECTS, n) if not few or n != 2]
     of = lambda name: TASKS if name == "joint" else tuple(name.removeprefix("heads:").split("+"))
     wider = lambda names: tuple((a, b) for a in names for b in names if set(of(b)) < set(of(a)) and (len(of(b)) == 1 or len(of(a)) == len(of(b)) + 1))
     parts = [arm for arm in ("scratch-mean", "scratch-patch", "scratch-stem") if arm_config(config, arm) != arm_config(config, "scratch")]
-    built = {} if few else {"encoder": Table(("scratch", *parts), tuple(("scratch", arm) for arm in parts))}
+    built = {} if few else {
+        "encoder": Table(("scratch", *parts), tuple(("scratch", arm) for arm in parts)),
+        "starts": Table((own_encoder(config), *others), tuple((own_encoder(config), arm) for arm in others))}
     return {"pretraining": Table(("scratch", "joint", *lengths), (("joint", "scratch"), *((a, "joint") for a in lengths))), **built,
             "training": Table(("separate", "joint", *starts, *longer), (("separate", "joint"), *((a, "joint") for a in (*starts, *longer)), *(() if few else (("separate", "joint-long"), *((a, "joint-twice") for a in starts))))),
             "tasks": Table((*sets, *heads), wider(sets) + wider(heads))}
@@ -156,10 +162,6 @@ def whole_table(config:Config)->Table:
     pairs = tuple(("progressive", arm) for arm in (*arms, "best single"))
     return Table((*arms, *candidates, "progressive"), pairs, best=(("best single", candidates),))
 
-def own_encoder(config:Config)->str:
-    "The encoder that the progressive arm is built on."
-    return "joint" if config.init_from == "mae" else f"joint-from-{config.init_from}"
-
 def twin_of(arm:str)->str:
     "The arm that differs in nothing but in being trained for twice as long."
     return {"joint": "joint-twice", "joint-twice": "joint-four"}.get(arm, f"{arm}-twice")
@@ -168,7 +170,7 @@ def convergence_table(config:Config)->Table:
     "Every arm that a claim is compared against, beside its twin of twice the length."
     module = config.temporal if config.temporal in MODULES else "transformer"
     timed = f"{module}@{config.window}"
-    encoders = ("scratch", "joint", "joint-twice", "separate", own_encoder(config), "joint-seen")
+    encoders = ("scratch", "joint", "joint-twice", "separate", own_encoder(config))
     steps = ("joint+heads", "layers-only", "sum:AU+EXPR+VA", "concat:AU+EXPR+VA",
              *(f"same-{task}" for task in TASKS), f"{module}@1", timed, f"{timed} shuffled", "progressive")
     arms = dict.fromkeys((*encoders, *steps))
@@ -202,6 +204,7 @@ def tables_of(config:Config)->dict:
     return joint_tables(config) | step_tables(config)
 
 # %% ../nbs/05b_arms.ipynb #86567685
+COSTLY = ("encoder", "starts", "tasks", "convergence")   # tables that need encoders of their own: for `costly_seeds` seeds alone
 HEADLINE = ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")   # and `separate`
 
 # %% ../nbs/05b_arms.ipynb #4abd91df

@@ -125,7 +125,7 @@ class TrainSettings:
     head_lr: float = 1e-4          # their peak learning rate
     finetune_encoder: bool = False # train the encoder on with them, frame by frame, instead of on stored features
     ablations: str = "few"         # few | all | more (the autoencoder's length too): how many arms the tables have
-    convergence_seeds: int = 2     # how many of the seeds train the tables convergence and encoder, which cost much and show large differences
+    costly_seeds: int = 2          # how many of the seeds train the tables that need encoders of their own: encoder, starts, tasks, convergence
     search_trials: int = 10        # of each sampler, for each target
     seeds: tuple[int, ...] = (0,)  # one run each
     bootstrap: int = 1000          # resamples for an interval
@@ -173,7 +173,7 @@ def check_config(config:"Config"  # settings of the right types
                 )->"Config":      # the same
     "The config, if its numbers make sense; raises `UsageError` naming the first that does not."
     shares = ("dev_share", "head_share", "mae_mask_ratio", "drop_path", "dropout", "warmup")
-    positive = ("image_size", "bench_size", "long_frames", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "convergence_seeds", "window", "stride", "threads", "processes",
+    positive = ("image_size", "bench_size", "long_frames", "epochs", "mae_epochs", "head_epochs", "batch_frames", "head_batch_frames", "search_trials", "costly_seeds", "window", "stride", "threads", "processes",
                 "bootstrap", "lr", "mae_lr", "head_lr", "bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation", "bench_validation_frames",
                 "mae_decoder_width", "mae_decoder_depth", "temporal_layers", "temporal_heads", "clip_norm")
     counts = ("bench_test", "patch_size", "width", "num_heads", "epoch_frames", "head_epoch_frames", "weight_decay", "balance",
