@@ -6,8 +6,8 @@ import optuna
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.arms import TOGETHER, Table, arm_config, second_steps, strategy, tables_of
-from affnb.core import UsageError
+from affnb.arms import TOGETHER, Table, arm_config, models_of, second_steps, strategy, tables_of
+from affnb.core import TASKS, Config, UsageError
 from affnb.heads import labelled_tasks, only_tasks, train_head
 from affnb import ablations, search
 from toy import toy_run
@@ -139,3 +139,54 @@ def test_every_arm_of_every_table_has_settings_that_hold():
                 if arm not in (*TOGETHER, "searched"): check_config(arm_config(config, arm))
     changes = {name: sorted(change.items(), key=str) for name, change in second_steps(Config(temporal="lstm", window=25)).items()}
     assert {"lstm@25", "lstm@25 shuffled", "gru@30"} <= set(changes)
+
+
+@pytest.mark.parametrize("init_from", ["AU", "mae"])
+def test_a_twin_differs_in_its_length_alone(init_from):
+    "Whatever else differed would pass for the effect of more training."
+    config = replace(Config(), ablations="all", init_from=init_from)
+    table = tables_of(config)["convergence"]
+    assert len(table.pairs) > 12 and {arm for pair in table.pairs for arm in pair} == set(table.arms)
+    for twin, arm in table.pairs:
+        for longer, plain in zip(models_of(twin), models_of(arm)):
+            one, other = vars(arm_config(config, longer)), vars(arm_config(config, plain))
+            changed = {name for name in one if one[name] != other[name]}
+            assert changed in ({"epochs"}, {"head_epochs"}), (twin, arm)
+            name, = changed
+            assert one[name] == 2 * other[name]
+
+
+def test_parts_of_the_encoder_are_exchanged_one_at_a_time():
+    config = replace(Config(), ablations="all", pool="places", stem="conv")
+    for arm, against in tables_of(config)["encoder"].pairs:
+        one, other = vars(arm_config(config, arm)), vars(arm_config(config, against))
+        assert sum(one[name] != other[name] for name in one) == 1, (arm, against)
+    plain = replace(config, pool="mean", stem="patch")   # as the paper's: those parts are not there to be exchanged
+    assert tables_of(plain)["encoder"].arms == ("scratch", "scratch-stem")
+
+
+def test_the_best_single_model_costs_no_more_than_the_whole_system():
+    "In trainings of the profile's length: what an encoder starts from counts, and so do the models whose features are fused."
+    config = replace(Config(), ablations="all")
+    def trainings(arm):
+        c = arm_config(config, arm)
+        return c.epochs / config.epochs + (trainings(c.start) if c.start in TASKS else 0)
+    whole = trainings("joint-from-AU") + trainings("EXPR") + trainings("VA")   # AU is paid for once
+    table = tables_of(config)["whole"]
+    (name, candidates), = table.best
+    assert ("progressive", name) in table.pairs and set(candidates) <= set(table.arms)
+    assert all(trainings(arm) <= whole for arm in candidates) and max(map(trainings, candidates)) == whole == 4
+
+
+def test_dev_alone_chooses_the_best_single_model():
+    entries = [dict(arm="a", dev=1., metrics=dict(P=2.)), dict(arm="b", dev=1.5, metrics=dict(P=1.)), dict(arm="c", dev=9., metrics=dict(P=9.))]
+    assert ablations.best_on_dev(entries, ("a", "b"))["arm"] == "b"
+    assert ablations.best_on_dev([dict(arm="a", dev=None), dict(arm="b", dev=-2.)], ("a", "b"))["chosen"] == "b"
+    assert ablations.best_on_dev([dict(arm="a", dev=None)], ("a", "b"))["chosen"] == "a"   # no label anywhere: an entry without scores
+
+
+def test_costly_tables_run_for_some_seeds():
+    from affnb.cli import plan_arms
+    plan = plan_arms(replace(Config(), ablations="all", seeds=(3, 1, 4), costly_seeds=2))
+    assert plan["seeds_of"]["convergence"] == [3, 1] == plan["seeds_of"]["encoder"] and plan["seeds_of"]["fusion"] == [3, 1, 4]
+    assert set(plan["seeds_of"]) == set(plan["tables"])
