@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'DECIMALS', 'NEUTRAL', 'JUDGED', 'OTHERWISE', 'CLAIMS', 'CONTROLS',
-           'ONE_THING', 'SPOKEN', 'PUBLISHED', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'FOCUS_SPLITS', 'FOCUS_RESAMPLES',
-           'NOTEBOOK', 'CHANGES', 'terms_of', 'tasks_touched', 'pairs_in', 'source_of', 'Judged', 'resamples_of',
-           'scores_with_intervals', 'word_of', 'with_words', 'pair_table', 'arm_table', 'judge', 'listed', 'blind',
-           'trainings_said', 'counted', 'said', 'first_half', 'choices', 'crossed', 'judge_best', 'claim_rows',
-           'claims_table', 'joined', 'verdict_words', 'claim_words', 'beyond', 'claims_summary', 'difference_cell',
-           'pair_words', 'arm_words', 'published_table', 'over_seeds', 'with_verdict', 'focus_arrays', 'unit_shares',
-           'agreeing', 'half_maps', 'distances', 'across_and_same', 'pseudo_values', 'focus_table', 'focus_pairs',
-           'focus_said', 'verdicts_said', 'about', 'pattern_of', 'gains_said', 'write_pairs', 'write_judged',
-           'write_focus', 'write_searched', 'judge_all', 'claims_text', 'write_claims_table', 'write_published',
-           'write_claims']
+           'ADDED', 'ONE_THING', 'STAND_IN', 'DESIGNS', 'SPOKEN', 'PUBLISHED', 'LEAST_VIDEOS', 'LEAST_SEEDS',
+           'FOCUS_SPLITS', 'FOCUS_RESAMPLES', 'NOTEBOOK', 'CHANGES', 'terms_of', 'tasks_touched', 'pairs_in',
+           'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'claims_nothing', 'word_of', 'with_words',
+           'pair_table', 'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said', 'first_half',
+           'choices', 'crossed', 'judge_best', 'claim_rows', 'doubling_of', 'settled', 'claims_table', 'design_table',
+           'joined', 'verdict_words', 'claim_words', 'beyond', 'claims_summary', 'difference_cell', 'pair_words',
+           'arm_words', 'published_table', 'over_seeds', 'with_verdict', 'focus_arrays', 'unit_shares', 'agreeing',
+           'half_maps', 'distances', 'across_and_same', 'pseudo_values', 'focus_table', 'focus_pairs', 'focus_said',
+           'verdicts_said', 'about', 'pattern_of', 'gains_said', 'write_pairs', 'write_judged', 'write_focus',
+           'write_searched', 'judge_all', 'claims_text', 'write_claims_table', 'write_published', 'write_claims']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
-from .compare import COMPARABLE, FINER, METRICS, agreement, collected, contrast_rows, corrected, holm, kept_scores, known_mean, p_value, verdict
+from .compare import COMPARABLE, FINER, METRICS, agreement, collected, contrast_rows, corrected, expected_error, holm, kept_scores, known_mean, MARGIN, p_value, pseudo_values_of, variance_parts, verdict, with_verdicts
 from .core import AffnbError
 from .metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds, triples
 from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
@@ -79,19 +79,26 @@ def scores_with_intervals(seeds:list, n:int, scores)->dict:  # metric -> (value,
     return triples(mean_scores(seeds, np.ones((1, counts.shape[1])), None, scores), mean_scores(seeds, counts, drawn, scores))
 
 # %% ../nbs/11b_claims.ipynb #329d2d24
-DECIMALS = {"difference": 6, "difference_lo": 6, "difference_hi": 6, "p": 8, "p_holm": 8}   # decimals
+DECIMALS = {"difference": 6, "difference_lo": 6, "difference_hi": 6, "error": 6, "smallest": 6,
+            "p": 8, "p_holm": 8, "p_equivalent": 8, "p_equivalent_holm": 8}   # decimals
 NEUTRAL = {("joint-mae-half", "joint"), ("joint-mae-double", "joint"), ("joint-twice", "joint"), ("joint-long", "joint"), ("joint-seen+heads", "joint+heads"), ("joint-seen+temporal", "joint+temporal"), tuple(GAINS),
-           ("equal", "released"), ("uncertainty", "released")}   # pairs that claim nothing
+           ("equal", "released"), ("uncertainty", "released"), ("scratch", "scratch-mean"), ("scratch", "scratch-patch"), ("scratch", "scratch-stem")}   # pairs that claim nothing
+
+def claims_nothing(arm:str, against:str)->bool:
+    "Whether a pair only asks how two arms differ: a longer training, a part of the encoder, another start."
+    if (arm, against) in NEUTRAL or arm.endswith("-twice") or arm == "joint-four": return True
+    return arm.startswith("joint-from-") and against.startswith("joint-from-")
 
 def word_of(said:str, arm:str, against:str)->str:
     "A verdict in the words that fit the pair."
     if " optimistic: " in arm: return {"shown": "optimism", "reversed": "lower"}.get(said, said)
-    return {"shown": "higher", "reversed": "lower"}.get(said, said) if (arm, against) in NEUTRAL else said
+    return {"shown": "higher", "reversed": "lower"}.get(said, said) if claims_nothing(arm, against) else said
 
 def with_words(rows:list      # of dicts: labels, metric, difference, lo, hi, p, n_seeds, seeds_agree
-              )->DataFrame:   # labels, task, difference, with _lo and _hi, p, p_holm, verdict, n_seeds, seeds_agree
+              )->DataFrame:   # arm, against, task, the columns of `DECIMALS`, verdict, n_seeds, seeds_agree
     "Rows with Holm's correction for all of them, and verdicts."
-    table = corrected(rows).rename(columns={"metric": "task", "lo": "difference_lo", "hi": "difference_hi"}).astype(dict.fromkeys(DECIMALS, float))
+    names = {"metric": "task", "lo": "difference_lo", "hi": "difference_hi"}
+    table = corrected(rows).rename(columns=names).astype(dict.fromkeys(DECIMALS, float))
     table["task"] = table.task.map({metric: task for task, metric in TASK_METRICS.items()})
     table["verdict"] = [word_of(r.verdict, r.arm, r.against) for r in table.itertuples()]
     for name, digits in DECIMALS.items(): table[name] = table[name].round(digits) + 0.
@@ -125,7 +132,7 @@ def judge(records:Records, name:str)->Judged|None:  # None where there are no re
     return Judged(of, scores, arm_table(of, table, n, scores) if name != "headline" else DataFrame(), table)   # 12 has a table of the headline's arms
 
 # %% ../nbs/11b_claims.ipynb #69fab3d1
-JUDGED, OTHERWISE = ("shown", "reversed", "not shown"), {"higher": "where nothing is claimed", "lower": "where nothing is claimed", "optimism": "tuned where they are reported, which is no find"}
+JUDGED, OTHERWISE = ("shown", "reversed", "equivalent", "undecided"), {"higher": "where nothing is claimed", "lower": "where nothing is claimed", "optimism": "tuned where they are reported, which is no find"}
 
 def listed(rows:DataFrame, most:int=6)->str:
     "Comparisons in words, the largest first."
@@ -146,10 +153,11 @@ def trainings_said(seeds:int)->str:
     return (f"Of equally good arms, all {seeds} seeds agree in sign {100*2**(1 - seeds):.3g} % of the time; where the luck of training outweighs the differences between people, so few seeds find more that is not there than the 5 % of the tables that the correction allows (03b_compare).")
 
 def counted(table:DataFrame)->str:
-    "How many of a table's comparisons are shown, reversed and not shown."
+    "How many of a table's comparisons have which verdict."
     each = table.verdict.value_counts()
     alone = f"{each['one seed']} of one seed, not judged" if "one seed" in each else ""
-    return ", ".join(filter(None, [f"{each.get('shown', 0)} shown, {each.get('reversed', 0)} reversed, {each.get('not shown', 0)} not shown" if each.reindex(JUDGED).any() or not alone else "", alone]))
+    words = [f"{each.get(word, 0)} {word}" for word in JUDGED] if each.reindex(JUDGED).any() or not alone else []
+    return ", ".join([*words, *(f"{each[word]} {word}" for word in ("unsettled",) if word in each), *filter(None, [alone])])
 
 # %% ../nbs/11b_claims.ipynb #f5619369
 def said(pairs:DataFrame, # as `pair_table` makes it
@@ -166,8 +174,9 @@ def said(pairs:DataFrame, # as `pair_table` makes it
     count = len(tested[["arm", "against"]].drop_duplicates())
     head = f"Of {len(tested)} comparisons ({count} pair{'s' * (count != 1)} of arms)"
     if set(of) == {"one seed"}: return f"{head} none is judged, for they are of one seed."
-    turned, flat = some("reversed"), of.get("not shown", none)
-    words = [f"{head}, {some('shown')}.", f"{turned[0].upper()}{turned[1:]}.", f"{len(flat)} {be(flat)} not shown."]
+    turned, alike, flat = some("reversed"), of.get("equivalent", none), of.get("undecided", none)
+    words = [f"{head}, {some('shown')}.", f"{turned[0].upper()}{turned[1:]}.",
+             f"{len(alike)} {be(alike)} equivalent (within {cell(MARGIN)}), {len(flat)} {be(flat)} undecided."]
     words += [f"{some(name).replace(':', f' ({why}):', 1)}." for name, why in OTHERWISE.items() if name in of] + ([f"{len(of['one seed'])} {be(of['one seed'])} of one seed and not judged."] if "one seed" in of else [])
     return " ".join(words) + blind(len(tested), FINER*n)
 
@@ -219,30 +228,80 @@ CLAIMS = (   # number, what is claimed, table, arm, against
     ("5", "the whole: progressive learning beats joint training", "whole", "progressive", "joint"),
     ("5b", "the whole: progressive learning beats separate models", "whole", "progressive", "separate"),
     ("5c", "... beats joint training with a second step on the same people", "whole", "progressive", "joint+heads"),
-    ("5d", "... beats an encoder that saw as many of the second step's people", "whole", "progressive", "joint-seen"))
-CONTROLS = {"1": ("1c",), "2": ("2c",), "3": ("3b", "3c"), "4": ("4c",), "5": ("5c", "5d")}   # claim -> those that it needs
+    ("5d", "... beats an encoder that saw as many of the second step's people", "whole", "progressive", "joint-seen"),
+    ("5e", "... beats plain joint training that is three times as long", "whole", "progressive", "joint-long"),
+    ("5f", "... beats the encoder that it is built on, without fusion and time", "whole", "progressive", "{start}"),
+    ("5g", "... beats the best single model at no more compute", "whole", "progressive", "best single"))
+CONTROLS = {"1": ("1c",), "2": ("2c",), "3": ("3b", "3c"), "4": ("4c",), "5": ("5c", "5d", "5e", "5f", "5g")}   # claim -> those that it needs
+ADDED = ("5e", "5f", "5g")   # written down after the first results had been seen
 ONE_THING = ("0", "1c", "2", "2c", "3", "3b", "3c")   # their arms differ in one thing
 
 def claim_rows(config:dict)->list:  # of dicts: claim, statement, table, task, arm, against
     "Every claim and task, with the arms of the profile's settings in place."
     names = {task: part for part in ("AU", "EXPR", "VA") for task in PARTS[part]}
-    fill = lambda word, task: word.format(task=names[task], init=config.get("init_from"), module=config.get("temporal"), window=config.get("window"))
+    start = "joint" if config.get("init_from") == "mae" else f"joint-from-{config.get('init_from')}"
+    settings = dict(init=config.get("init_from"), start=start, module=config.get("temporal"), window=config.get("window"))
+    fill = lambda word, task: word.format(task=names[task], **settings)
     return [dict(claim=number, statement=fill(words, task), table=table, task=task, arm=fill(arm, task), against=fill(against, task)) for number, words, table, arm, against in CLAIMS for task in TASK_METRICS]
 
+
+# %% ../nbs/11b_claims.ipynb #c0660131
+STAND_IN = {"joint-long": "joint-twice"}   # whose gain from twice the training is taken, where an arm has no twin
+
+def doubling_of(found:dict,  # table -> Judged
+                row          # difference, arm, against, task
+               )->float:     # NaN where it was not trained
+    "What the weaker arm of a difference gains in its task when it is trained for twice as long."
+    if "convergence" not in found or np.isnan(row.difference): return np.nan
+    weaker = row.against if row.difference > 0 else row.arm
+    gains = found["convergence"].pairs
+    of_arm = gains[(gains.against == STAND_IN.get(weaker, weaker)) & (gains.task == row.task)]
+    return float(of_arm.difference.iloc[0]) if len(of_arm) else np.nan
+
+def settled(word:str,       # a verdict
+            doubling:float  # of `doubling_of`
+           )->str:          # the verdict, or `unsettled`
+    "No arm is better or worse than one that is still learning."
+    return "unsettled" if word in ("shown", "reversed") and doubling > MARGIN else word
+
+# %% ../nbs/11b_claims.ipynb #9882f625
 def claims_table(records:Records,
                  found:dict       # table -> Judged
-                )->DataFrame:     # claim, statement, task, evidence, n_seeds, seeds_agree, difference, with _lo and _hi, p, p_holm, verdict
-    "A row a claim and task; the family of Holm's correction is the list, tested or not."
+                )->DataFrame:     # claim, statement, task, evidence, n_seeds, seeds_agree, the columns of `DECIMALS`, doubling, verdict
+    "One row per claim and task; the family of Holm's correction is the list, tested or not."
     of = {(name, r.arm, r.against, r.task): r._asdict() for name, judged in found.items() for r in judged.pairs.itertuples()}
     nothing = dict.fromkeys(DECIMALS, np.nan) | dict(n_seeds=0, seeds_agree="", verdict="not tested")
     rows = [row | dict(evidence=f"{row['arm']} - {row['against']}") | {k: v for k, v in of.get(tuple(row[k] for k in ("table", "arm", "against", "task")), nothing).items() if k in nothing} for row in claim_rows(records.first["config"])]
     table = DataFrame(rows)
-    table["p_holm"] = holm(table.p, len(table)).round(DECIMALS["p_holm"])
-    table["verdict"] = [said if said == "not tested" else verdict(d, p, seeds) for said, d, p, seeds in zip(table.verdict, table.difference, table.p_holm, table.n_seeds)]
-    return table[["claim", "statement", "task", "evidence", "n_seeds", "seeds_agree", *DECIMALS, "verdict"]]
+    words = with_verdicts(table, len(table)).round(DECIMALS)
+    words["verdict"] = words.verdict.where(table.verdict != "not tested", "not tested")
+    words["doubling"] = [doubling_of(found, row) for row in table.itertuples()]
+    words["verdict"] = [settled(row.verdict, row.doubling) for row in words.itertuples()]
+    return words[["claim", "statement", "task", "evidence", "n_seeds", "seeds_agree", *DECIMALS, "doubling", "verdict"]]
+
+# %% ../nbs/11b_claims.ipynb #b4e50024
+DESIGNS = ((100, 3), (300, 3), (300, 5), (300, 10), (1000, 5))   # people, seeds
+
+def design_table(records:Records,
+                 found:dict       # table -> Judged
+                )->DataFrame:     # claim, task, arm, against, sd_people, sd_seeds, sd_both, an error per design
+    "What the luck of people and of trainings adds to each claim's difference, and what other designs would give."
+    rows = []
+    for claim in claim_rows(records.first["config"]):
+        of = found[claim["table"]].of if claim["table"] in found else {}
+        pair = [claim["arm"], claim["against"]]
+        shared = set.intersection(*(set(of.get(arm, ())) for arm in pair))
+        if len(shared) < 2: continue
+        values = pseudo_values_of({pair[0]: 1, pair[1]: -1}, of, TASK_METRICS[claim["task"]])
+        if not np.isfinite(values).all() or values.shape[1] < 2: continue
+        parts = variance_parts(values)
+        errors = {f"{people} people, {seeds} seeds": expected_error(parts, people, seeds) for people, seeds in DESIGNS}
+        deviations = {f"sd_{name}": value**.5 for name, value in parts.items()}
+        rows.append({name: claim[name] for name in ("claim", "task", "arm", "against")} | deviations | errors)
+    return DataFrame(rows)
 
 # %% ../nbs/11b_claims.ipynb #be65d19d
-SPOKEN = {"shown": "shown", "reversed": "reversed", "not shown": "not shown", "one seed": "not judged (one seed)", "–": "without labels", "not tested": "not tested"}
+SPOKEN = {"shown": "shown", "reversed": "reversed", "equivalent": "equivalent", "undecided": "undecided", "unsettled": "unsettled (the baseline is still learning)", "one seed": "not judged (one seed)", "–": "without labels", "not tested": "not tested"}
 
 def joined(words)->str:
     "A list in words."
@@ -286,7 +345,7 @@ def claims_summary(table:DataFrame # as `claims_table` makes it
 def difference_cell(row)->str:
     "A difference as people read it, with its verdict where it has one."
     if row.verdict == "not tested": return "not tested"
-    return cell(row.difference, row.difference_lo, row.difference_hi) + ("" if row.verdict in ("not shown", "–") else f" {row.verdict}" if row.verdict == "one seed" else f" **{row.verdict}** ({row.seeds_agree})")
+    return cell(row.difference, row.difference_lo, row.difference_hi) + ("" if row.verdict == "–" else f" {row.verdict}" if row.verdict in ("one seed", "undecided") else f" **{row.verdict}** ({row.seeds_agree})")
 
 def pair_words(table:DataFrame, keys=("arm", "against"))->DataFrame:
     "A long table of differences with one row a pair, one column a task."
@@ -299,7 +358,7 @@ def arm_words(table:DataFrame)->DataFrame:
     def said(row):
         of = {task: row[f"{task}_verdict"] for task in TASK_METRICS}
         if "one seed" in of.values(): return "one seed"
-        return ", ".join(f"{task} {v}" for task, v in of.items() if v not in ("not shown", "–", "")) or ("not shown" if row.against else "")
+        return ", ".join(f"{task} {v}" for task, v in of.items() if v not in ("undecided", "–", "")) or ("undecided" if row.against else "")
     return readable(table.drop(columns="against")).assign(against=table.against, verdict=[said(row) for _, row in table.iterrows()])
 
 # %% ../nbs/11b_claims.ipynb #81ca30a1
@@ -334,7 +393,7 @@ def with_verdict(rows:list, name:str, estimate, resamples)->DataFrame:
     lo, hi = interval(estimate, resamples)
     p = p_value(estimate, resamples)
     adjusted = holm(p)
-    table = DataFrame(rows).assign(**{name: estimate, f"{name}_lo": lo, f"{name}_hi": hi, "p": p, "p_holm": adjusted, "verdict": [verdict(*each, row.get("n_seeds", 2)) for *each, row in zip(estimate, adjusted, rows)]})
+    table = DataFrame(rows).assign(**{name: estimate, f"{name}_lo": lo, f"{name}_hi": hi, "p": p, "p_holm": adjusted, "verdict": [verdict(*each, 1., row.get("n_seeds", 2)) for *each, row in zip(estimate, adjusted, rows)]})
     return table.assign(**table.select_dtypes("float").round(6) + 0.)
 
 # %% ../nbs/11b_claims.ipynb #a65d2976
@@ -447,10 +506,13 @@ CHANGES = dict(
     training="How it is trained: separate models, joint from the autoencoder's weights, joint from a task's. `joint-twice`, `joint-long`: two and three times the epochs, as much as `joint-from-` a task has had in all, and as the three separate models together.",
     tasks="Which tasks are learned together; `heads:` on stored features of the joint encoder.",
     fusion="Whose features are fused, and how; against the same layers without any. `same-`: three models of one task, concatenated; they are the same three for every seed of a group, so that the intervals of these rows are somewhat too narrow.",
+    encoder="The encoder from random weights, with one of its parts exchanged, at equal frames: the mean of the tokens in the place of a weight per place (`scratch-mean`), a patch embedding in the place of the convolutional stem (`scratch-patch`), no transformer block at all (`scratch-stem`). Added after the first results had been seen.",
+    starts="Whose weights the joint encoder starts from.",
+    convergence="Each arm that a claim is compared against, beside its twin of twice the length: what more training alone would give. Where the weaker arm of a claim gains more than the margin, the claim is unsettled. Added after the first results had been seen.",
     temporal="Modules and windows, on stored features of the joint encoder; @1 is the same module without a neighbour, `shuffled` the same window without its order.",
     best="Each task's choice of module and window against the other tasks' choices, in the score of that task: chosen on half of the validation videos and reported on the other, both ways. Interval and verdict take the cut and the choices as given.",
     losses="How the tasks' losses are weighted, in the second step alone: its encoder was trained with the profile's weights.",
-    whole="Progressive learning against what it is made of. These arms differ in several things: start, fused features, time, and on whom the second step learned; `joint+heads` has a second step on the same people, `joint-seen` an encoder that saw as many of them.",
+    whole="Progressive learning against what it is made of. These arms differ in several things: start, fused features, time, and on whom the second step learned; `joint+heads` has a second step on the same people, `joint-seen` an encoder that saw as many of them. `joint-long`, `best single` (the better on dev of `joint-four` and `joint-from-` trained for twice as long, neither of which costs more than `progressive`) and the encoder that `progressive` is built on were added after the first results had been seen.",
     folds="Five folds by video, of the second step alone, and the average of their predictions. A fold also learns on dev, so ensemble - progressive is averaging and more data, ensemble - fold is averaging.",
     crossfit="Second steps on features of people that the encoder was not fitted to, and (`seen`) of people that it was, who took the place of as many others. The last pair is the question: is the gain of time another on such features?",
     search="The best strategy on dev of each sampler, and those chosen by hand, reported on validation. `by hand`: the settings of `progressive`, its epoch chosen on dev by the target's score, as in the search; `progressive` itself chose it by the sum.",
@@ -461,7 +523,8 @@ def verdicts_said(rows:int, claims:bool=False)->str:
     "What the words of a table mean, and for which family p was corrected."
     family = (f"all {rows} rows of this list, tested or not; the table of each claim corrects the same differences for its own rows" if claims
               else f"the {rows} comparisons of this table; table_claims, which holds some of them again, corrects for its own {len(CLAIMS)*len(TASK_METRICS)}")
-    return f"Difference arm - against. shown, reversed: p < .05 after Holm's correction for {family}. Behind it, how many seeds have its sign; without a word: not shown."
+    return (f"Difference arm - against. shown, reversed: p < .05 after Holm's correction for {family}; behind it, how many seeds have its sign. "
+            f"equivalent: surely within {cell(MARGIN)} of 0 (two one-sided tests, corrected likewise). undecided: none of these. smallest (in the .csv): the difference that would have been found with a power of 80 %.")
 
 def about(records:Records, name:str, judged:Judged)->str:
     "What a table's caption begins with."
@@ -549,8 +612,14 @@ def write_claims_table(records:Records, found:dict, folder)->list:  # of sentenc
     "The table of claims, with its findings in the sidecar; nothing where none was tested."
     claims = claims_table(records, found)
     if (claims.verdict == "not tested").all(): return []
+    designs = design_table(records, found)
+    if len(designs):
+        words = f"{kind_of(records.first)}. Standard deviations of a claim's paired difference that belong to people, to seeds and to both (jackknife and two-way random effects, 03b), and the standard error that other designs would give."
+        digits = designs.select_dtypes("float").columns
+        write_table(folder, "table_design", designs.round(6), designs.assign(**{name: designs[name].map("{:.4f}".format) for name in digits}), sidecar(records, "table-", words, NOTEBOOK))
     sentences, several = claims_summary(claims), [number for number, *_ in CLAIMS if number not in ONE_THING]
     words = " ".join([about(records, "", next(j for j in found.values() if len(j.pairs))), verdicts_said(len(claims), claims=True), f"The arms of {', '.join(ONE_THING[:-1])} and {ONE_THING[-1]} differ in one thing (1c at equal compute), those of {', '.join(several[:-1])} and {several[-1]} in several.",
+                      f"{', '.join(ADDED[:-1])} and {ADDED[-1]} were added after the first results had been seen. unsettled: shown or reversed, but the weaker arm gains more than {cell(MARGIN)} when it is trained for twice as long (column `doubling`; for joint-long the gain from joint-twice to joint-four, which is larger than its own would be, since gains shrink with length).",
                       f"2c: {CHANGES['fusion'].partition('`same-`: ')[2]} 3d: {CHANGES['best'].rpartition('. ')[2]}", *sentences]) + blind(len(claims), FINER*resamples_of(records))
     shown = pair_words(claims.assign(evidence=claims.groupby("claim").evidence.transform(lambda e: "; ".join(dict.fromkeys(e)))), ("claim", "statement", "evidence"))
     write_table(folder, "table_claims", claims, shown, sidecar(records, "table-|search-", words, NOTEBOOK) | dict(findings=sentences))

@@ -6,9 +6,9 @@
 __all__ = ['BENCH_SETTINGS', 'OURS', 'STEPS', 'check_parts', 'plan_arms', 'plan_text', 'says', 'make_plan', 'write_changed',
            'put_back', 'absent', 'set_back', 'write_sources', 'sweep', 'render', 'pack_data', 'describe', 'reap',
            'cancel', 'list_gpus', 'take_gpus', 'tell', 'run_notebook', 'find_profile', 'alone', 'reason', 'jobs_of',
-           'run_chain', 'drop_stale', 'publish', 'committed', 'warned', 'reproduce', 'check', 'score', 'report',
-           'bench', 'Parser', 'make_parser', 'counted', 'ask_model', 'render_trial', 'leave', 'named', 'take_in_faces',
-           'hand_out', 'act', 'filled', 'behave', 'main']
+           'run_chain', 'drop_stale', 'publish', 'committed', 'reproduced', 'warned', 'reproduce', 'check', 'score',
+           'find_records', 'report', 'luck', 'bench', 'Parser', 'make_parser', 'counted', 'ask_model', 'render_trial',
+           'leave', 'named', 'take_in_faces', 'hand_out', 'act', 'filled', 'behave', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse, contextlib, dataclasses, errno, fcntl, inspect, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, time
@@ -356,10 +356,11 @@ def drop_stale(plan:dict)->list[str]:  # names of what was removed
 
 OURS = dict(records=r"(arm|train|table|search|focus|post|mae|timeline)-.+\.(json|csv|npz)|(data|calibration|faces|video)\.(json|csv|npz)", figures=r"(table|fig)_\w+\.(csv|md|json|svg|png)", model="model.safetensors|config.json")   # what runs have published
 
-def publish(plan:dict)->None:
+def publish(plan:dict)->str:  # why a luck of training had to go, where one had; else nothing
     "Copies records, figures and the model of a finished run to where they are kept; files that are the same stay untouched."
     from affnb.data import hold
-    if not plan["publish"]: return
+    from affnb.report import renew_luck
+    if not plan["publish"]: return ""
     with hold(Path(plan["run"]).parent/".publishing"):   # one run after the other
         for kind, target in zip(("records", "figures", "model"), plan["publish"]):
             made = {path.name: path for path in (Path(plan["run"])/kind).iterdir() if path.is_file()}
@@ -370,22 +371,36 @@ def publish(plan:dict)->None:
             for name, path in made.items():
                 if not (target/name).exists() or (target/name).read_bytes() != path.read_bytes():
                     with atomic(target/name) as temporary: shutil.copyfile(path, temporary)
+        return renew_luck(plan["publish"][0])
 
 # %% ../nbs/14_cli.ipynb #6038f4d2
-def committed(plan:dict)->str|None:  # a CSV's text
-    "The headline table of this profile as it is committed, before a run publishes over it."
-    words = ["git", "show", f"HEAD:figures/{plan['profile']}/table_headline.csv"]
+def committed(plan:dict,
+              path:str   # in the project, with {} for the profile
+             )->str|None: # a file's text
+    "A published file of this profile as it is committed, before a run publishes over it."
+    words = ["git", "show", f"HEAD:{path.format(plan['profile'])}"]
     try: shown = subprocess.run(words, cwd=project_root(), capture_output=True, text=True)
     except OSError: return None   # no git here
     return shown.stdout if plan["standard"] and shown.returncode == 0 else None
 
-def warned(figures)->str:  # where a run's figures are -> some lines, or nothing
-    "How many warnings a run's table of them holds, with those of the data and of the headline."
+def reproduced(plan:dict,
+               headline:str, # the committed one, as text
+               luck          # the committed luck of training, as text, or None
+              )->str:        # some lines
+    "Whether this run's scores are the committed ones but for the luck of training."
+    from affnb.report import read_luck, verdict
+    from affnb.tables import read_records
+    run = Path(plan["run"])
+    measured = read_luck(luck, "the committed luck.json") if luck else None
+    data = read_records(run/"records").first["data"]["hash"]
+    return verdict(run/"figures"/"table_headline.csv", headline, measured, data)
+
+def warned(figures)->str:  # where a run's figures are -> ten lines at most, or nothing
+    "The warnings of a run, grouped by kind, the worst first; the table has them all."
     import pandas as pd
+    from affnb.tables import warnings_text
     table = pd.read_csv(Path(figures)/"table_warnings.csv", dtype=str, keep_default_na=False)
-    first = table[table["where"].isin(["data", "headline"])]
-    lines = [f"  {row.arm or row.where}: {row.warning}" + f" (seed {row.seeds})"*bool(row.seeds) for row in first.itertuples()]
-    return "\n".join([f"WARNING: {len(table)} in {Path(figures)/'table_warnings.md'}, of which {len(lines)} on the data and on the headline:", *lines]) if len(table) else ""
+    return warnings_text(table, Path(figures)/"table_warnings.md")
 
 # %% ../nbs/14_cli.ipynb #9e78a863
 def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False, on="local", only=None)->None:
@@ -409,13 +424,15 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
         if not dry_run: drop_stale(plan)
         worked = run_chain(plan, folder, cores, dry_run)
         if dry_run: return
-        from affnb.report import headline_text, verdict, write_report
-        before = None if only else committed(plan)
+        from affnb.report import LUCK, headline_text, write_report
+        before = None if only else committed(plan, "figures/{}/table_headline.csv")
+        luck_before = committed(plan, "data/records/{}/" + LUCK)
         if only: write_report(run/"records", run/"figures", only=plan["only"])   # a whole run has a rule for it
-        publish(plan)
+        lost = publish(plan)
     figures = Path(plan["publish"][1]) if plan["publish"] else run/"figures"
     print((figures/f"table_{plan['only']}.md").read_text() if only else headline_text(run/"records"))
-    if before: print(verdict(run/"figures"/"table_headline.csv", before))
+    if before: print(reproduced(plan, before, luck_before))
+    if lost: print(lost)
     if not only and (warnings := warned(figures)): print(warnings)
     print(f"tables and figures: {figures}\nrecords and executed notebooks: {run}")
     print(f"took {time.perf_counter() - start:.0f} s" if worked else f"nothing to do: everything is up to date ({time.perf_counter() - start:.0f} s)")
@@ -457,12 +474,40 @@ def score(predictions, truth, as_json:bool=False)->None:
     for key in keys: print(f"{key:16s}{show(found[key])}")
 
 # %% ../nbs/14_cli.ipynb #9ac492a8
+def find_records(profile:str # whose records are published
+                )->Path:     # their folder
+    "The published records of a profile; raises `AffnbError` where there are none."
+    folder = project_root()/"data"/"records"
+    known = [path.name for path in sorted(folder.glob("*")) if path.is_dir()]
+    if profile not in known:
+        raise AffnbError(f"data/records/{profile}: no records of this profile"
+                         f"{nearest(profile, known)}: run `affnb reproduce --profile {profile}` first")
+    return folder/profile
+
 def report(profile:str="smoke")->None:
     "Makes the published tables and figures of a profile again, from its records alone."
     from affnb.report import write_report
-    root, known = project_root(), [path.name for path in sorted((project_root()/"data"/"records").glob("*")) if path.is_dir()]
-    if profile not in known: raise AffnbError(f"data/records/{profile}: no records of this profile{nearest(profile, known)}: run `affnb reproduce --profile {profile}` first")
-    for path in write_report(root/"data"/"records"/profile, root/"figures"/profile): print(path)
+    for path in write_report(find_records(profile), project_root()/"figures"/profile): print(path)
+
+def luck(folder,               # records of a run of several seeds
+         profile:str="smoke"   # beside whose published records it is kept
+        )->None:
+    "Measures the luck of training; raises `AffnbError` for few seeds, other data or training."
+    from affnb.report import LUCK, half_band, measure_luck, misfit
+    from affnb.tables import read_records
+    published = read_records(find_records(profile))
+    found = measure_luck(read_records(folder))
+    if said := misfit(found, published):
+        raise AffnbError(f"{folder}: of {said}: the published records of {profile} need a run of"
+                         " their own data and settings, with other seeds alone")
+    write_json(published.folder/LUCK, found)
+    seeds = max(map(len, published.arms.values()), default=1)
+    print(f"the luck of training, over seeds {', '.join(map(str, found['seeds']))}:")
+    for name, of in found["scores"].items():
+        away = half_band(found, name, seeds, seeds)
+        print(f"  {name:8} standard deviation {of['sd']:.4f}, {of['df']} degrees of freedom:"
+              f" a rerun may lie {away:.4f} away")
+    print(f"kept in {published.folder/LUCK}")
 
 # %% ../nbs/14_cli.ipynb #94bf0509
 def bench(profile:str="smoke", settings=(), quick:bool=False, out=None)->None:
@@ -506,6 +551,11 @@ def make_parser()->Parser:
     command("check", "read an s-Aff-Wild2 folder as the chain would", ("folder", dict(metavar="DIR")))
     command("score", "the official score of a prediction file", ("predictions", {}), ("truth", {}), ("--json", dict(action="store_true")))
     command("report", "tables and figures again, from records", ("--profile", dict(default="smoke")))
+    several = ("records of a run of 3 seeds or more, such as data/runs/NAME/records after"
+               " `affnb reproduce --seeds 1,2,3,4,5 --only table_headline`")
+    command("luck", "how far scores vary from training to training, over the seeds of a run",
+            ("folder", dict(metavar="RECORDS", help=several)),
+            ("--profile", dict(default="smoke", help="beside whose published records it is kept")))
     command("predict", "what a model says of the faces in pictures and videos", ("model", dict(metavar="MODEL", help="a model folder, such as data/models/smoke/progressive, or a repository of the Hugging Face hub")), ("inputs", dict(nargs="+", metavar="INPUT", help="pictures, folders, videos")),
             ("-o", dict(metavar="FILE", dest="out", help=".csv or .parquet; default: a CSV to the terminal")), *faces,
             ("--every", dict(type=int, default=1, metavar="N", help="of videos, each N-th frame")), ("--device", dict(default="auto", choices=("auto", "cpu", "cuda"))), ("--draw", dict(metavar="DIR", help="copies with boxes and answers")))
@@ -584,6 +634,7 @@ def act(words:argparse.Namespace)->None:
     elif words.command == "check": check(words.folder)
     elif words.command == "score": score(words.predictions, words.truth, words.json)
     elif words.command == "report": report(words.profile)
+    elif words.command == "luck": luck(words.folder, words.profile)
     elif words.command in ("predict", "export"): ask_model(words)
     elif words.command == "import": take_in_faces(words)
     elif words.command == "course": hand_out(words)

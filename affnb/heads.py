@@ -65,10 +65,10 @@ def learners(run:Run)->tuple:  # two tables
 # %% ../nbs/05c_heads.ipynb #a44ffdf5
 def with_uncertainty(model:nn.Module, loss_of, config):  # (model, batch) -> (loss, parts)
     "A loss whose weights are parameters of the model, learned with it (Kendall et al. 2018)."
-    model.log_variance = nn.Parameter(torch.zeros(len(AFFECTS), device=next(model.parameters()).device))   # in hundreds
+    model.log_variance = nn.Parameter(torch.zeros(len(AFFECTS), device=next(model.parameters()).device))   # in tens
     def loss(live, batch):
         _, parts = loss_of(live, batch)
-        return sum(getattr(config, f"weight_{name}") * (torch.exp(-s) * parts[name] + s) for name, s in zip(AFFECTS, 100 * model.log_variance) if name in parts), parts
+        return sum(getattr(config, f"weight_{name}") * (torch.exp(-s) * parts[name] + s) for name, s in zip(AFFECTS, 10 * model.log_variance) if name in parts), parts
     return loss
 
 # %% ../nbs/05c_heads.ipynb #dec0cea7

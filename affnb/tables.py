@@ -4,28 +4,30 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'PAIRS', 'TARGETS', 'MANY', 'NEEDED', 'SCORES', 'SCORE_COLUMNS',
-           'STYLE', 'COLORS', 'EXPRESSION_COLORS', 'Records', 'read_kind', 'read_records', 'sums_of', 'sums_by_arm',
-           'score_row', 'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption', 'empty',
-           'known', 'answers_in', 'warnings_table', 'read_arrays', 'read_table', 'sidecar', 'write_table',
-           'write_figure']
+           'STYLE', 'COLORS', 'EXPRESSION_COLORS', 'LOUD', 'Records', 'read_kind', 'read_records', 'sums_of',
+           'sums_by_arm', 'score_row', 'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption',
+           'empty', 'known', 'answers_in', 'below_pixels', 'warnings_table', 'warning_groups', 'group_line',
+           'warnings_text', 'read_arrays', 'read_table', 'sidecar', 'record_links', 'write_table', 'write_figure']
 
 # %% ../nbs/11a_tables.ipynb #b3d08401
 import json, re, zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from .core import AffnbError, read_json, write_json
 from .metrics import bootstrap, from_record
-from .watch import watch
+from .watch import kind_of_warning, rank_of_warning, watch
 
 # %% ../nbs/11a_tables.ipynb #c2357352
 ARMS = ("scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive")
 FLOORS = ("trivial", "pixels")
 BOUNDS = (*FLOORS, "oracle-1", "oracle-5", "oracle-11", "oracle-31", "video-mean", "nearest", "nearest-leaked")   # and the ceiling, and leaks
 STAGES = ("mae", "AU", "EXPR", "VA", "scratch", "joint", "joint+fusion", "joint+temporal", "progressive")
-ABLATIONS = ("pretraining", "training", "tasks", "fusion", "temporal", "losses", "whole", "folds", "crossfit")
+ABLATIONS = ("pretraining", "encoder", "training", "starts", "tasks", "fusion", "temporal",
+             "losses", "whole", "convergence", "folds", "crossfit")
 PAIRS = (("joint", "scratch"), ("separate", "joint"), ("joint+fusion", "joint"), ("joint+temporal", "joint"), ("progressive", "joint"), ("progressive", "separate"), ("progressive", "pixels"))   # of the headline, named beforehand
 TARGETS = ("AU", "EXPR", "VA", "P")
 
@@ -179,16 +181,82 @@ def answers_in(records:Records):
     for name, found in (*records.tables.items(), *((f"search {target}", r) for target, r in records.searches.items())):
         for arm, by_seed in sums_by_arm(found).items(): yield from ((name, arm, seed, s) for seed, s in by_seed.items())
 
-def warnings_table(records:Records)->DataFrame:  # where, arm, warning, seeds
-    "What `watch` (03c) finds behind the scores on validation, what stages found on dev, and what the data lack."
+def below_pixels(records:Records)->list: # of (where, arm, warning, seed)
+    "Arms of the headline that the linear model on pixels reaches in AU or EXPR, seed by seed."
+    pixels = {record["seed"]: record["metrics"] for record in records.arms.get("pixels", [])}
+    runs = [(arm, record) for arm in ARMS for record in records.arms.get(arm, [])]
+    rows = []
+    for arm, record in runs:
+        floors = pixels.get(record["seed"], {})
+        for task in ("AU", "EXPR"):
+            value, floor = record["metrics"].get(task), floors.get(task)
+            if value is None or floor is None or value > floor: continue
+            said = f"{value:.3f} is not above {floor:.3f}, which a linear model on pixels reaches"
+            rows.append(("headline", arm, f"{task}: {said}", record["seed"]))
+    return rows
+
+# %% ../nbs/11a_tables.ipynb #c95acca6
+def warnings_table(records:Records)->DataFrame:  # kind, where, arm, warning, seeds
+    "What `watch` finds, what stages found on dev, what the data lack; the worst kinds first."
     rows = [("data", "", line, "") for line in records.data.get("warnings", [])]
     for where, arm, seed, statistics in answers_in(records):
         of = dict(zip(statistics.columns, sums := statistics.values.sum(0)))
-        there = [task for task, n in dict(EXPR="EXPR:n", AU="AU:n", valence="valence:n", arousal="arousal:n").items() if of[n]]
+        counts = dict(EXPR="EXPR:n", AU="AU:n", valence="valence:n", arousal="arousal:n")
+        there = [task for task in counts if of[counts[task]]]
         rows += [(where, arm, line, seed) for line in watch(sums, there)]
-    rows += [("training, on dev", stage, line, r["seed"]) for stage, found in records.stages.items() for r in found for line in r.get("warnings", [])]
+    rows += below_pixels(records)
+    trained = [(stage, run) for stage, found in records.stages.items() for run in found]
+    for stage, run in trained:
+        rows += [("training, on dev", stage, line, run["seed"]) for line in run.get("warnings", [])]
     table = DataFrame(rows, columns=["where", "arm", "warning", "seeds"])
-    return table.groupby(["where", "arm", "warning"], sort=False)["seeds"].agg(lambda s: ", ".join(map(str, s))).reset_index()
+    table.insert(0, "kind", [kind_of_warning(line) for line in table["warning"]])
+    of_one = table.groupby(["kind", "where", "arm", "warning"], sort=False)["seeds"]
+    table = of_one.agg(lambda seeds: ", ".join(map(str, seeds))).reset_index()
+    ranks = table["kind"].map(rank_of_warning).to_numpy()
+    return table.iloc[ranks.argsort(kind="stable")].reset_index(drop=True)
+
+# %% ../nbs/11a_tables.ipynb #64ac4b98
+LOUD = ("not above a constant answer", "not above linear pixels")   # in the headline: said first
+
+def warning_groups(table:DataFrame # as `warnings_table` makes it
+                  )->list:         # of tables, with columns task and loud
+    "The warnings by kind and task: first what is `LOUD` in the headline, then the worst kinds."
+    loud = (table["where"] == "headline") & table["kind"].isin(LOUD)
+    task = table["warning"].str.extract("^(AU|EXPR|valence|arousal):", expand=False).fillna("")
+    keyed = table.assign(loud=loud, quiet=~loud, rank=table["kind"].map(rank_of_warning), task=task)
+    return [rows for _, rows in keyed.groupby(["quiet", "rank", "kind", "task"])]
+
+def group_line(rows:DataFrame, # a group of `warning_groups`
+               most:int=4      # names that are spelled out
+              )->str:          # a line
+    "A group of warnings in words; one that stands alone, as it is in the table."
+    first = rows.iloc[0]
+    said = [row.arm or f"{row.where}: {row.warning.partition(':')[0]}" for row in rows.itertuples()]
+    names = list(dict.fromkeys(said))
+    where = "headline: " if first["loud"] else ""
+    if len(rows) == 1:
+        seeds = f" (seed {first['seeds']})" if first["seeds"] else ""
+        return f"{where}{first['arm'] or first['where']}: {first['warning']}{seeds}"
+    task = f"{first['task']}: " if first["task"] else ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    place = "arm" if rows["arm"].all() else "place"
+    place += "s"*(len(names) != 1)
+    shown = ", ".join(names[:most])
+    return f"{where}{task}{first['kind']}: in {len(names)} {place} ({shown}{more})"
+
+# %% ../nbs/11a_tables.ipynb #87d2f3e2
+def warnings_text(table:DataFrame, # as `warnings_table` makes it
+                  path,            # where people find it
+                  most:int=10      # lines
+                 )->str:           # nothing where there are no warnings
+    "The warnings of a run in a few lines, the worst first; the last says how many, and where."
+    if not len(table): return ""
+    groups = warning_groups(table)
+    room = most - 1 if len(groups) < most else most - 2
+    lines = [f"WARNING: {group_line(rows)}" for rows in groups[:room]]
+    left = groups[room:]
+    if left: lines.append(f"WARNING: and {len(left)} more kinds, {sum(map(len, left))} warnings")
+    return "\n".join([*lines, f"{len(table)} warning{'s'*(len(table) != 1)} in all: {path}"])
 
 # %% ../nbs/11a_tables.ipynb #2dd56751
 def read_arrays(path, names)->dict:
@@ -218,10 +286,30 @@ def sidecar(records:Records,
     return dict(caption=words, notebook=notebook, records=files, source=records.first["source"], data=records.first["data"], seeds=sorted({r["seed"] for r in runs}), **one)
 
 # %% ../nbs/11a_tables.ipynb #b6c06e41
-def write_table(folder, name:str, table:DataFrame, words:DataFrame, beside:dict)->None:
-    "A table as .csv and .md, and its sidecar."
+def record_links(beside:dict,    # a sidecar
+                 place=None,     # the folder in data/records; None: the sidecar's profile
+                 most:int=12     # links
+                )->str:          # a line; empty where no record of one profile is named
+    "Links to the records of a table, as they lead from its published place, figures/PROFILE."
+    names, place = beside["records"], place or beside.get("profile")
+    if not names or not isinstance(place, str): return ""
+    shown = names if len(names) <= most else names[:1]
+    links = ", ".join(f"[{name}](../../data/records/{place}/{quote(name)})" for name in shown)
+    more = f" and {len(names) - 1} more, {len(names)} in all" if len(shown) < len(names) else ""
+    return f"Records: {links}{more}"
+
+def write_table(folder,
+                name:str,          # of the files, without their ends
+                table:DataFrame,   # of numbers, for the .csv
+                words:DataFrame,   # the same for people, for the .md
+                beside:dict,       # what `sidecar` gives
+                place=None         # its records' folder in data/records; None: the profile's
+               )->None:
+    "A table as .csv and .md, which ends with links to its records, and its sidecar."
     table.to_csv(Path(folder)/f"{name}.csv", index=False, lineterminator="\n")
-    (Path(folder)/f"{name}.md").write_text(f"{words.to_markdown(index=False, disable_numparse=True)}\n\n{beside['caption']}\n", encoding="utf-8")
+    shown = words.to_markdown(index=False, disable_numparse=True)
+    parts = filter(None, (shown, beside["caption"], record_links(beside, place)))
+    (Path(folder)/f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     write_json(Path(folder)/f"{name}.json", beside)
 
 def write_figure(folder, name:str, figure:Figure, beside:dict)->None:

@@ -53,6 +53,9 @@ WRONG = [
     ([], 2, ["--help"]),
     (["check", "/nowhere/at/all"], 1, ["/nowhere/at/all"]),
     (["report", "--profile", "smoek"], 1, ["smoek"]),
+    (["luck", "/nowhere", "--profile", "smoek"], 1, ["data/records/smoek", "did you mean `smoke`"]),
+    (["luck", "/nowhere"], 1, ["/nowhere", "no such folder of records"]),
+    (["luck"], 2, ["RECORDS", "--help"]),
     (["score", "/nowhere/a.txt", "/nowhere/b.txt"], 1, ["/nowhere/", "cannot be read"]),
 ]
 
@@ -204,6 +207,68 @@ def test_runs_with_other_settings_publish_one_after_the_other(tmp_path):
         assert waiting.is_alive() and there() == before == [("arm-both-seed0.json", "1"), ("arm-of1-seed0.json", "1"), ("table_both.csv", "1"), ("table_of1.csv", "1"), ("config.json", "1")]
     finally: other.kill(); other.wait(); waiting.join(20)
     assert there() == [("arm-both-seed0.json", "2"), ("arm-of2-seed0.json", "2"), ("table_both.csv", "2"), ("table_of2.csv", "2"), ("config.json", "2")]
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    "A project whose smoke records are of seed 0, and a run of the seeds 1 to 3 beside it."
+    from affnb import cli
+    from test_report import ARMS, make
+    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+    make(tmp_path/"data"/"records"/"smoke", ARMS, (0,), extras=False)
+    return make(tmp_path/"run", ARMS, (1, 2, 3), extras=False), tmp_path/"data"/"records"/"smoke"
+
+
+def test_the_luck_of_training_is_measured_and_kept_with_the_published_records(published, capsys):
+    from affnb.report import half_band
+    run, kept = published
+    assert main(["luck", str(run)]) == 0
+    luck, said = json.loads((kept/"luck.json").read_text()), capsys.readouterr().out
+    assert luck["seeds"] == [1, 2, 3] and luck["scores"]["AU"]["df"] == 12 and {"commit", "versions", "device", "date", "machine"} < set(luck)
+    assert f"a rerun may lie {half_band(luck, 'P', 1, 1):.4f} away" in said and said.splitlines()[-1] == f"kept in {kept/'luck.json'}"
+
+
+@pytest.mark.parametrize("fields, said", [(dict(data=dict(hash="def")), "other data (hash def, not abc)"), (dict(config=dict(lr=.5)), "another training (lr = 0.5, not None)")])
+def test_the_luck_of_another_run_is_refused_in_one_line(published, fields, said, capsys):
+    from test_report import changed
+    run, kept = published
+    changed(run, **fields)
+    assert main(["luck", str(run)]) == 1
+    error = capsys.readouterr().err
+    assert said in error and str(run) in error and len(error.strip().splitlines()) == 1 and not (kept/"luck.json").exists()
+    for path in run.glob("*-seed3.json"): path.unlink()
+    assert main(["luck", str(run)]) == 1 and "needs 3 or more" in capsys.readouterr().err and not (kept/"luck.json").exists()
+
+
+def test_publishing_keeps_the_luck_while_it_is_true(tmp_path):
+    "Of one seed: kept for the same data and training, removed for others, and that is said; of three seeds: measured."
+    from test_report import ARMS, changed, make
+    plan = make_plan(load_config("tiny"), out=tmp_path)
+    run, kept = Path(plan["run"])/"records", Path(plan["publish"][0])
+    for kind in ("figures", "model"): (Path(plan["run"])/kind).mkdir(parents=True)
+    make(run, ARMS, (0, 1, 2), extras=False)
+    assert publish(plan) == "" and json.loads((kept/"luck.json").read_text())["seeds"] == [0, 1, 2]
+    for path in run.glob("*-seed[12].json"): path.unlink()
+    measured = (kept/"luck.json").read_bytes()
+    assert publish(plan) == "" and (kept/"luck.json").read_bytes() == measured and len(list(kept.glob("arm-*"))) == len(ARMS)
+    changed(run, config=dict(lr=.5))
+    assert "luck.json: removed, for it was of another training (lr = None, not 0.5)" in publish(plan) and not (kept/"luck.json").exists()
+
+
+def test_a_run_is_compared_with_what_is_committed(tmp_path):
+    "By the committed luck, unless the data are other ones; without it, by the intervals."
+    from affnb.cli import reproduced
+    from affnb.report import measure_luck, write_report
+    from affnb.tables import read_records
+    from test_report import ARMS, make
+    run = make(tmp_path/"records", ARMS, (0,), extras=False)
+    write_report(run, tmp_path/"figures")
+    headline = (tmp_path/"figures"/"table_headline.csv").read_text()
+    luck = measure_luck(read_records(make(tmp_path/"several", ARMS, (1, 2, 3), extras=False)))
+    def said(luck): return reproduced(dict(run=str(tmp_path)), headline, luck)
+    assert said(json.dumps(luck)) == "reproduction: 36 of 36 scores lie within the bands of the luck of training: reproduced"
+    assert "data are other ones" in said(json.dumps(luck | dict(data=dict(hash="def")))) and "committed intervals over people" in said(None)
+    with pytest.raises(AffnbError, match="the committed luck.json"): said("{}")
 
 
 def test_what_lies_beside_published_files_is_left_alone(tmp_path):

@@ -1,11 +1,12 @@
 "Planted effects: where joint training helps, hurts or does nothing, the statistics must say so; false finds; Holm; p and interval."
-import subprocess, sys, time
+import gc, subprocess, sys, time
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
-from affnb.compare import FINER, METRICS, NEAR, compare, contrast, contrast_rows, holm, kept_scores, p_value, pair_rows, verdict
+from affnb.compare import (FINER, MARGIN, METRICS, NEAR, WORDS, compare, contrast, contrast_rows, corrected, equivalence_p, expected_error, holm,
+                           kept_scores, p_value, pair_rows, pseudo_values_of, smallest_found, variance_parts, verdict)
 from affnb.core import AffnbError, Config, UsageError
 from affnb.data import Batch
-from affnb.metrics import interval, mean_scores, paired_resamples, resample_counts, video_statistics
+from affnb.metrics import interval, mean_scores, paired_resamples, resample_counts, resample_seeds, seed_scores, video_statistics
 from affnb.train import make_optimizer, task_losses, total_loss
 
 # -- planted effects: small models, truly trained -----------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def test_where_joint_does_nothing_nothing_is_shown():
     mixing, au, va = matrices(np.random.default_rng(3), 4)
     for world in range(2):
         said = verdicts(arms_of(mixing, au, va, 64, {"AU": 60, "VA": 60}, frozen=True, world=world))
-        assert set(said.values()) == {"not shown"}
+        assert set(said.values()) <= {"undecided", "equivalent"}
 
 # -- false finds: nothing is there, with luck of people and of training -----------------------------------------------------------
 
@@ -152,10 +153,115 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([.005, .01], family=1), holm([.005, .01]), err_msg="a family is never smaller than what was compared")
 
 def test_verdict_of_a_corrected_p():
-    assert [verdict(.1, .049), verdict(-.1, .049), verdict(.1, .05), verdict(0., .01), verdict(np.nan, np.nan), verdict(.1, np.nan)] == ["shown", "reversed", "not shown", "not shown", "–", "–"]
+    assert [verdict(.1, .049), verdict(-.1, .049), verdict(.1, .05), verdict(0., .01), verdict(np.nan, np.nan), verdict(.1, np.nan)] == ["shown", "reversed", "undecided", "undecided", "–", "–"]
+
+def test_equivalent_comes_before_shown_and_after_nothing():
+    assert verdict(.02, .001, .049) == "equivalent" == verdict(-.02, .9, .049) and verdict(.02, .001, .05) == "shown"
+    assert verdict(.02, .001, .001, seeds=1) == "one seed" and verdict(np.nan, np.nan, .001) == "–"
+    assert [verdict(.02, .001, np.nan), verdict(.02, .9, np.nan)] == ["shown", "undecided"]
+
+@pytest.mark.parametrize("shape", ["normal", "skewed", "biased", "wide"])
+def test_equivalence_agrees_with_the_90_percent_interval(shape):
+    rng, agreed, near, said = np.random.default_rng(0), 0, 0, 0
+    for _ in range(300):
+        value, size = rng.normal(0, .02), .03 if shape == "wide" else .008
+        noise = {"normal": rng.normal(0, size, 2000), "skewed": rng.exponential(size, 2000) - size, "biased": rng.normal(.3*size, size, 2000), "wide": rng.normal(0, size, 2000)}[shape]
+        (lo, hi), p = interval(value, value + noise, .9), equivalence_p(value, value + noise)
+        close = abs(p - .05) < .003
+        near, said = near + close, said + (p < .05)
+        agreed += ((-MARGIN < lo and hi < MARGIN) == (p < .05)) or close
+        assert 1/2001 <= p <= 1
+        assert equivalence_p(-value, -(value + noise)) == pytest.approx(p, abs=2e-3), "the sign of the difference does not matter"
+    assert agreed == 300 and near < 30 and (said == 0 if shape == "wide" else said > 60)
+
+def test_equivalence_where_there_is_nothing_to_say():
+    assert np.isnan(equivalence_p(np.nan, np.zeros(9))) and np.isnan(equivalence_p(0., np.full(9, np.nan)))
+    assert equivalence_p(MARGIN, np.full(99, MARGIN)) == 1 == equivalence_p(-.5, np.full(99, -.5))
+    assert equivalence_p(0., np.zeros(99)) == .01 == equivalence_p(0., np.r_[np.zeros(99), np.nan])
+
+# -- planted effects of known size: each word comes at its rate -----------------------------------------------------------------------
+
+def planted(rng, effect, rows=8, people=300, seeds=5, luck=.006, noise=.09):
+    "A table of differences with this true effect: rows as `contrast_rows` has them, from videos and seeds that are drawn."
+    d = effect + luck*rng.normal(size=(seeds, rows, 1)) + noise*rng.normal(size=(1, rows, people)) + noise*rng.normal(size=(seeds, rows, people))
+    counts, weights = resample_counts(people, 1000, 0), resample_seeds(seeds, 1000, 0)
+    columns = sum(w[:, None]*(counts @ one.T/people) for w, one in zip(weights.T, d))
+    estimates = d.mean((0, 2))
+    return [dict(arm=f"a{k}", against="b", metric="AU", difference=v, lo=np.nan, hi=np.nan, error=column.std(), p=float(p_value(v, column)),
+                 p_equivalent=equivalence_p(v, column), n_seeds=seeds, seeds_agree="") for k, (v, column) in enumerate(zip(estimates, columns.T))]
+
+def words_of(effect, tables=20, **design):
+    gc.freeze()   # statsmodels collects garbage at each call: let it find little
+    rng = np.random.default_rng(int(1000*abs(effect)) + len(design))
+    try: verdicts = [corrected(planted(rng, effect, **design)).verdict.tolist() for _ in range(tables)]
+    finally: gc.unfreeze()
+    rates = {word: np.mean([v == word for t in verdicts for v in t]) for word in WORDS}
+    print(effect, design, rates)
+    return rates, np.mean([any(v in ("shown", "reversed") for v in t) for t in verdicts]), np.mean(["equivalent" in t for t in verdicts])
+
+def test_nothing_is_called_equivalent_by_a_design_that_can_tell():
+    rates, found, _ = words_of(0.)
+    assert rates["equivalent"] > .8 and found <= .1
+
+def test_nothing_is_undecided_by_a_design_that_cannot_tell():
+    rates, found, alike = words_of(0., people=40, seeds=3, luck=.02)
+    assert rates["undecided"] > .9 and found <= .12 and alike <= .1
+
+def test_an_effect_as_large_as_the_margin_is_never_called_equivalent():
+    for effect in (MARGIN, -MARGIN):
+        assert words_of(effect)[2] <= .1
+
+def test_a_small_effect_is_no_find_and_a_large_one_is():
+    small, _, _ = words_of(.015, people=80, seeds=3)
+    assert small["undecided"] > .7 and small["reversed"] <= .01
+    large, _, _ = words_of(.08)
+    assert large["shown"] > .95 and large["reversed"] == 0
+    turned, _, _ = words_of(-.08)
+    assert turned["reversed"] > .95 and turned["shown"] == 0
+
+def test_the_smallest_difference_is_found_four_times_out_of_five():
+    rng = np.random.default_rng(7)
+    error = np.median([row["error"] for row in planted(rng, 0.)])
+    effect = float(smallest_found(error, 8))
+    rates, _, _ = words_of(effect, tables=30)
+    assert .65 < rates["shown"] <= .97
+    assert smallest_found(.01, 1) == pytest.approx(.028, abs=.0005) and np.isnan(smallest_found(np.nan, 3)) and smallest_found(.01, 0) == smallest_found(.01, 1)
+
+# -- people and trainings ----------------------------------------------------------------------------------------------------------
+
+def test_the_parts_of_the_variance_are_what_went_in():
+    rng, truth = np.random.default_rng(0), dict(people=.09, seeds=.0004, both=.04)
+    draw = lambda: (.02*rng.normal(size=(4, 1)) + .3*rng.normal(size=(1, 50)) + .2*rng.normal(size=(4, 50)))
+    guesses = pd.DataFrame([variance_parts(draw()) for _ in range(2000)])
+    assert (guesses >= 0).all(axis=None)
+    for name, value in truth.items(): assert guesses[name].mean() == pytest.approx(value, rel=.5 if name == "seeds" else .05), name   # those below 0 are cut off
+    spread = np.std([draw().mean() for _ in range(4000)])
+    assert expected_error(truth, 50, 4) == pytest.approx(spread, rel=.05)
+    assert expected_error(truth, 10**9, 4) == pytest.approx(.01, rel=1e-3) and expected_error(truth, 50, 10**9) == pytest.approx(np.sqrt(.09/50), rel=1e-3)
+
+def test_pseudo_values_are_those_of_leaving_each_video_out():
+    of = arms()
+    values = pseudo_values_of({"b": 1, "a": -1}, of, "EXPR")
+    assert values.shape == (3, 20)
+    for seed in range(3):
+        score = lambda arm, keep: float(seed_scores(of[arm][seed], keep[None].astype(float))["EXPR"][0])
+        everyone = np.ones(20)
+        for video in (0, 7, 19):
+            without = everyone - np.eye(20)[video]
+            by_hand = 20*(score("b", everyone) - score("a", everyone)) - 19*(score("b", without) - score("a", without))
+            assert values[seed, video] == pytest.approx(by_hand, abs=1e-9)
+
+def test_the_parts_foretell_the_error_of_the_bootstrap():
+    rng, ratios = np.random.default_rng(1), []
+    for _ in range(12):
+        a, b = equals(rng, seeds=5, videos=60)
+        of = {"a": a, "b": b}
+        error = compare([("b", "a")], of, ["CCC_valence"], 500).error.item()
+        ratios.append(expected_error(variance_parts(pseudo_values_of({"b": 1, "a": -1}, of, "CCC_valence")), 60, 5)/error)
+    assert .7 < np.median(ratios) < 1.2, ratios   # the bootstrap of videos and seeds counts what belongs to both twice: it errs on the safe side
 
 def test_one_seed_gets_no_verdict():
-    assert [verdict(d, p, 1) for d, p in ((.1, .0001), (-.1, .0001), (.1, .5), (np.nan, .1))] == ["one seed"]*3 + ["–"]
+    assert [verdict(d, p, 1., 1) for d, p in ((.1, .0001), (-.1, .0001), (.1, .5), (np.nan, .1))] == ["one seed"]*3 + ["–"]
     of = arms(seeds=1, gain=dict(b=.9))
     table = compare([("b", "a"), ("c", "a")], of, n=500)
     assert set(table.verdict) == {"one seed"} and table[["difference", "lo", "hi", "p"]].notna().all(axis=None) and (table.p[:4] < .01).all() and (table.n_seeds == 1).all()
@@ -183,7 +289,7 @@ def test_a_row_does_not_know_its_company():
     pd.testing.assert_frame_equal(one, other.loc[one.index], check_exact=True)
     pd.testing.assert_frame_equal(alone.set_index(key)[columns], one.loc[[("b", "a", "EXPR")]], check_exact=True)
     np.testing.assert_allclose(full.p_holm, holm(full.p))
-    assert (full.verdict[:4] == "shown").all() and (full.verdict[8:] == "reversed").all() and (full.verdict[4:8] == "not shown").all()
+    assert (full.verdict[:4] == "shown").all() and (full.verdict[8:] == "reversed").all() and full.verdict[4:8].isin(["undecided", "equivalent"]).all()
 
 def test_a_row_is_the_paired_bootstrap():
     of = arms()
@@ -191,7 +297,8 @@ def test_a_row_is_the_paired_bootstrap():
     assert row.p > NEAR*2/501, "far from the smallest p: no further draws"
     estimate, resamples = paired_resamples(list(of["c"].values()), list(of["a"].values()), 500, 3)
     assert row.difference == estimate["P"][0] and (row.lo, row.hi) == tuple(map(float, interval(estimate["P"][0], resamples["P"]))) and row.p == p_value(estimate["P"][0], resamples["P"])
-    assert list(row.index) == ["arm", "against", "metric", "difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "seeds_agree"]
+    assert list(row.index) == ["arm", "against", "metric", "difference", "lo", "hi", "error", "smallest", "p", "p_holm", "p_equivalent", "p_equivalent_holm", "verdict", "n_seeds", "seeds_agree"]
+    assert row.error == pytest.approx(resamples["P"].std()) and row.p_equivalent == equivalence_p(row.difference, resamples["P"])
 
 def test_small_p_values_come_from_more_resamples_and_agree_with_their_interval():
     of = arms()
@@ -227,7 +334,7 @@ def test_a_dash_where_nothing_can_be_compared():
     of = arms(tasks=("AU", "VA")) | {"alien": {9: arms()["a"][0]}}
     table = compare([("b", "a"), ("b", "alien"), ("b", "missing")], of, n=300).set_index(["against", "metric"])
     assert table.verdict["a", "EXPR"] == "–" and table.loc["a"].drop("EXPR").p.notna().all() and (table.verdict[["alien", "missing"]] == "–").all()
-    assert table.loc["missing", ["difference", "lo", "hi", "p", "p_holm"]].isna().all().all() and (table.n_seeds[["alien", "missing"]] == 0).all()
+    assert table.loc["missing", ["difference", "lo", "hi", "error", "smallest", "p", "p_holm", "p_equivalent", "p_equivalent_holm"]].isna().all().all() and (table.n_seeds[["alien", "missing"]] == 0).all()
     single = compare([("b", "a")], arms(videos=1), n=50)
     assert single.difference.notna().all() and single.p.isna().all() and (single.verdict == "–").all(), "one video says nothing about other videos"
     assert compare([], of).empty
