@@ -9,11 +9,12 @@ __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'DECIMALS', 'NEUTRAL', 'J
            'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'claims_nothing', 'word_of', 'with_words',
            'pair_table', 'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said', 'first_half',
            'choices', 'crossed', 'judge_best', 'claim_rows', 'doubling_of', 'settled', 'claims_table', 'design_table',
-           'joined', 'verdict_words', 'claim_words', 'beyond', 'claims_summary', 'difference_cell', 'pair_words',
-           'arm_words', 'published_table', 'over_seeds', 'with_verdict', 'focus_arrays', 'unit_shares', 'agreeing',
-           'half_maps', 'distances', 'across_and_same', 'pseudo_values', 'focus_table', 'focus_pairs', 'focus_said',
-           'verdicts_said', 'about', 'pattern_of', 'gains_said', 'write_pairs', 'write_judged', 'write_focus',
-           'write_searched', 'judge_all', 'claims_text', 'write_claims_table', 'write_published', 'write_claims']
+           'verdicts_of', 'joined', 'verdict_words', 'claim_words', 'beyond', 'claims_summary', 'linked',
+           'difference_cell', 'pair_words', 'arm_words', 'published_table', 'over_seeds', 'with_verdict',
+           'focus_arrays', 'unit_shares', 'agreeing', 'half_maps', 'distances', 'across_and_same', 'pseudo_values',
+           'focus_table', 'focus_pairs', 'focus_said', 'verdicts_said', 'about', 'pattern_of', 'gains_said',
+           'write_pairs', 'write_judged', 'write_focus', 'write_searched', 'judge_all', 'claims_text',
+           'write_claims_table', 'write_published', 'write_claims']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def blind(rows:int, # comparisons of a table
 
 def trainings_said(seeds:int)->str:
     "What so few seeds cannot tell."
-    if seeds < 2: return "One seed: the luck of a training cannot be told from an effect, so nothing is called shown or reversed, and intervals are over people alone."
+    if seeds < 2: return "One seed: the luck of a training cannot be told from an effect, so nothing is called shown, reversed or equivalent, and intervals are over people alone."
     return (f"Of equally good arms, all {seeds} seeds agree in sign {100*2**(1 - seeds):.3g} % of the time; where the luck of training outweighs the differences between people, so few seeds find more that is not there than the 5 % of the tables that the correction allows (03b_compare).")
 
 def counted(table:DataFrame)->str:
@@ -286,13 +287,13 @@ def design_table(records:Records,
                  found:dict       # table -> Judged
                 )->DataFrame:     # claim, task, arm, against, sd_people, sd_seeds, sd_both, an error per design
     "What the luck of people and of trainings adds to each claim's difference, and what other designs would give."
-    rows = []
+    rows, scores = [], kept_scores(COMPARABLE)   # an arm stands in many differences
     for claim in claim_rows(records.first["config"]):
         of = found[claim["table"]].of if claim["table"] in found else {}
         pair = [claim["arm"], claim["against"]]
         shared = set.intersection(*(set(of.get(arm, ())) for arm in pair))
         if len(shared) < 2: continue
-        values = pseudo_values_of({pair[0]: 1, pair[1]: -1}, of, TASK_METRICS[claim["task"]])
+        values = pseudo_values_of({pair[0]: 1, pair[1]: -1}, of, TASK_METRICS[claim["task"]], scores)
         if not np.isfinite(values).all() or values.shape[1] < 2: continue
         parts = variance_parts(values)
         errors = {f"{people} people, {seeds} seeds": expected_error(parts, people, seeds) for people, seeds in DESIGNS}
@@ -301,7 +302,16 @@ def design_table(records:Records,
     return DataFrame(rows)
 
 # %% ../nbs/11b_claims.ipynb #be65d19d
-SPOKEN = {"shown": "shown", "reversed": "reversed", "equivalent": "equivalent", "undecided": "undecided", "unsettled": "unsettled (the baseline is still learning)", "one seed": "not judged (one seed)", "–": "without labels", "not tested": "not tested"}
+SPOKEN = {"shown": "shown", "reversed": "reversed", "equivalent": "equivalent", "undecided": "undecided",
+          "unsettled": "unsettled (the baseline is still learning)",
+          "unsettled, behind": "unsettled (below its baseline, and still learning itself)",
+          "one seed": "not judged (one seed)", "–": "without labels", "not tested": "not tested"}
+
+def verdicts_of(rows:DataFrame # of one claim
+               )->dict:        # task -> a word of `SPOKEN`
+    "The verdicts of a claim; of what is unsettled, which of the two arms is still learning."
+    behind = (rows.verdict == "unsettled") & (rows.difference < 0)
+    return dict(zip(rows.task, rows.verdict.mask(behind, "unsettled, behind")))
 
 def joined(words)->str:
     "A list in words."
@@ -315,7 +325,7 @@ def verdict_words(verdicts:dict)->str:  # verdicts: task -> verdict
 def claim_words(table:DataFrame # as `claims_table` makes it
                )->list:         # of sentences, one a claim or control
     "What was found of each claim, task by task."
-    return [f"Claim {number} ({statement}): {verdict_words(dict(zip(rows.task, rows.verdict)))}." for (number, statement), rows in table.groupby(["claim", "statement"], sort=False)]
+    return [f"Claim {number} ({statement}): {verdict_words(verdicts_of(rows))}." for (number, statement), rows in table.groupby(["claim", "statement"], sort=False)]
 
 # %% ../nbs/11b_claims.ipynb #4d833fc5
 def beyond(shown:list,   # tasks in which a claim is shown
@@ -330,7 +340,7 @@ def beyond(shown:list,   # tasks in which a claim is shown
 def claims_summary(table:DataFrame # as `claims_table` makes it
                   )->list:         # of sentences, one a claim
     "Every claim with what its controls leave of it."
-    of = {number: dict(zip(rows.task, rows.verdict)) for number, rows in table.groupby("claim", sort=False)}
+    of = {number: verdicts_of(rows) for number, rows in table.groupby("claim", sort=False)}
     statements, lines = dict(zip(table.claim, table.statement)), []
     for number, verdicts in of.items():
         if number in {c for controls in CONTROLS.values() for c in controls}: continue
@@ -341,17 +351,35 @@ def claims_summary(table:DataFrame # as `claims_table` makes it
         lines.append(f"Claim {number} ({statements[number]}): {'; '.join(filter(None, parts))}.")
     return lines
 
+# %% ../nbs/11b_claims.ipynb #382ff4fc
+def linked(sentence:str, # of `claims_summary`
+           folder        # with the tables, as it is seen from the page of the sentence
+          )->str:        # Markdown
+    "A sentence with links to the tables that it is about, as far as they are there; those name their records."
+    number = sentence.partition(" (")[0].removeprefix("Claim ")
+    names = [table for claim, _, table, *_ in CLAIMS if claim == number] + ["convergence"]*("unsettled" in sentence)
+    files = [f"table_{name}" if name == "best" else f"table_{name}_pairs" for name in names]
+    links = [f"[{file}]({Path(folder).as_posix()}/{file}.md)" for file in files if (Path(folder)/f"{file}.md").exists()]
+    return sentence + (f" ({', '.join(links)})" if links else "")
+
+
 # %% ../nbs/11b_claims.ipynb #d7d732a3
 def difference_cell(row)->str:
     "A difference as people read it, with its verdict where it has one."
     if row.verdict == "not tested": return "not tested"
     return cell(row.difference, row.difference_lo, row.difference_hi) + ("" if row.verdict == "–" else f" {row.verdict}" if row.verdict in ("one seed", "undecided") else f" **{row.verdict}** ({row.seeds_agree})")
 
-def pair_words(table:DataFrame, keys=("arm", "against"))->DataFrame:
-    "A long table of differences with one row a pair, one column a task."
+def pair_words(table:DataFrame,        # as `with_words` or `claims_table` make it
+               keys=("arm", "against") # what a row is named by
+              )->DataFrame:            # of words
+    "A long table of differences with one row per pair and one column per task; `smallest` and `doubling` in the order of the tasks."
     cells = table.assign(cell=[difference_cell(r) for r in table.itertuples()])
-    rows = [dict(zip(keys, names)) | dict(zip(rows.task, rows.cell)) | dict(n_seeds=str(rows.n_seeds.max())) for names, rows in cells.groupby(list(keys), sort=False)]
-    return DataFrame(rows, columns=[*keys, *TASK_METRICS, "n_seeds"]).astype(object).fillna("")
+    beside = [name for name in ("smallest", "doubling") if name in table and table[name].notna().any()]
+    rows = []
+    for names, some in cells.groupby(list(keys), sort=False):
+        of_tasks = {name: " / ".join(map(cell, some[name])) for name in beside if some[name].notna().any()}
+        rows.append(dict(zip(keys, names)) | dict(zip(some.task, some.cell)) | dict(n_seeds=str(some.n_seeds.max())) | of_tasks)
+    return DataFrame(rows, columns=[*keys, *TASK_METRICS, "n_seeds", *beside]).astype(object).fillna("")
 
 def arm_words(table:DataFrame)->DataFrame:
     "Scores with intervals, and in which tasks the arm's first pair shows."
@@ -524,7 +552,8 @@ def verdicts_said(rows:int, claims:bool=False)->str:
     family = (f"all {rows} rows of this list, tested or not; the table of each claim corrects the same differences for its own rows" if claims
               else f"the {rows} comparisons of this table; table_claims, which holds some of them again, corrects for its own {len(CLAIMS)*len(TASK_METRICS)}")
     return (f"Difference arm - against. shown, reversed: p < .05 after Holm's correction for {family}; behind it, how many seeds have its sign. "
-            f"equivalent: surely within {cell(MARGIN)} of 0 (two one-sided tests, corrected likewise). undecided: none of these. smallest (in the .csv): the difference that would have been found with a power of 80 %.")
+            f"equivalent: surely within {cell(MARGIN)} of 0 (two one-sided tests, corrected likewise). undecided: none of these, for these people and seeds do not tell, which is not to say that there is no effect. "
+            "smallest: the difference that this design would have found with a power of 80 %, in the order of the tasks.")
 
 def about(records:Records, name:str, judged:Judged)->str:
     "What a table's caption begins with."
@@ -619,7 +648,7 @@ def write_claims_table(records:Records, found:dict, folder)->list:  # of sentenc
         write_table(folder, "table_design", designs.round(6), designs.assign(**{name: designs[name].map("{:.4f}".format) for name in digits}), sidecar(records, "table-", words, NOTEBOOK))
     sentences, several = claims_summary(claims), [number for number, *_ in CLAIMS if number not in ONE_THING]
     words = " ".join([about(records, "", next(j for j in found.values() if len(j.pairs))), verdicts_said(len(claims), claims=True), f"The arms of {', '.join(ONE_THING[:-1])} and {ONE_THING[-1]} differ in one thing (1c at equal compute), those of {', '.join(several[:-1])} and {several[-1]} in several.",
-                      f"{', '.join(ADDED[:-1])} and {ADDED[-1]} were added after the first results had been seen. unsettled: shown or reversed, but the weaker arm gains more than {cell(MARGIN)} when it is trained for twice as long (column `doubling`; for joint-long the gain from joint-twice to joint-four, which is larger than its own would be, since gains shrink with length).",
+                      f"{', '.join(ADDED[:-1])} and {ADDED[-1]} were added after the first results had been seen. unsettled: shown or reversed, but the weaker arm gains more than {cell(MARGIN)} when it is trained for twice as long (column `doubling`, in the order of the tasks, empty where no twin was trained; for joint-long the gain from joint-twice to joint-four, which is larger than its own would be, since gains shrink with length).",
                       f"2c: {CHANGES['fusion'].partition('`same-`: ')[2]} 3d: {CHANGES['best'].rpartition('. ')[2]}", *sentences]) + blind(len(claims), FINER*resamples_of(records))
     shown = pair_words(claims.assign(evidence=claims.groupby("claim").evidence.transform(lambda e: "; ".join(dict.fromkeys(e)))), ("claim", "statement", "evidence"))
     write_table(folder, "table_claims", claims, shown, sidecar(records, "table-|search-", words, NOTEBOOK) | dict(findings=sentences))

@@ -479,10 +479,9 @@ def find_records(profile:str # whose records are published
     "The published records of a profile; raises `AffnbError` where there are none."
     folder = project_root()/"data"/"records"
     known = [path.name for path in sorted(folder.glob("*")) if path.is_dir()]
-    if profile not in known:
-        raise AffnbError(f"data/records/{profile}: no records of this profile"
-                         f"{nearest(profile, known)}: run `affnb reproduce --profile {profile}` first")
-    return folder/profile
+    if profile in known: return folder/profile
+    raise AffnbError(f"data/records/{profile}: no records of this profile{nearest(profile, known)}:"
+                     f" run `affnb reproduce --profile {profile}` first")
 
 def report(profile:str="smoke")->None:
     "Makes the published tables and figures of a profile again, from its records alone."

@@ -214,7 +214,8 @@ def compare(pairs,           # (arm, against), in the table's order
 # %% ../nbs/03b_compare.ipynb #93a825b7
 def pseudo_values_of(terms:dict,  # arm -> weight, as `contrast` takes them
                      of:dict,     # arm -> {seed: Statistics}
-                     metric:str   # of `COMPARABLE`
+                     metric:str,  # of `COMPARABLE`
+                     scores=seed_scores # or what `kept_scores` gives, for many differences of the same arms
                     )->ndarray:   # (S, V), of the seeds that all arms have
     "What each video adds to a difference, for each seed: jackknife pseudo-values (Tukey, 1958)."
     shared = sorted(set.intersection(*(set(of[arm]) for arm in terms)))
@@ -222,7 +223,7 @@ def pseudo_values_of(terms:dict,  # arm -> weight, as `contrast` takes them
     counts = np.concatenate([np.ones((1, videos)), 1 - np.eye(videos)])   # all of them, then all but one
     rows = []
     for seed in shared:
-        score = sum(weight*seed_scores(of[arm][seed], counts)[metric] for arm, weight in terms.items())
+        score = sum(weight*scores(of[arm][seed], counts)[metric] for arm, weight in terms.items())
         rows.append(videos*score[0] - (videos - 1)*score[1:])
     return np.array(rows)
 

@@ -148,7 +148,8 @@ def finding(records:Records)->str: # one sentence
     leader, looked_at = ranked[0], counted(len(every))
     first = ""
     if best != leader:
-        first = f"{best} has the highest {name} of all {looked_at} arms, {said(best)}; of the headline's, "
+        first = f"{best} has the highest {name} of all {looked_at} arms, {said(best)}; "
+        first += "of the headline's, "
     if len(ranked) < 2: return f"{first}{leader} reaches {name} {said(leader)}"
     return (f"{first}{leader} leads in {name} with {said(leader)}, {ahead(records, ranked, name)}"
             f" (chosen after looking at {looked_at} arms, so no verdict)")
@@ -471,8 +472,9 @@ def measure_luck(records:Records)->dict: # what luck.json holds
     seeds = sorted(set.intersection(*map(set, runs.values()))) if runs else []
     if len(seeds) < TRAININGS:
         raise AffnbError(f"{records.folder}: seeds that all arms of the headline have:"
-                         f" {len(seeds)}; the luck of training needs {TRAININGS} or more: run `affnb reproduce"
-                         " --seeds 1,2,3,4,5 --only table_headline` and name its folder of records")
+                         f" {len(seeds)}; the luck of training needs {TRAININGS} or more: run"
+                         " `affnb reproduce --seeds 1,2,3,4,5 --only table_headline` and name its"
+                         " folder of records")
     scores = {}
     for name, metric in SCORES.items():
         values = {}
@@ -569,10 +571,10 @@ def verdict(fresh_csv,      # table_headline.csv of this run: a path or its text
     fresh, committed = read_headline(fresh_csv), read_headline(committed_csv)
     if luck and data_hash and data_hash != luck["data"]["hash"]:
         hashes = f"hash {data_hash}, published {luck['data']['hash']}"
-        return f"reproduction: not compared, for the data are other ones, of another version ({hashes})"
+        return f"reproduction: not compared: the data are other ones, of another version ({hashes})"
     cells, lines = 0, []
     for arm, row in committed.iterrows():
-        if arm not in ARMS and arm not in fresh.index: continue   # a further row; not all runs have it
+        if arm not in (*ARMS, *fresh.index): continue   # a further row, which not all runs have
         for name in (name for name in SCORES if pd.notna(row[name])):
             cells, value = cells + 1, fresh[name].get(arm, np.nan)
             lo, hi = band(row, name, luck, fresh["n_seeds"].get(arm, row["n_seeds"]))

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from affnb.arms import tables_of
 from affnb.claims import (CLAIMS, CONTROLS, GAINS, NEUTRAL, TASK_METRICS, Judged, blind, claim_rows, claim_words, claims_summary, claims_table, claims_text, focus_pairs, focus_table, judge, judge_all,
-                          judge_best, published_table, said, source_of, word_of, write_claims)
-from affnb.compare import FINER
+                          judge_best, linked, published_table, said, settled, source_of, word_of, write_claims)
+from affnb.compare import FINER, MARGIN
 from affnb.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.metrics import COLUMNS, Statistics, paired_bootstrap, score, video_statistics
-from affnb.pictures import affinity, draw_claims, draw_focus, draw_windows, importances, write_pictures
+from affnb.pictures import affinity, draw_claims, draw_convergence, draw_focus, draw_windows, importances, write_pictures
 from affnb.report import headline_text, write_report
 from affnb.tables import read_records
 
@@ -79,7 +79,7 @@ def focus_record(folder, seed, tasks=TASKS, source="synthetic", g=6):
 def everything(folder, seeds=(0, 1), ablations="all", tasks=TASKS, source="synthetic"):
     "Records as the chain leaves them, of every kind."
     for seed in seeds:
-        for name, table in tables_of(Config(ablations=ablations)).items(): table_record(folder, name, seed, [*table.arms, *(m for m, _ in table.means)], table.pairs, tasks=tasks, source=source)
+        for name, table in tables_of(Config(ablations=ablations)).items(): table_record(folder, name, seed, [*table.arms, *(m for m, _ in (*table.means, *table.best))], table.pairs, tasks=tasks, source=source)
         for target in (*TASKS, "P"): search_record(folder, target, seed, tasks, source)
         post_record(folder, seed, tasks, source); focus_record(folder, seed, tasks, source)
         headline_records(folder, seed, tasks, source)
@@ -174,9 +174,9 @@ def test_a_row_does_not_depend_on_the_others(planted, tmp_path):
 # -- all records --------------------------------------------------------------------------------------------------------------------
 
 def test_every_table_and_figure_of_a_full_run(full):
-    names = {f"table_{n}.{e}" for n in ("pretraining", "training", "tasks", "fusion", "temporal", "losses", "whole", "folds", "crossfit", "search", "post") for n in (n, f"{n}_pairs") for e in ("csv", "md", "json")}
-    names |= {f"table_{n}.{e}" for n in ("claims", "published", "focus", "focus_pairs", "strategies", "headline", "comparisons", "best") for e in ("csv", "md", "json")}
-    names |= {f"fig_{n}.{e}" for n in ("affinity", "fusion", "windows", "search", "focus", "post", "claims") for e in ("svg", "png", "json")}
+    names = {f"table_{n}.{e}" for n in ("pretraining", "encoder", "training", "starts", "tasks", "fusion", "temporal", "losses", "whole", "convergence", "folds", "crossfit", "search", "post") for n in (n, f"{n}_pairs") for e in ("csv", "md", "json")}
+    names |= {f"table_{n}.{e}" for n in ("claims", "design", "published", "focus", "focus_pairs", "strategies", "headline", "comparisons", "best") for e in ("csv", "md", "json")}
+    names |= {f"fig_{n}.{e}" for n in ("affinity", "fusion", "windows", "search", "focus", "post", "convergence", "claims") for e in ("svg", "png", "json")}
     assert names <= set(full[1])
     for name in names:
         if name.endswith(".json"):
@@ -292,6 +292,81 @@ def test_same_records_same_bytes(tmp_path):
     made = sorted(p.name for p in (tmp_path/"a").iterdir())
     assert "fig_search.svg" in made and made == sorted(p.name for p in (tmp_path/"b").iterdir())
     for name in made: assert (tmp_path/"a"/name).read_bytes() == (tmp_path/"b"/name).read_bytes(), name
+
+# -- is the baseline still learning? ------------------------------------------------------------------------------------------------
+
+def taught(folder, gains, noise, seeds=3, twins=2):
+    "Records in which `joint-from-AU` and `progressive` are compared, and twins that are better by so much less noise; fewer seeds of these."
+    pairs = [["joint-from-AU", "joint"], ["joint-from-AU", "joint-twice"]]
+    for seed in range(seeds):
+        table_record(folder, "training", seed, ["joint", "joint-from-AU", "joint-twice"], pairs, noise, bootstrap=2000)
+        table_record(folder, "whole", seed, ["progressive", "joint-long"], [["progressive", "joint-long"]], noise, bootstrap=2000)
+    arms = dict.fromkeys(["joint", "joint-twice", "joint-four", "joint-from-AU", "joint-from-AU-twice"])
+    twin_pairs = [["joint-twice", "joint"], ["joint-four", "joint-twice"], ["joint-from-AU-twice", "joint-from-AU"]]
+    for seed in range(twins): table_record(folder, "convergence", seed, list(arms), twin_pairs, noise | gains, bootstrap=2000)
+    return read_records(folder)
+
+def verdicts_of_claims(records):
+    table = claims_table(records, judge_all(records))
+    return table, table[table.verdict != "not tested"].groupby("claim").verdict.agg(set).to_dict()
+
+def test_a_claim_against_an_arm_that_still_learns_is_unsettled(tmp_path):
+    better = {"joint-from-AU": .5, "progressive": .5}
+    table, words = verdicts_of_claims(taught(tmp_path/"still", {"joint-twice": .6, "joint-four": .6}, better))
+    assert words["1"] == {"unsettled"} and words["1c"] == {"shown"}, "joint gains; joint-twice gains nothing more"
+    assert (table.doubling[table.claim == "1"] > MARGIN).all() and table.doubling[table.claim == "0"].isna().all()
+    lines = claims_summary(table)
+    assert "unsettled (the baseline is still learning) in AU, EXPR, valence and arousal." in lines[1]
+    _, words = verdicts_of_claims(taught(tmp_path/"done", {}, better, twins=3))
+    assert words["1"] == {"shown"}
+
+def test_the_gain_of_joint_twice_stands_for_joint_long(tmp_path):
+    records = taught(tmp_path, {"joint-four": .5}, {"progressive": .5})
+    table, words = verdicts_of_claims(records)
+    assert words["5e"] == {"unsettled"}
+    gains = judge(records, "convergence").pairs.query("against == 'joint-twice'").set_index("task").difference
+    assert table[table.claim == "5e"].set_index("task").doubling.to_dict() == gains.to_dict()
+
+def test_what_is_reversed_is_unsettled_where_the_claims_own_arm_still_learns(tmp_path):
+    table, words = verdicts_of_claims(taught(tmp_path, {"joint-from-AU-twice": .5}, {"joint-from-AU": 3.}))
+    assert words["1"] == {"unsettled"} and (table.difference[table.claim == "1"] < 0).all()
+    assert "unsettled (below its baseline, and still learning itself) in AU, EXPR, valence and arousal." in claims_summary(table)[1]
+
+def test_only_shown_and_reversed_can_be_unsettled():
+    assert [settled(word, .5) for word in ("equivalent", "undecided", "one seed", "–", "not tested")] == ["equivalent", "undecided", "one seed", "–", "not tested"]
+    assert settled("shown", MARGIN) == "shown" == settled("shown", float("nan")) and settled("reversed", -.5) == "reversed"
+
+def test_without_twins_the_words_stand(planted):
+    table = claims_table(planted, judge_all(planted))
+    assert table.doubling.isna().all() and "unsettled" not in set(table.verdict) and draw_convergence(planted, judge_all(planted)) is None
+
+def test_pairs_of_twins_and_of_parts_claim_nothing(tmp_path):
+    for seed in range(3):
+        table_record(tmp_path, "convergence", seed, ["scratch", "scratch-twice"], [["scratch-twice", "scratch"]], {"scratch-twice": .5}, bootstrap=2000)
+        table_record(tmp_path, "encoder", seed, ["scratch", "scratch-mean"], [["scratch", "scratch-mean"]], {"scratch-mean": 1.8}, bootstrap=2000)
+    records = read_records(tmp_path)
+    for name in ("convergence", "encoder"): assert set(judge(records, name).pairs.verdict) == {"higher"}, name
+    title = draw_convergence(records, judge_all(records)).get_suptitle()
+    assert title == "Twice the training: 1 of 1 arms still gain more than .03 in some task (mean of 3 seeds)"
+
+def test_what_was_added_later_says_so(full):
+    claims = full[1]["table_claims.md"].read_text()
+    assert "5e, 5f and 5g were added after the first results had been seen" in claims and "gains shrink with length" in claims
+    assert "| smallest" in claims and "| doubling" in claims and "| smallest" in full[1]["table_fusion_pairs.md"].read_text()
+    for name in ("encoder", "convergence", "whole"): assert "added after the first results had been seen" in full[1][f"table_{name}.md"].read_text().lower(), name
+
+def test_a_sentence_leads_to_its_table_and_the_table_to_its_records(full):
+    folder = full[1]["table_claims.md"].parent
+    for sentence in json.loads(full[1]["table_claims.json"].read_text())["findings"]:
+        links = re.findall(r"\]\(([^)]+)\)", linked(sentence, folder))
+        assert links and linked(sentence, folder).startswith(sentence), sentence
+        assert all(Path(link).exists() and "Records: [" in Path(link).read_text() for link in links), sentence
+    assert linked("Claim 1 (x): shown in AU.", folder/"nowhere") == "Claim 1 (x): shown in AU."
+
+def test_a_design_of_more_people_and_seeds_has_a_smaller_error(full):
+    designs = pd.read_csv(full[1]["table_design.csv"])
+    assert (designs.filter(like="sd_") >= 0).all(axis=None) and set(designs.claim) <= {number for number, *_ in CLAIMS}
+    assert (designs["300 people, 10 seeds"] <= designs["300 people, 3 seeds"]).all() and (designs["300 people, 3 seeds"] <= designs["100 people, 3 seeds"]).all()
 
 # -- less than all ------------------------------------------------------------------------------------------------------------------
 

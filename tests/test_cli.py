@@ -224,35 +224,44 @@ def test_the_luck_of_training_is_measured_and_kept_with_the_published_records(pu
     run, kept = published
     assert main(["luck", str(run)]) == 0
     luck, said = json.loads((kept/"luck.json").read_text()), capsys.readouterr().out
-    assert luck["seeds"] == [1, 2, 3] and luck["scores"]["AU"]["df"] == 12 and {"commit", "versions", "device", "date", "machine"} < set(luck)
-    assert f"a rerun may lie {half_band(luck, 'P', 1, 1):.4f} away" in said and said.splitlines()[-1] == f"kept in {kept/'luck.json'}"
+    assert luck["seeds"] == [1, 2, 3] and luck["scores"]["AU"]["df"] == 12
+    assert {"commit", "versions", "device", "date", "machine"} < set(luck)
+    assert f"a rerun may lie {half_band(luck, 'P', 1, 1):.4f} away" in said
+    assert said.splitlines()[-1] == f"kept in {kept/'luck.json'}"
 
 
-@pytest.mark.parametrize("fields, said", [(dict(data=dict(hash="def")), "other data (hash def, not abc)"), (dict(config=dict(lr=.5)), "another training (lr = 0.5, not None)")])
+@pytest.mark.parametrize("fields, said", [
+    (dict(data=dict(hash="def")), "other data (hash def, not abc)"),
+    (dict(config=dict(lr=.5)), "another training (lr = 0.5, not None)"),
+    ({}, "needs 3 or more"),
+], ids=["data", "settings", "seeds"])
 def test_the_luck_of_another_run_is_refused_in_one_line(published, fields, said, capsys):
     from test_report import changed
     run, kept = published
     changed(run, **fields)
-    assert main(["luck", str(run)]) == 1
+    if not fields:
+        for path in run.glob("*-seed3.json"): path.unlink()
+    assert main(["luck", str(run)]) == 1 and not (kept/"luck.json").exists()
     error = capsys.readouterr().err
-    assert said in error and str(run) in error and len(error.strip().splitlines()) == 1 and not (kept/"luck.json").exists()
-    for path in run.glob("*-seed3.json"): path.unlink()
-    assert main(["luck", str(run)]) == 1 and "needs 3 or more" in capsys.readouterr().err and not (kept/"luck.json").exists()
+    assert said in error and str(run) in error and len(error.strip().splitlines()) == 1
 
 
 def test_publishing_keeps_the_luck_while_it_is_true(tmp_path):
-    "Of one seed: kept for the same data and training, removed for others, and that is said; of three seeds: measured."
+    "Of three seeds it is measured; of one, kept for the same data and training, else removed."
     from test_report import ARMS, changed, make
     plan = make_plan(load_config("tiny"), out=tmp_path)
-    run, kept = Path(plan["run"])/"records", Path(plan["publish"][0])
+    run, luck = Path(plan["run"])/"records", Path(plan["publish"][0])/"luck.json"
     for kind in ("figures", "model"): (Path(plan["run"])/kind).mkdir(parents=True)
     make(run, ARMS, (0, 1, 2), extras=False)
-    assert publish(plan) == "" and json.loads((kept/"luck.json").read_text())["seeds"] == [0, 1, 2]
+    assert publish(plan) == "" and json.loads(luck.read_text())["seeds"] == [0, 1, 2]
     for path in run.glob("*-seed[12].json"): path.unlink()
-    measured = (kept/"luck.json").read_bytes()
-    assert publish(plan) == "" and (kept/"luck.json").read_bytes() == measured and len(list(kept.glob("arm-*"))) == len(ARMS)
+    measured = luck.read_bytes()
+    assert publish(plan) == "" and luck.read_bytes() == measured
+    assert len(list(luck.parent.glob("arm-*"))) == len(ARMS)
     changed(run, config=dict(lr=.5))
-    assert "luck.json: removed, for it was of another training (lr = None, not 0.5)" in publish(plan) and not (kept/"luck.json").exists()
+    said = publish(plan)
+    assert f"{luck}: removed, for it was of another training (lr = None, not 0.5)" in said
+    assert not luck.exists()
 
 
 def test_a_run_is_compared_with_what_is_committed(tmp_path):
@@ -260,14 +269,15 @@ def test_a_run_is_compared_with_what_is_committed(tmp_path):
     from affnb.cli import reproduced
     from affnb.report import measure_luck, write_report
     from affnb.tables import read_records
-    from test_report import ARMS, make
+    from test_report import ARMS, BANDS, make
     run = make(tmp_path/"records", ARMS, (0,), extras=False)
     write_report(run, tmp_path/"figures")
     headline = (tmp_path/"figures"/"table_headline.csv").read_text()
     luck = measure_luck(read_records(make(tmp_path/"several", ARMS, (1, 2, 3), extras=False)))
-    def said(luck): return reproduced(dict(run=str(tmp_path)), headline, luck)
-    assert said(json.dumps(luck)) == "reproduction: 36 of 36 scores lie within the bands of the luck of training: reproduced"
-    assert "data are other ones" in said(json.dumps(luck | dict(data=dict(hash="def")))) and "committed intervals over people" in said(None)
+    def said(text): return reproduced(dict(run=str(tmp_path)), headline, text)
+    assert said(json.dumps(luck)) == f"reproduction: 36 of 36 {BANDS}: reproduced"
+    assert "data are other ones" in said(json.dumps(luck | dict(data=dict(hash="def"))))
+    assert "committed intervals over people" in said(None)
     with pytest.raises(AffnbError, match="the committed luck.json"): said("{}")
 
 

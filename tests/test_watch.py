@@ -42,42 +42,63 @@ def test_a_stage_without_a_label_says_that_it_trained_nothing(tmp_path, capsys):
 
 
 SENTENCES = (   # one of each kind, in their order, as they are written where they are found
-    "AU: 0.258 is not above 0.355, which a constant answer reaches", "EXPR: 0.310 is not above 0.412, which a linear model on pixels reaches",
+    "AU: 0.258 is not above 0.355, which a constant answer reaches",
+    "EXPR: 0.310 is not above 0.412, which a linear model on pixels reaches",
     "no training frame has a label that it could learn from: there is no model, and no score",
-    "valence: a CCC of -0.012 is not above 0, which a constant answer reaches", "arousal: every frame gets the same answer",
-    "dev: no frame of it has a label of AU26, valence", "EXPR: never predicts Fear (108 frames)", "validation: no frame of it shows AU2")
+    "valence: a CCC of -0.012 is not above 0, which a constant answer reaches",
+    "arousal: every frame gets the same answer",
+    "dev: no frame of it has a label of AU26, valence",
+    "EXPR: never predicts Fear (108 frames)",
+    "validation: no frame of it shows AU2")
+UNIT = "AU: never finds AU15 (9 frames)"
+UNSCORED = "AU: no frame has a label: there is nothing to score"
+
 
 def test_every_kind_of_warning_is_known_and_ranked():
     assert [kind_of_warning(line) for line in SENTENCES] == [name for name, _ in KINDS]
-    assert kind_of_warning("AU: never finds AU15 (9 frames)") == "never predicted or found" and kind_of_warning("AU: no frame has a label: there is nothing to score") == "no frame has a label"
-    assert [rank_of_warning(kind) for kind, _ in KINDS] == list(range(len(KINDS))) and rank_of_warning(OTHER) == rank_of_warning("unheard of") == len(KINDS)
+    assert kind_of_warning(UNIT) == "never predicted or found"
+    assert kind_of_warning(UNSCORED) == "no frame has a label"
+    assert [rank_of_warning(kind) for kind, _ in KINDS] == list(range(len(KINDS)))
+    assert rank_of_warning(OTHER) == rank_of_warning("unheard of") == len(KINDS)
 
 
 def warned_of(*rows):
     "A table of warnings: where, arm, sentence."
-    return pd.DataFrame([dict(kind=kind_of_warning(line), where=where, arm=arm, warning=line, seeds="0") for where, arm, line in rows])
+    columns = ("where", "arm", "warning")
+    table = pd.DataFrame(rows, columns=columns).assign(seeds="0")
+    return table.assign(kind=table["warning"].map(kind_of_warning))
 
 
 def test_ninety_two_warnings_are_ten_lines_at_most_and_none_is_lost(tmp_path):
     "The worst first, an arm of the headline before all; the table has every one."
     from affnb.cli import warned
-    rows = [("fusion", f"arm {n}", "AU: never finds AU15 (9 frames)") for n in range(70)]
-    rows += [("tasks", f"arm {n}", line) for n, line in enumerate((*SENTENCES, *(line.replace("AU:", "EXPR:") for line in SENTENCES[:1]), *(line.replace("valence", "arousal") for line in SENTENCES[3:4]), "unheard of"))]
-    rows += [("data", "", line) for line in (SENTENCES[5], SENTENCES[7])] + [("headline", "joint", line) for line in SENTENCES[:2]]
-    rows += [("temporal", f"arm {n}", "EXPR: never predicts Fear (1 frames)") for n in range(7)]
+    further = [SENTENCES[0].replace("AU:", "EXPR:"), SENTENCES[3].replace("valence", "arousal")]
+    rows = [("fusion", f"arm {n}", UNIT) for n in range(70)]
+    rows += [("tasks", f"arm {n}", line) for n, line in enumerate((*SENTENCES, *further, "odd"))]
+    rows += [("data", "", line) for line in (SENTENCES[5], SENTENCES[7])]
+    rows += [("headline", "joint", line) for line in SENTENCES[:2]]
+    rows += [("temporal", f"arm {n}", SENTENCES[6]) for n in range(7)]
     table = warned_of(*rows)
     assert len(table) == 92
     table.to_csv(tmp_path/"table_warnings.csv", index=False)
     lines = warned(tmp_path).splitlines()
-    assert len(lines) == 10 and lines[-1] == f"92 warnings in all: {tmp_path/'table_warnings.md'}"
-    assert lines[0] == f"WARNING: headline: joint: {SENTENCES[0]} (seed 0)" and lines[1] == f"WARNING: headline: joint: {SENTENCES[1]} (seed 0)"
-    assert lines[2].startswith("WARNING: arm 0: AU: ") and lines[3].startswith("WARNING: arm 8: EXPR: 0.258 is not above"), "then the worst kinds"
+    assert lines[:2] == [f"WARNING: headline: joint: {line} (seed 0)" for line in SENTENCES[:2]]
+    assert lines[2].startswith("WARNING: arm 0: AU: 0.258 is not above"), "then the worst kinds"
+    assert lines[3].startswith("WARNING: arm 8: EXPR: 0.258 is not above")
     assert lines[-2].startswith("WARNING: and ") and lines[-2].endswith(" warnings")
+    assert len(lines) == 10
+    assert lines[-1] == f"92 warnings in all: {tmp_path/'table_warnings.md'}"
     assert len(pd.read_csv(tmp_path/"table_warnings.csv")) == 92
 
 
-def test_a_group_says_how_many_arms_and_which():
-    text = warnings_text(warned_of(*(("fusion", f"arm {n}", "AU: never finds AU15 (9 frames)") for n in range(12)), ("headline", "joint", "AU: never finds AU2 (3 frames)")), "t.md")
-    assert text.splitlines() == ["WARNING: AU: never predicted or found: in 13 arms (arm 0, arm 1, arm 2, arm 3 and 9 more)", "13 warnings in all: t.md"]
-    assert warnings_text(warned_of(("data", "", SENTENCES[5]), ("data", "", "train: no frame of it has a label of AU1")), "t.md").splitlines()[0] == "WARNING: no frame has a label: in 2 places (data: dev, data: train)"
-    assert warnings_text(warned_of(("tasks", "a", SENTENCES[4])), "t.md").splitlines() == ["WARNING: a: arousal: every frame gets the same answer (seed 0)", "1 warning in all: t.md"]
+@pytest.mark.parametrize("rows, said", [
+    ([("fusion", f"arm {n}", UNIT) for n in range(13)],
+     "AU: never predicted or found: in 13 arms (arm 0, arm 1, arm 2, arm 3 and 9 more)"),
+    ([("data", "", SENTENCES[5]), ("data", "", "train: no frame of it has a label of AU1")],
+     "no frame has a label: in 2 places (data: dev, data: train)"),
+    ([("tasks", "a", SENTENCES[4])], "a: arousal: every frame gets the same answer (seed 0)"),
+], ids=["arms", "data", "one"])
+def test_a_group_says_how_many_and_which(rows, said):
+    first, last = warnings_text(warned_of(*rows), "t.md").splitlines()
+    assert first == f"WARNING: {said}"
+    assert last == f"{len(rows)} warning{'s'*(len(rows) > 1)} in all: t.md"
