@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'DECIMALS', 'NEUTRAL', 'JUDGED', 'OTHERWISE', 'CLAIMS', 'CONTROLS',
-           'ADDED', 'ONE_THING', 'STAND_IN', 'DESIGNS', 'SPOKEN', 'PUBLISHED', 'LEAST_VIDEOS', 'LEAST_SEEDS',
-           'FOCUS_SPLITS', 'FOCUS_RESAMPLES', 'NOTEBOOK', 'CHANGES', 'terms_of', 'tasks_touched', 'pairs_in',
-           'source_of', 'Judged', 'resamples_of', 'scores_with_intervals', 'claims_nothing', 'word_of', 'with_words',
-           'pair_table', 'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said', 'first_half',
-           'choices', 'crossed', 'judge_best', 'claim_rows', 'doubling_of', 'settled', 'claims_table', 'design_table',
+           'ADDED', 'ONE_THING', 'STAND_IN', 'DESIGNS', 'SPOKEN', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'FOCUS_SPLITS',
+           'FOCUS_RESAMPLES', 'NOTEBOOK', 'CHANGES', 'terms_of', 'tasks_touched', 'pairs_in', 'source_of', 'Judged',
+           'resamples_of', 'scores_with_intervals', 'claims_nothing', 'word_of', 'with_words', 'pair_table',
+           'arm_table', 'judge', 'listed', 'blind', 'trainings_said', 'counted', 'said', 'first_half', 'choices',
+           'crossed', 'judge_best', 'claim_rows', 'doubling_of', 'settled', 'claims_table', 'design_table',
            'verdicts_of', 'joined', 'verdict_words', 'claim_words', 'beyond', 'claims_summary', 'linked',
-           'difference_cell', 'pair_words', 'arm_words', 'published_table', 'over_seeds', 'with_verdict',
-           'focus_arrays', 'unit_shares', 'agreeing', 'half_maps', 'distances', 'across_and_same', 'pseudo_values',
-           'focus_table', 'focus_pairs', 'focus_said', 'verdicts_said', 'about', 'pattern_of', 'gains_said',
-           'write_pairs', 'write_judged', 'write_focus', 'write_searched', 'judge_all', 'claims_text',
-           'write_claims_table', 'write_published', 'write_claims']
+           'difference_cell', 'pair_words', 'arm_words', 'over_seeds', 'with_verdict', 'focus_arrays', 'unit_shares',
+           'agreeing', 'half_maps', 'distances', 'across_and_same', 'pseudo_values', 'focus_table', 'focus_pairs',
+           'focus_said', 'verdicts_said', 'about', 'pattern_of', 'gains_said', 'write_pairs', 'write_judged',
+           'write_focus', 'write_searched', 'judge_all', 'claims_text', 'write_claims_table', 'write_published',
+           'write_claims']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from pandas import DataFrame
 from .compare import COMPARABLE, FINER, METRICS, agreement, collected, contrast_rows, corrected, expected_error, holm, kept_scores, known_mean, MARGIN, p_value, pseudo_values_of, variance_parts, verdict, with_verdicts
 from .core import AffnbError
 from .metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds, triples
-from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
+from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, published_table, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
 
 # %% ../nbs/11b_claims.ipynb #32473c98
 TASK_METRICS = dict(zip(("AU", "EXPR", "valence", "arousal"), METRICS))   # task -> metric
@@ -246,7 +246,7 @@ def claim_rows(config:dict)->list:  # of dicts: claim, statement, table, task, a
     return [dict(claim=number, statement=fill(words, task), table=table, task=task, arm=fill(arm, task), against=fill(against, task)) for number, words, table, arm, against in CLAIMS for task in TASK_METRICS]
 
 
-# %% ../nbs/11b_claims.ipynb #c0660131
+# %% ../nbs/11b_claims.ipynb #9882f625
 STAND_IN = {"joint-long": "joint-twice"}   # whose gain from twice the training is taken, where an arm has no twin
 
 def doubling_of(found:dict,  # table -> Judged
@@ -265,7 +265,6 @@ def settled(word:str,       # a verdict
     "No arm is better or worse than one that is still learning."
     return "unsettled" if word in ("shown", "reversed") and doubling > MARGIN else word
 
-# %% ../nbs/11b_claims.ipynb #9882f625
 def claims_table(records:Records,
                  found:dict       # table -> Judged
                 )->DataFrame:     # claim, statement, task, evidence, n_seeds, seeds_agree, the columns of `DECIMALS`, doubling, verdict
@@ -351,7 +350,6 @@ def claims_summary(table:DataFrame # as `claims_table` makes it
         lines.append(f"Claim {number} ({statements[number]}): {'; '.join(filter(None, parts))}.")
     return lines
 
-# %% ../nbs/11b_claims.ipynb #382ff4fc
 def linked(sentence:str, # of `claims_summary`
            folder        # with the tables, as it is seen from the page of the sentence
           )->str:        # Markdown
@@ -388,26 +386,6 @@ def arm_words(table:DataFrame)->DataFrame:
         if "one seed" in of.values(): return "one seed"
         return ", ".join(f"{task} {v}" for task, v in of.items() if v not in ("undecided", "–", "")) or ("undecided" if row.against else "")
     return readable(table.drop(columns="against")).assign(against=table.against, verdict=[said(row) for _, row in table.iterrows()])
-
-# %% ../nbs/11b_claims.ipynb #81ca30a1
-PUBLISHED = (   # system, VA, EXPR, AU, P, note, split, arXiv number
-    ("this paper, ABAW7 first", .5420, .4286, .5580, 1.5286, "", "test", "2407.16945"),
-    ("AIM3, ABAW4 first", None, None, None, 1.7607, "", "val", "2207.09373"),
-    ("AIM3, ABAW4 first", None, None, None, 1.4361, "", "test", "2207.09373"),
-    ("cprl, ABAW11", None, None, None, 1.6949, "", "val", "2607.16290"),
-    ("cprl, ABAW11", None, None, None, 1.7259, "calibrated, pooled", "val", "2607.16290"),
-    ("shared affect latent, ABAW11", None, None, None, 1.679, "", "val", "2607.16285"),
-    ("task-specific fusion, ABAW11", .6717, .4222, .5402, 1.6341, "", "val", "2607.13986"),
-    ("HSEmotion, ABAW11", .56, .46, .54, 1.5562, "", "val", "2607.12774"),
-    ("HSEmotion, ABAW11", None, None, None, 1.4979, "with the bias fitted on train", "val", "2607.12774"),
-    ("HSEmotion, ABAW7", .5194, .4168, .5578, 1.494, "", "val", "2407.13184"),
-    ("AffectFlow-DINO, ABAW11", .325, .350, .502, 1.177, "", "val", "2607.13250"),
-    ("official baseline, ABAW7", None, None, None, .32, "", "val", "2407.03835"),
-    ("official baseline, ABAW11", None, None, None, .45, "", "val", "2407.03835"))
-
-def published_table()->DataFrame: # system, VA, EXPR, AU, P, note, split, source
-    "Published MTL scores, by system and split."
-    return DataFrame(PUBLISHED, columns=["system", "VA", "EXPR", "AU", "P", "note", "split", "source"]).assign(source=lambda t: "arXiv " + t.source)
 
 # %% ../nbs/11b_claims.ipynb #c40f9d70
 def over_seeds(each            # (S, 1 + B, K): of each seed the estimate, then its resamples

@@ -228,7 +228,7 @@ def config_from(settings:dict)->Config:
 
 def training_settings(config:Config)->dict:
     "The settings that a trained model depends on; the others say how many are trained and what is made of them."
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("profile", "seeds", "bootstrap", "ablations", "search_trials", "checkpoint_seconds")}
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("profile", "seeds", "bootstrap", "ablations", "search_trials", "costly_seeds", "checkpoint_seconds")}
 
 # %% ../nbs/00_core.ipynb #e89d72da
 def derived_seed(*what  # numbers and words that name this use of chance

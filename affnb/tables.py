@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'PAIRS', 'TARGETS', 'MANY', 'NEEDED', 'SCORES', 'SCORE_COLUMNS',
-           'STYLE', 'COLORS', 'EXPRESSION_COLORS', 'LOUD', 'Records', 'read_kind', 'read_records', 'sums_of',
-           'sums_by_arm', 'score_row', 'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption',
-           'empty', 'known', 'answers_in', 'below_pixels', 'warnings_table', 'warning_groups', 'group_line',
-           'warnings_text', 'read_arrays', 'read_table', 'sidecar', 'record_links', 'write_table', 'write_figure']
+           'STYLE', 'COLORS', 'EXPRESSION_COLORS', 'LOUD', 'PUBLISHED', 'Records', 'read_kind', 'read_records',
+           'sums_of', 'sums_by_arm', 'score_row', 'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness',
+           'caption', 'empty', 'known', 'answers_in', 'below_pixels', 'warnings_table', 'warning_groups', 'group_line',
+           'warnings_text', 'read_arrays', 'read_table', 'published_table', 'sidecar', 'record_links', 'write_table',
+           'write_figure']
 
 # %% ../nbs/11a_tables.ipynb #b3d08401
 import json, re, zipfile
@@ -269,6 +270,26 @@ def read_table(path)->DataFrame:
     "A .csv file of the records; raises `AffnbError` where it cannot be read."
     try: return pd.read_csv(path)
     except (OSError, ValueError) as error: raise AffnbError(f"{path}: cannot be read ({error}): delete it and run `affnb reproduce` again") from None
+
+# %% ../nbs/11a_tables.ipynb #81ca30a1
+PUBLISHED = (   # system, VA, EXPR, AU, P, note, split, arXiv number
+    ("this paper, ABAW7 first", .5420, .4286, .5580, 1.5286, "", "test", "2407.16945"),
+    ("AIM3, ABAW4 first", None, None, None, 1.7607, "", "val", "2207.09373"),
+    ("AIM3, ABAW4 first", None, None, None, 1.4361, "", "test", "2207.09373"),
+    ("cprl, ABAW11", None, None, None, 1.6949, "", "val", "2607.16290"),
+    ("cprl, ABAW11", None, None, None, 1.7259, "calibrated, pooled", "val", "2607.16290"),
+    ("shared affect latent, ABAW11", None, None, None, 1.679, "", "val", "2607.16285"),
+    ("task-specific fusion, ABAW11", .6717, .4222, .5402, 1.6341, "", "val", "2607.13986"),
+    ("HSEmotion, ABAW11", .56, .46, .54, 1.5562, "", "val", "2607.12774"),
+    ("HSEmotion, ABAW11", None, None, None, 1.4979, "with the bias fitted on train", "val", "2607.12774"),
+    ("HSEmotion, ABAW7", .5194, .4168, .5578, 1.494, "", "val", "2407.13184"),
+    ("AffectFlow-DINO, ABAW11", .325, .350, .502, 1.177, "", "val", "2607.13250"),
+    ("official baseline, ABAW7", None, None, None, .32, "", "val", "2407.03835"),
+    ("official baseline, ABAW11", None, None, None, .45, "", "val", "2407.03835"))
+
+def published_table()->DataFrame: # system, VA, EXPR, AU, P, note, split, source
+    "Published MTL scores, by system and split."
+    return DataFrame(PUBLISHED, columns=["system", "VA", "EXPR", "AU", "P", "note", "split", "source"]).assign(source=lambda t: "arXiv " + t.source)
 
 # %% ../nbs/11a_tables.ipynb #566c3cec
 def sidecar(records:Records,

@@ -53,6 +53,7 @@ def tables_in(text):
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in rows[0])
         body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[2:])
         return f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+    text = re.sub(r"^Records: .*\n?", "", text, flags=re.M)   # links to records, which the site does not hold
     return re.sub(r"(^\|.*\|\n?)+", convert, text, flags=re.M)
 
 def where_from(beside, profile):
