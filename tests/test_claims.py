@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from affnb.arms import tables_of
 from affnb.claims import (CLAIMS, CONTROLS, GAINS, NEUTRAL, TASK_METRICS, Judged, blind, claim_rows, claim_words, claims_summary, claims_table, claims_text, focus_pairs, focus_table, judge, judge_all,
-                          judge_best, linked, published_table, said, settled, source_of, word_of, write_claims)
+                          judge_best, linked, said, settled, source_of, word_of, write_claims)
 from affnb.compare import FINER, MARGIN
 from affnb.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.metrics import COLUMNS, Statistics, paired_bootstrap, score, video_statistics
 from affnb.pictures import affinity, draw_claims, draw_convergence, draw_focus, draw_windows, importances, write_pictures
 from affnb.report import headline_text, write_report
-from affnb.tables import read_records
+from affnb.tables import published_table, read_records
 
 TASKS = ("AU", "EXPR", "VA")
 V, F = 24, 20
