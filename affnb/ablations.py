@@ -57,9 +57,8 @@ def best_on_dev(entries:list,   # of arms
                 candidates      # names of some of them
                )->dict:         # an entry, and which arm it is of
     "The entry of the arm with the highest score on dev, the first of equals; validation has no say in it."
-    scored = [entry for entry in entries if entry["arm"] in candidates and entry["dev"] is not None]
-    if not scored: scored = [entry for entry in entries if entry["arm"] in candidates]
-    best = max(scored, key=lambda entry: -1 if entry["dev"] is None else entry["dev"])
+    among = [entry for entry in entries if entry["arm"] in candidates]
+    best = max(among, key=lambda entry: -np.inf if entry["dev"] is None else entry["dev"])
     return best | dict(chosen=best["arm"])
 
 def run_table(run:Run, name:str, seed:int)->dict:  # the record

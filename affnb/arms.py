@@ -167,7 +167,7 @@ def twin_of(arm:str)->str:
     return {"joint": "joint-twice", "joint-twice": "joint-four"}.get(arm, f"{arm}-twice")
 
 def convergence_table(config:Config)->Table:
-    "Every arm that a claim is compared against, beside its twin of twice the length."
+    "The arms that claims are compared against, but `joint-seen`, each beside its twin of twice the length."
     module = config.temporal if config.temporal in MODULES else "transformer"
     timed = f"{module}@{config.window}"
     encoders = ("scratch", "joint", "joint-twice", "separate", own_encoder(config))

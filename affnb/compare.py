@@ -187,7 +187,7 @@ ROW = ("arm", "against", "metric", "difference", "lo", "hi", "error", "smallest"
        "p_equivalent", "p_equivalent_holm", "verdict", "n_seeds", "seeds_agree")
 
 def with_verdicts(table:DataFrame, # with difference, error, p, p_equivalent, n_seeds
-                   family:int=0     # how many comparisons were planned, if more than have a p
+                   family:int=0    # how many comparisons were planned, if more than have a p
                  )->DataFrame:     # the same, with smallest, p_holm, p_equivalent_holm, verdict
     "Holm's correction for all rows of one table, the smallest differences that it could find, and verdicts."
     both = dict(p_holm=holm(table.p, family), p_equivalent_holm=holm(table.p_equivalent, family))
