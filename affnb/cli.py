@@ -377,11 +377,14 @@ def publish(plan:dict)->str:  # why a luck of training had to go, where one had;
 def committed(plan:dict,
               path:str   # in the project, with {} for the profile
              )->str|None: # a file's text
-    "A published file of this profile as it is committed, before a run publishes over it."
+    "A committed file of this profile, where the run trains the same on the same data."
+    from affnb.report import trained_with
+    published = dataclasses.asdict(load_config(plan["profile"]))
+    if not plan["benchmark"] or trained_with(plan["config"]) != trained_with(published): return None
     words = ["git", "show", f"HEAD:{path.format(plan['profile'])}"]
     try: shown = subprocess.run(words, cwd=project_root(), capture_output=True, text=True)
     except OSError: return None   # no git here
-    return shown.stdout if plan["standard"] and shown.returncode == 0 else None
+    return shown.stdout if shown.returncode == 0 else None
 
 def reproduced(plan:dict,
                headline:str, # the committed one, as text
@@ -425,8 +428,10 @@ def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), o
         worked = run_chain(plan, folder, cores, dry_run)
         if dry_run: return
         from affnb.report import LUCK, headline_text, write_report
-        before = None if only else committed(plan, "figures/{}/table_headline.csv")
-        luck_before = committed(plan, "data/records/{}/" + LUCK)
+        before, luck_before = None, None
+        if not only:   # a table alone does not stand for a profile
+            before = committed(plan, "figures/{}/table_headline.csv")
+            luck_before = committed(plan, "data/records/{}/" + LUCK)
         if only: write_report(run/"records", run/"figures", only=plan["only"])   # a whole run has a rule for it
         lost = publish(plan)
     figures = Path(plan["publish"][1]) if plan["publish"] else run/"figures"

@@ -25,8 +25,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from pandas import DataFrame
 from scipy.stats import t as student
-from .core import (AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, AffnbError, Config, atomic,
-                        read_json, training_settings, write_json)
+from .core import (AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, MACHINE_SETTINGS, AffnbError,
+                        Config, atomic, read_json, training_settings, write_json)
 from .metrics import bootstrap, ccc, paired_bootstrap
 from .claims import claims_text, judge, judge_all, write_claims
 from .pictures import write_pictures
@@ -461,8 +461,8 @@ def spread(values:dict # arm -> scores of its seeds
 
 def trained_with(config:dict # of a record
                 )->dict:
-    "The settings of a record that a trained model depends on: seeds are not among them."
-    names = training_settings(Config())
+    "What was trained: settings without seeds, and without those that only change roundings."
+    names = training_settings(Config()).keys() - set(MACHINE_SETTINGS)
     return {name: value for name, value in config.items() if name in names}
 
 def measure_luck(records:Records)->dict: # what luck.json holds

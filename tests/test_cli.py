@@ -281,6 +281,16 @@ def test_a_run_is_compared_with_what_is_committed(tmp_path):
     with pytest.raises(AffnbError, match="the committed luck.json"): said("{}")
 
 
+@pytest.mark.parametrize("settings,compared", [
+    ([], True), (["threads=2", "device=cpu"], True), (["seeds=7,8"], True),   # other roundings, other luck
+    (["lr=0.5"], False), (["bench_seed=3"], False)])                          # another training, other data
+def test_the_same_training_is_compared_on_any_machine(settings, compared, tmp_path):
+    from affnb.cli import committed
+    plan = make_plan(load_config("smoke", settings), out=tmp_path)
+    assert bool(committed(plan, "figures/{}/table_headline.csv")) == compared
+    assert not committed(plan | dict(benchmark=False), "figures/{}/table_headline.csv")
+
+
 def test_what_lies_beside_published_files_is_left_alone(tmp_path):
     "What an earlier run has left goes; notes, folders and pictures of one's own stay. A table alone publishes nothing."
     plan = make_plan(load_config("tiny"), out=tmp_path)
