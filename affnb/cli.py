@@ -406,10 +406,11 @@ def warned(figures)->str:  # where a run's figures are -> ten lines at most, or 
     return warnings_text(table, Path(figures)/"table_warnings.md")
 
 # %% ../nbs/14_cli.ipynb #9e78a863
-def reproduce(profile="smoke", data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False, on="local", only=None)->None:
+def reproduce(profile=None, data=None, seeds=None, cores=None, settings=(), out=None, dry_run=False, on="local", only=None)->None:
     "Runs the chain and prints the headline, where everything is, and how long it took."
     start = time.perf_counter()
     if cores is not None and cores < 1: raise UsageError(f"--cores {cores}: must be at least 1")
+    profile = profile or ("faces" if data else "smoke")
     (folder, executor), config = find_profile(on), load_config(profile, [*settings, *([f"seeds={seeds}"] if seeds else [])])
     source = ""
     if data is not None:
@@ -548,7 +549,7 @@ def make_parser()->Parser:
         sub = commands.add_parser(name, help=text, description=text)
         for flags, options in words: sub.add_argument(*flags.split(), **options)
     faces = ("--detector", dict(metavar="FILE", help="a YuNet .onnx file; default: OpenCV's cascade, which is weak")), ("--aligned", dict(action="store_true", help="pictures are face crops already"))
-    command("reproduce", "run the chain: tables and figures of a profile", ("--profile", dict(default="smoke")), ("--data", dict(metavar="DIR", help="an s-Aff-Wild2 folder; default: the synthetic benchmark")),
+    command("reproduce", "run the chain: tables and figures of a profile", ("--profile", dict(help="a section of settings.ini; default: smoke, with --data faces")), ("--data", dict(metavar="DIR", help="an s-Aff-Wild2 folder; default: the synthetic benchmark")),
             ("--seeds", dict(metavar="0,1,2")), ("--cores", dict(type=int, help="cores for rules side by side; on a cluster, of one rule at most")), ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
             ("--out", dict(metavar="DIR", help="put data/ and figures/ of this run there")), ("--on", dict(default="local", metavar="WHERE", help="where rules run: a folder of profiles/ (local, gpus, slurm) or a path to one")), ("--only", dict(metavar="TABLE", help="one table, such as table_fusion, and what it needs")), ("--dry-run", dict(action="store_true")))
     command("benchmark", "render the synthetic benchmark", ("folder", dict(metavar="DIR")), ("--videos", dict(type=int, default=60)), ("--size", dict(type=int, default=112)), ("--seed", dict(type=int, default=0)))

@@ -71,6 +71,14 @@ def test_wrong_words_are_met_with_one_line(words, code, told, capsys, tmp_path):
     assert not (tmp_path/"out").exists()   # nothing half-written
 
 
+def test_own_faces_have_a_profile_of_their_own(folder, tmp_path, capsys):
+    "Unless another is named; without them it is smoke."
+    own = ["--data", str(folder)]
+    for words, profile in (([], "smoke"), (own, "faces"), ([*own, "--profile", "tiny"], "tiny")):
+        assert main(["reproduce", *words, "--only", "nothing", "--out", str(tmp_path/"out")]) == 2
+        assert f"the profile {profile} has" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_asked_for_and_absent_is_refused(capsys):
     import torch
     if torch.cuda.is_available(): pytest.skip("this machine has a GPU")

@@ -1,4 +1,4 @@
-"The smoke profile on real photographs, where there are some."
+"The profile faces on real photographs, where there are some."
 import contextlib, json, os, signal, time
 import pandas as pd, psutil
 import pytest
@@ -10,7 +10,7 @@ REAL = ROOT.parent/"shared"/"real-faces"
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: the chain is not run on real photographs")
 def test_real_faces(tmp_path):
-    "The smoke profile on photographs that have expressions alone: dashes elsewhere, macro-F1 of at least .25 on people never seen."
+    "The profile faces on photographs that have expressions alone: dashes elsewhere, macro-F1 of at least .25 on people never seen."
     project, used, limit = Project(tmp_path/"affnb"), {}, time.time() + 1500
     project.environment["AFFNB_TRIAL"] = str(tmp_path)
     process = project.start("reproduce", "--data", str(REAL), "--out", str(tmp_path))
@@ -23,11 +23,11 @@ def test_real_faces(tmp_path):
     assert process.wait() == 0, process.stdout.read()
     print(f"{sum(used.values()):.0f} seconds of a core")
     assert 100 < sum(used.values()) < 2*600, "ten minutes of two cores, whoever else is at work"
-    table = pd.read_csv(tmp_path/"figures"/"smoke"/"table_headline.csv").set_index("arm")
+    table = pd.read_csv(tmp_path/"figures"/"faces"/"table_headline.csv").set_index("arm")
     assert table[["AU", "valence", "arousal", "VA", "P"]].isna().all(axis=None) and table["EXPR"].notna().all()
-    assert "–" in (tmp_path/"figures"/"smoke"/"table_headline.md").read_text()
+    assert "–" in (tmp_path/"figures"/"faces"/"table_headline.md").read_text()
     assert table.loc["progressive", "EXPR"] >= .25
-    baselines = pd.read_csv(tmp_path/"figures"/"smoke"/"table_bounds.csv").set_index("arm")
+    baselines = pd.read_csv(tmp_path/"figures"/"faces"/"table_bounds.csv").set_index("arm")
     assert .2 < baselines.loc["pixels", "EXPR"] < .5 and not baselines.index.str.startswith("oracle").any()     # nobody drew these
-    records = json.loads(next(tmp_path.glob("data/records/smoke/arm-progressive-seed0.json")).read_text())
+    records = json.loads(next(tmp_path.glob("data/records/faces/arm-progressive-seed0.json")).read_text())
     assert records["source"] == "real" and records["metrics"]["AU"] is None and records["metrics"]["P"] is None
