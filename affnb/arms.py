@@ -214,7 +214,7 @@ SPACE = MappingProxyType(dict(
     weight=(.1, 2.),                                     # of each partner's loss, on a logarithmic scale; the target's is 1
     fused=("none", *("+".join(s) for s in SUBSETS)), fusion=KINDS,   # none: the layers alone
     temporal=("none", *MODULES), window=WINDOWS[1:],
-    encoder_of=("joint", "own")))                        # the joint encoder, or the target's separate model (for P: the progressive arm's)
+    encoder_of=("joint", "own", "progressive")))         # the joint encoder, the target's separate model (P has none), or that of `progressive`
 
 def targets_of(config:Config)->tuple:
     "What is searched for: in small profiles the sum alone."
@@ -226,8 +226,8 @@ def strategy(target:str, choice:dict)->dict:  # a change of settings
     tasks = TASKS if target == "P" else tuple(t for t in TASKS if t == target or t in part(choice["partners"]))
     weight = {t: 1. if t == target else choice.get(f"weight_{t}", 1.) for t in tasks}
     weights = dict(weight_AU=weight.get("AU", 1.), weight_EXPR=weight.get("EXPR", 1.), weight_valence=weight.get("VA", 1.), weight_arousal=weight.get("VA", 1.))
-    own = dict(encoder_of="" if target == "P" else target) if choice["encoder_of"] == "own" else dict(encoder_of="joint")
-    return dict(tasks=tasks, **weights, fused=part(choice["fused"]), fusion=choice.get("fusion", "sum"), temporal=choice["temporal"], **own,
+    encoder = {"joint": "joint", "own": target, "progressive": ""}[choice["encoder_of"]]
+    return dict(tasks=tasks, **weights, fused=part(choice["fused"]), fusion=choice.get("fusion", "sum"), temporal=choice["temporal"], encoder_of=encoder,
                 **(windowed(choice["window"]) if choice["temporal"] != "none" else {}))
 
 # %% ../nbs/05b_arms.ipynb #a5f5e303

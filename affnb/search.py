@@ -28,7 +28,9 @@ def choose(trial,         # of Optuna, or one whose values are fixed
     learned = tasks if target == "P" else [t for t in TASKS if t in choice["partners"].split("+")]
     for task in learned: choice[f"weight_{task}"] = trial.suggest_float(f"weight_{task}", *SPACE["weight"], log=True)
     choice["fused"] = trial.suggest_categorical("fused", [word for word in SPACE["fused"] if known(word)])
-    for name in ("temporal", "encoder_of"): choice[name] = trial.suggest_categorical(name, SPACE[name])
+    choice["temporal"] = trial.suggest_categorical("temporal", SPACE["temporal"])
+    encoders = [word for word in SPACE["encoder_of"] if target != "P" or word != "own"]   # no model is P's own
+    choice["encoder_of"] = trial.suggest_categorical("encoder_of", encoders)
     if choice["fused"] != "none": choice["fusion"] = trial.suggest_categorical("fusion", SPACE["fusion"])
     if choice["temporal"] != "none": choice["window"] = trial.suggest_categorical("window", SPACE["window"])
     return choice
@@ -92,12 +94,15 @@ def search(run:Run, target:str, tasks, kind:str, seed:int)->list:  # finished tr
     return finished()[:trials]
 
 # %% ../nbs/09_search.ipynb #0b9f5c9e
-def found_by(run:Run, target:str, tasks, kind:str, seed:int)->tuple:  # an entry, and what is told of each trial
-    "The best of a sampler's trials on dev (the first of equals), and all of them."
+def found_by(run:Run, target:str, tasks, kind:str, seed:int,
+             hand:dict        # of `by_hand`: what the search begins with
+            )->tuple:         # an entry, and what is told of each trial
+    "The best on dev of the settings chosen by hand and a sampler's trials (the first of equals), and all trials."
     done = search(run, target, tasks, kind, seed)
     told = [dict(sampler=kind, number=n, choice=t.user_attrs["choice"], change=t.user_attrs["change"], dev=t.value, validation=t.user_attrs["metrics"], seconds=t.user_attrs["seconds"]) for n, t in enumerate(done)]
-    best = max(done, key=lambda t: t.value).user_attrs
-    return dict(arm=kind, parameters=0, **{name: best[name] for name in ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")}), told
+    names = ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")
+    best = max((hand, *(trial.user_attrs for trial in done)), key=lambda tried: tried["dev"])
+    return dict(arm=kind, parameters=0) | {name: best[name] for name in names}, told
 
 def by_hand(run:Run, target:str, seed:int)->dict:  # an entry
     "The settings of `progressive` on stored features, with dev choosing the epoch by the target's score."
@@ -112,10 +117,11 @@ def run_search(run:Run, target:str, seed:int)->dict:  # the record
     if target not in TARGETS: raise AffnbError(f"parameter `target` = {target!r}: must be one of {', '.join(TARGETS)}")
     run, entries, trials, known = replace(run, config=replace(run.config, finetune_encoder=False)), [], [], searchable(run, seed)
     if target in known or target == "P" and known:
+        hand = by_hand(run, target, seed)
         for kind in SAMPLERS:
-            found, told = found_by(run, target, known, kind, seed)
+            found, told = found_by(run, target, known, kind, seed, hand)
             entries.append(found); trials += told
-        entries += [by_hand(run, target, seed), entry(run, "progressive", run.config, predictions_of(run, "progressive", seed))]
+        entries += [hand, entry(run, "progressive", run.config, predictions_of(run, "progressive", seed))]
     pairs = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]] if entries else []
     write_json(run.folder/f"seed{seed}"/"search"/f"{target}.json", dict(change=entries[0]["change"] if entries else {}))
     return leave_arms(run, "search", target, seed, entries, pairs, target=target, space={k: list(v) for k, v in SPACE.items()}, trials=trials)

@@ -14,6 +14,7 @@ from toy import toy_run
 
 torch.set_num_threads(1)
 FAST = dict(head_epochs=2, search_trials=4)
+by_hand = search.by_hand
 
 
 def with_progressive(run):
@@ -36,15 +37,28 @@ def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
     cut, trained = with_progressive(toy_run(tmp_path/"cut", **FAST)), []
     def train(*words, **more):
         trained.append(1)
-        if len(trained) == 3: raise KeyboardInterrupt
+        if len(trained) == 4: raise KeyboardInterrupt   # the first of all are the settings chosen by hand
         return train_head(*words, **more)
     monkeypatch.setattr(search, "train_head", train)
     with pytest.raises(KeyboardInterrupt): search.run_search(cut, "AU", 0)
     monkeypatch.setattr(search, "train_head", train_head)
     assert told(search.run_search(cut, "AU", 0)) == told(whole)
     assert len(whole["trials"]) == 8 and {t["sampler"] for t in whole["trials"]} == {"tpe", "random"}
-    best = {kind: max((t["dev"] for t in whole["trials"] if t["sampler"] == kind)) for kind in ("tpe", "random")}
-    assert {e["arm"]: e["dev"] for e in whole["arms"] if e["arm"] in best} == best and [e["arm"] for e in whole["arms"]] == ["tpe", "random", "by hand", "progressive"]
+    assert [e["arm"] for e in whole["arms"]] == ["tpe", "random", "by hand", "progressive"]
+    dev = {e["arm"]: e["dev"] for e in whole["arms"]}
+    for kind in ("tpe", "random"):
+        tried = [t["dev"] for t in whole["trials"] if t["sampler"] == kind]
+        assert dev[kind] == max(*tried, dev["by hand"])
+
+
+def test_a_search_that_finds_nothing_better_keeps_what_it_began_with(tmp_path, monkeypatch):
+    run = with_progressive(toy_run(tmp_path, **FAST))
+    monkeypatch.setattr(search, "by_hand", lambda *words: by_hand(*words) | dict(dev=99.))
+    record = search.run_search(run, "AU", 0)
+    tpe, random, hand, _ = record["arms"]
+    assert tpe["change"] == random["change"] == {} and tpe["dev"] == 99.
+    assert tpe["statistics"] == random["statistics"] == hand["statistics"]
+    assert json.loads((tmp_path/"seed0"/"search"/"AU.json").read_text()) == {"change": {}}
 
 
 @pytest.mark.parametrize("torn, share", [(b"", .4), (b'{"op_code":', .7), (b"\xff\xfe", .9)])
