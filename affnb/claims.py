@@ -589,13 +589,12 @@ def write_searched(records:Records, folder)->None:
                 trials = [t for t in run["trials"] if t["sampler"] == sampler and t["dev"] is not None]
                 if not trials: continue
                 best = max(trials, key=lambda t: (t["dev"], -t["number"]))
-                row = dict(target=target, sampler=sampler, seed=run["seed"], trials=len(trials))
-                kept = next(arm for arm in run["arms"] if arm["arm"] == sampler)
-                if (kept["dev"] or -np.inf) > best["dev"]:   # what the search began with
-                    rows.append(row | dict(trial="", dev=kept["dev"], validation=kept["metrics"].get(target), strategy="by hand"))
-                    continue
                 words = ", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in best["choice"].items())
-                rows.append(row | dict(trial=best["number"], dev=best["dev"], validation=best["validation"].get(target), strategy=words))
+                chosen = dict(trial=best["number"], dev=best["dev"], validation=best["validation"].get(target), strategy=words)
+                kept = next(arm for arm in run["arms"] if arm["arm"] == sampler)
+                if kept["dev"] > best["dev"]:   # what the search began with is better than all its trials
+                    chosen = dict(trial="", dev=kept["dev"], validation=kept["metrics"].get(target), strategy="by hand")
+                rows.append(dict(target=target, sampler=sampler, seed=run["seed"], trials=len(trials)) | chosen)
     if not rows: return
     table = DataFrame(rows).astype({"dev": float, "validation": float}).round(6)
     words = table.assign(dev=table.dev.map(cell), validation=table.validation.map(cell)).astype(str)
