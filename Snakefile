@@ -91,7 +91,7 @@ rule joint:   # an encoder for several tasks, or a second step of the headline
 
 rule search:
     input: said("09_search", *SECOND), f"{RUN}/sources/space.txt", lambda w: needs(PLAN["search"], w.seed)
-    output: f"{RECORDS}/search-{{target}}-seed{{seed}}.json", f"{RUN}/seed{{seed}}/search/{{target}}.json"
+    output: multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"), f"{RUN}/seed{{seed}}/search/{{target}}.json"
     log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
     threads: THREADS
     resources: **SMALL
@@ -100,7 +100,7 @@ rule search:
 
 rule table:
     input: said("10_ablations", *SECOND), f"{RUN}/sources/table-{{table}}.txt", lambda w: needs(TABLES[w.table], w.seed)
-    output: f"{RECORDS}/table-{{table}}-seed{{seed}}.json"
+    output: multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz")
     log: notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb"
     threads: THREADS
     resources: **SMALL
@@ -120,8 +120,8 @@ rule evaluate:
     input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "watch", "train", "heads"),
            expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]),
            expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE])
-    output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.json", arm=["separate", *HEADLINE, "trivial", "pixels"]),
-            f"{RECORDS}/post-seed{{seed}}.json", f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt"
+    output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.{{end}}", arm=["separate", *HEADLINE, "trivial", "pixels"], end=["json", "npz"]),
+            multiext(f"{RECORDS}/post-seed{{seed}}", ".json", ".npz"), f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt"
     log: notebook=f"{RUN}/notebooks/11_evaluate-seed{{seed}}.ipynb"
     threads: THREADS
     resources: **SMALL

@@ -9,6 +9,7 @@ __all__ = ['MARGIN', 'WORDS', 'METRICS', 'COMPARABLE', 'FINER', 'NEAR', 'ROW', '
            'expected_error', 'collected', 'known_mean']
 
 # %% ../nbs/03b_compare.ipynb #a2be6f97
+import gc
 from collections.abc import Callable
 import numpy as np
 from numpy import ndarray
@@ -41,10 +42,13 @@ def holm(p,          # (m,) p values of one table; NaN where there is none
          family:int=0 # how many comparisons were planned, if more than have a p; those without one count as found nothing
         )->ndarray:  # (m,) adjusted, in [0, 1]; NaN stays
     "Adjusted p values: those below alpha hold an error rate of alpha over the whole table (Holm, 1979)."
-    from statsmodels.stats.multitest import multipletests     # here, for it takes a second to import; it also tidies memory at each call, so one call a table
+    from statsmodels.stats.multitest import multipletests     # here, for it takes a second to import
     adjusted, known = np.array(p, float), np.isfinite(np.array(p, float))
     count = int(known.sum())
-    if count: adjusted[known] = multipletests(np.r_[adjusted[known], np.ones(max(0, family - count))], method="holm")[1][:count]
+    if not count: return adjusted
+    gc.freeze()   # statsmodels collects garbage at each call: among what is new, not in the whole memory
+    try: adjusted[known] = multipletests(np.r_[adjusted[known], np.ones(max(0, family - count))], method="holm")[1][:count]
+    finally: gc.unfreeze()
     return adjusted
 
 # %% ../nbs/03b_compare.ipynb #c509eb39

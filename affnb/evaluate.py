@@ -20,9 +20,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .arms import models_of
 from .benchmark import UNNAMED, Knobs, label_process
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record, read_json, write_json
+from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record, read_json
 from .data import frame_numbers
-from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
+from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics, write_record
 from .heads import leave_arms, predictions_of, validated
 from .train import Run, labelled_tasks, rows_of
 from .watch import shout, watch
@@ -177,7 +177,7 @@ def evaluate(run:Run, arm:str, predictions:dict, seed:int, **cost)->dict:  # the
     metrics, statistics = validated(run, predictions)
     if arm != "trivial": shout(f"{arm}, seed {seed}", watch(statistics.values.sum(0), tuple(predictions)))
     record = make_record("arm", arm, seed, run.config, run.data, run.device, arm=arm, metrics=metrics, **cost, statistics=to_record(statistics))
-    write_json(run.folder/"records"/f"arm-{arm}-seed{seed}.json", record)
+    write_record(run.folder/"records"/f"arm-{arm}-seed{seed}.json", record)
     return record
 
 # %% ../nbs/11_evaluate.ipynb #9031ad82
@@ -338,12 +338,11 @@ def three_ways(validation:Answers, dev:Answers, half)->tuple:  # {way: {step: pr
 def post_arms(model:str, validation:Answers, dev:Answers, half)->tuple:  # arms, fitted: lists of dicts
     "Each way and step of a model as an arm, with its score and its sums by video, and what was fitted."
     ways, fitted = three_ways(validation, dev, half)
-    plain = lambda v: int(v) if v == int(v) else round(v, 9)   # counts are whole
     arms = []
     for way, step, found in ((way, step, found) for way, steps in ways.items() for step, found in steps.items()):
         arrays = found, validation.targets, validation.masks
         arms.append(dict(arm=f"{model} {way}: {step}", model=model, way=way, step=step, metrics=score(*arrays),
-                         statistics=[list(map(plain, row)) for row in video_statistics(*arrays, validation.videos).values.tolist()]))
+                         statistics=video_statistics(*arrays, validation.videos).values.tolist()))
     return arms, [dict(model=model) | value for value in fitted]
 
 def post_pairs(model:str)->list:  # of [arm, against]

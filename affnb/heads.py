@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np, pandas as pd, torch
 from torch import nn
 from .arms import AFFECTS, TOGETHER, encoder_of, feature_file, features_of, models_of, seed_group
-from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash, generator, make_record, seed_everything, text_hash, write_json
+from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash, generator, make_record, seed_everything, text_hash
 from .data import targets_of
-from .metrics import COLUMNS, score, video_statistics
+from .metrics import COLUMNS, score, video_statistics, write_record
 from .model import make_model, read_weights
 from .train import Run, batches_of, code_hashes, fit, judge_on, labelled_tasks, make_loss, predict, rows_of
 from .watch import shout, watch
@@ -143,5 +143,5 @@ def leave_arms(run:Run, kind:str, name:str, seed:int, arms:list, pairs:list, **f
     "Writes RUN/records/KIND-NAME-seedK.json (KIND-seedK.json where they are the same): many arms' entries, and which are compared."
     videos = sorted(rows_of(run, "validation")["video"].unique())
     record = make_record(kind, name, seed, run.config, run.data, run.device, **fields, arms=arms, pairs=pairs, names=videos, columns=list(COLUMNS))
-    write_json(run.folder/"records"/f"{'-'.join(dict.fromkeys((kind, name)))}-seed{seed}.json", record)
+    write_record(run.folder/"records"/f"{'-'.join(dict.fromkeys((kind, name)))}-seed{seed}.json", record)
     return record

@@ -19,7 +19,7 @@ import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from .core import AffnbError, read_json, write_json
-from .metrics import bootstrap, from_record
+from .metrics import bootstrap, from_record, read_record
 from .watch import kind_of_warning, rank_of_warning, watch
 
 # %% ../nbs/11a_tables.ipynb #c2357352
@@ -60,7 +60,7 @@ def read_kind(folder, # of records
     "All records of a kind; raises `AffnbError` naming the file and what it lacks."
     found = {}
     for path in sorted(Path(folder).glob(f"{kind}-*seed*.json")):
-        record = read_json(path)
+        record = read_record(path)
         absent = [key for key in NEEDED[kind] if not isinstance(record, dict) or key not in record]
         if absent: raise AffnbError(f"{path}: no record of affnb ({', '.join(absent)} missing): delete it and run `affnb reproduce` again")
         found.setdefault(record[NEEDED[kind][0]], []).append(record)

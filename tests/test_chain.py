@@ -4,6 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from chaos import Storm, differences, leftovers
+from affnb.metrics import read_record
 from safetensors import safe_open
 from project import Project
 
@@ -156,7 +157,8 @@ def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_pat
 
 def entries(folder, table, seed=0):
     "arm -> its entry in a table's record, but for how long it took."
-    record = json.loads((folder/"records"/f"table-{table}-seed{seed}.json").read_text())
+    record = read_record(folder/"records"/f"table-{table}-seed{seed}.json")
+    for entry in record["arms"]: entry["statistics"] = entry["statistics"].tolist()
     return {entry["arm"]: {name: value for name, value in entry.items() if name != "seconds"} for entry in record["arms"]}
 
 
