@@ -23,9 +23,9 @@ import numpy as np, pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 from .compare import COMPARABLE, FINER, METRICS, agreement, collected, contrast_rows, corrected, expected_error, holm, kept_scores, known_mean, MARGIN, p_value, pseudo_values_of, variance_parts, verdict, with_verdicts
-from .core import AffnbError
+from .core import AffnbError, read_arrays
 from .metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds, triples
-from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, published_table, read_arrays, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
+from .tables import (ABLATIONS, PAIRS, SCORE_COLUMNS, Records, cell, kind_of, published_table, readable, score_row, sidecar, sums_by_arm, sums_of, sureness, write_table)
 
 # %% ../nbs/11b_claims.ipynb #32473c98
 TASK_METRICS = dict(zip(("AU", "EXPR", "valence", "arousal"), METRICS))   # task -> metric

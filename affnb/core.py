@@ -7,10 +7,11 @@ __all__ = ['TASKS', 'AUS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', '
            'AffnbError', 'UsageError', 'nearest', 'DataSettings', 'ModelSettings', 'TrainSettings', 'Config',
            'parse_setting', 'check_config', 'project_root', 'load_config', 'config_from', 'training_settings',
            'derived_seed', 'generator', 'seed_everything', 'pick_device', 'git_state', 'processor', 'environment',
-           'atomic', 'follow', 'write_json', 'read_json', 'text_hash', 'file_hash', 'notebook_hash', 'make_record']
+           'atomic', 'follow', 'write_json', 'read_json', 'read_arrays', 'text_hash', 'file_hash', 'notebook_hash',
+           'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
-import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, math, os, platform, random, re, shutil, subprocess, tempfile, threading, time
+import configparser, contextlib, dataclasses, difflib, errno, hashlib, json, math, os, platform, random, re, shutil, subprocess, tempfile, threading, time, zipfile, zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -54,7 +55,7 @@ class DataSettings:
     image_size: int = 224          # pixels a side, after packing
     dev_share: float = .15         # share of the training videos that chooses epochs and strategies
     long_frames: int = 60          # frames from which a training video is long: the second step gets those first, dev its share of them
-    head_share: float = .2         # share of the training rows that encoders never see: fusion and time are learned there
+    head_share: float = .2         # share of the training rows that encoders never see: fusion and time are learned there; 0: all learn on all rows
     bench_clips: int = 2200        # identities in short clips
     bench_clip_frames: int = 7     # frames a clip
     bench_long: int = 44           # long training videos
@@ -184,8 +185,7 @@ def check_config(config:"Config"  # settings of the right types
         if not getattr(config, name) > 0: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be above 0")
     for name in counts:
         if not getattr(config, name) >= 0: raise UsageError(f"setting `{name}` = {getattr(config, name)}: must be at least 0")
-    for name in ("dev_share", "head_share"):
-        if getattr(config, name) == 0: raise UsageError(f"setting `{name}` = 0: this part of the training videos cannot be empty")
+    if config.dev_share == 0: raise UsageError("setting `dev_share` = 0: this part of the training videos cannot be empty, for it chooses the epoch")
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, float) and not math.isfinite(value): raise UsageError(f"setting `{name}` = {value}: must be a finite number")
     if config.stride > config.window: raise UsageError(f"setting `stride` = {config.stride}: must be at most window = {config.window}, or frames are left out")
@@ -339,6 +339,12 @@ def read_json(path):
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise AffnbError(f"{path}: not there: run the step that makes it first (`affnb reproduce`)") from None
     except (OSError, ValueError) as error: raise AffnbError(f"{path}: cannot be read as JSON ({error}): delete it and run again") from None
+
+def read_arrays(path, names)->dict:  # name -> array
+    "Arrays of an .npz file; raises `AffnbError` where it cannot be read or lacks one."
+    try:
+        with np.load(path, allow_pickle=False) as file: return {name: file[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error: raise AffnbError(f"{path}: cannot be read ({error}): delete it and run `affnb reproduce` again") from None
 
 # %% ../nbs/00_core.ipynb #91228a4f
 def text_hash(*texts)->str:  # 12 hexadecimal digits

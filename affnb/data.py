@@ -325,10 +325,10 @@ def targets_of(table)->tuple[dict, dict]: # task -> (N, 12) float32, (N,) int64,
 # %% ../nbs/01_data.ipynb #e6a8353a
 def assign_parts(table,            # rows with `video` and `split`
                  dev_share:float,  # share of the training videos that becomes dev
-                 head_share:float, # share of the remaining training rows that no encoder is fitted to
+                 head_share:float, # share of the remaining training rows that no encoder is fitted to; 0: every training row serves for both
                  window:int,       # frames a window; a video of two windows or more is long
                  seed:int
-                )->pd.DataFrame:   # the same rows with `part` (train, dev, validation, test) and, in train, `role` (encoder, head)
+                )->pd.DataFrame:   # the same rows with `part` (train, dev, validation, test) and, in train, `role` (encoder, head; both)
     "Divides the training videos at random, dev with its share of long and of short ones; raises `AffnbError` if they are too few."
     frames = table[table.split == "train"].groupby("video").size()   # in order of name, whatever the order of rows
     frames = frames.iloc[torch.randperm(len(frames), generator=generator(seed, "parts")).numpy()]
@@ -339,7 +339,8 @@ def assign_parts(table,            # rows with `video` and `split`
     head = pool.index[pool.cumsum() - pool < head_share*rest.sum()][:len(rest) - 1]
     if rest.empty or (head_share and head.empty): raise AffnbError(f"{LISTS['train'][0]}: {len(frames)} video(s) are too few for parts that share none: at least 3 are needed")
     part = table.split.mask((table.split == "train") & ~table.video.isin(rest.index), "dev")
-    return table.assign(part=part, role=np.where(part == "train", np.where(table.video.isin(head), "head", "encoder"), ""))
+    role = np.where(table.video.isin(head), "head", "encoder" if head_share else "both")
+    return table.assign(part=part, role=np.where(part == "train", role, ""))
 
 # %% ../nbs/01_data.ipynb #ba9ea3a7
 def frame_numbers(table)->np.ndarray:  # the number that a frame's name ends with, or 0

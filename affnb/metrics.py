@@ -11,7 +11,6 @@ __all__ = ['SHAPES', 'COUNTS', 'MOMENTS', 'COLUMNS', 'COUNTED', 'PREDICTED', 'RA
            'read_predictions', 'score_files']
 
 # %% ../nbs/03_metrics.ipynb #0fa6ebc1
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np, pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 from scipy.special import ndtr, ndtri
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_json, write_json
+from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_arrays, read_json, write_json
 from .data import read_annotations
 
 # %% ../nbs/03_metrics.ipynb #38713986
@@ -220,14 +219,13 @@ def read_record(path)->dict:
     "A record with its sums, wherever they lie; raises `AffnbError` where their file is absent or another's."
     record = read_json(path)
     if not isinstance(record, dict) or "sums" not in record: return record
-    beside, places = Path(path).parent/record["sums"], with_sums(record)
+    beside, places = Path(path).with_suffix(".npz"), with_sums(record)
+    stored = read_arrays(beside, ("counts", "moments"))
+    sums = np.empty((len(COLUMNS), *stored["counts"].shape[1:]))
     try:
-        with np.load(beside) as stored: counts, moments = stored["counts"], stored["moments"]
-        sums = np.empty((len(COLUMNS), *counts.shape[1:]))
-        sums[COUNTED], sums[~COUNTED] = counts, moments
+        sums[COUNTED], sums[~COUNTED] = stored["counts"], stored["moments"]
         for (holder, key), values in zip(places, sums.transpose(1, 2, 0), strict=True): holder[key] = values
-    except FileNotFoundError: raise AffnbError(f"{beside}: not there, but {Path(path).name} needs it: copy both, or delete both and run `affnb reproduce` again") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error: raise AffnbError(f"{beside}: not the sums of {Path(path).name} ({error}): delete both and run `affnb reproduce` again") from None
+    except ValueError as error: raise AffnbError(f"{beside}: not the sums of {Path(path).name} ({error}): delete both and run `affnb reproduce` again") from None
     return record
 
 # %% ../nbs/03_metrics.ipynb #ed3006e3

@@ -26,12 +26,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from pandas import DataFrame
 from scipy.stats import t as student
 from .core import (AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, MACHINE_SETTINGS, AffnbError,
-                        Config, atomic, read_json, training_settings, write_json)
+                        Config, atomic, read_arrays, read_json, training_settings, write_json)
 from .metrics import bootstrap, ccc, paired_bootstrap
 from .claims import claims_text, judge, judge_all, write_claims
 from .pictures import write_pictures
 from .tables import (ARMS, BOUNDS, COLORS, EXPRESSION_COLORS, FLOORS, SCORES, STYLE, Records,
-                          caption, cell, empty, kind_of, known, read_arrays, read_records,
+                          caption, cell, empty, kind_of, known, read_records,
                           read_table, readable, score_row, score_table, sidecar, sums_by_arm,
                           sums_of, warnings_table, write_figure, write_table)
 

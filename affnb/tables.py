@@ -7,11 +7,10 @@ __all__ = ['ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'PAIRS', 'TARGETS'
            'STYLE', 'COLORS', 'EXPRESSION_COLORS', 'LOUD', 'PUBLISHED', 'Records', 'read_kind', 'read_records',
            'sums_of', 'sums_by_arm', 'score_row', 'score_table', 'cell', 'readable', 'kind_of', 'videos_of', 'sureness',
            'caption', 'empty', 'known', 'answers_in', 'below_pixels', 'warnings_table', 'warning_groups', 'group_line',
-           'warnings_text', 'read_arrays', 'read_table', 'published_table', 'sidecar', 'record_links', 'write_table',
-           'write_figure']
+           'warnings_text', 'read_table', 'published_table', 'sidecar', 'record_links', 'write_table', 'write_figure']
 
 # %% ../nbs/11a_tables.ipynb #b3d08401
-import json, re, zipfile
+import json, re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -260,12 +259,6 @@ def warnings_text(table:DataFrame, # as `warnings_table` makes it
     return "\n".join([*lines, f"{len(table)} warning{'s'*(len(table) != 1)} in all: {path}"])
 
 # %% ../nbs/11a_tables.ipynb #2dd56751
-def read_arrays(path, names)->dict:
-    "Arrays of an .npz file; raises `AffnbError` where it cannot be read or lacks one."
-    try:
-        with np.load(path, allow_pickle=False) as file: return {name: file[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error: raise AffnbError(f"{path}: cannot be read ({error}): delete it and run `affnb reproduce` again") from None
-
 def read_table(path)->DataFrame:
     "A .csv file of the records; raises `AffnbError` where it cannot be read."
     try: return pd.read_csv(path)

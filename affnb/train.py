@@ -285,7 +285,7 @@ def rows_of(run:Run, part:str, role:str="", task=""  # task: one or several; onl
            )->pd.DataFrame:
     "The frames of a part (and role), in the table's order."
     keep = run.table["part"] == part
-    if role: keep &= run.table["role"] == role
+    if role: keep &= run.table["role"].isin((role, "both"))
     if task:
         rows = run.table["row"].to_numpy()
         keep &= np.any([run.masks[t][rows].reshape(len(rows), -1).any(1) for t in ((task,) if isinstance(task, str) else task)], axis=0)
@@ -366,7 +366,7 @@ def train_frames(run:Run, name:str, tasks, start, seed:int):  # start: a .safete
 def look_once(run:Run, model)->tuple:  # features (N, D), predictions by task; NaN in the other rows
     "What a trained model of single frames leaves: the features of all frames that no encoder learned on, and its predictions of those that are not for training, from the same features."
     off = run.table["part"] != "train"
-    frames = batches_of(run, run.table[off | (run.table["role"] == "head")], batch_frames=max(UNLEARNED, run.config.batch_frames))
+    frames = batches_of(run, run.table[off | run.table["role"].isin(("head", "both"))], batch_frames=max(UNLEARNED, run.config.batch_frames))
     features = encode(model.encoder, frames, len(run.table)).astype(np.float32)
     return features, predict(model, batches_of(run, run.table[off], features=torch.from_numpy(features[:, None]).to(run.device), pixels=False, batch_frames=max(UNLEARNED, run.config.batch_frames)), len(run.table))
 

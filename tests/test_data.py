@@ -460,6 +460,8 @@ def test_short_videos_serve_where_none_is_long_and_too_few_are_refused():
     assert (short.part == "dev").sum() == 2 and (short.role == "head").sum() == 3
     least = assign_parts(table_of({v: ["1", "2"] for v in "abc"}), .15, .2, 30, 0).drop_duplicates("video")
     assert sorted(least.part + least.role) == ["dev", "trainencoder", "trainhead"]
+    shared = assign_parts(table_of({v: ["1", "2"] for v in "abc"}), .15, 0, 30, 0).drop_duplicates("video")
+    assert sorted(shared.part + shared.role) == ["dev", "trainboth", "trainboth"]
     for n in (1, 2): assert "at least 3" in error(assign_parts, table_of({v: ["1"] for v in "abc"[:n]}), .15, .2, 30, 0)
 
 # Augmentation

@@ -4,7 +4,7 @@ import numpy as np, pytest
 from sklearn.metrics import f1_score
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError
 from affnb.metrics import (COLUMNS, Statistics, bootstrap, ccc, f1_macro, from_record, interval, paired_bootstrap, read_predictions,
-                           score, score_files, score_from_statistics, to_record, video_statistics)
+                           read_record, score, score_files, score_from_statistics, to_record, video_statistics, write_record)
 
 HEADER = "image,valence,arousal,expression,aus\n"
 
@@ -231,6 +231,54 @@ def test_statistics_survive_a_record():
     assert copy.names == statistics.names and (copy.values == statistics.values).all() and isinstance(copy, Statistics)
     with pytest.raises(AffnbError): from_record({"names": [], "columns": ["x"], "values": []})
     with pytest.raises(AffnbError): from_record(None)
+
+def many(arms, columns, seed=0):
+    "A record of several arms, on the same people."
+    truth = make(400, seed)[1:]
+    sums = [video_statistics(make(400, seed + k)[0], *truth, np.arange(400)//10) for k in range(arms)]
+    return dict(record="table", names=[str(k) for k in range(40)], columns=columns, arms=[dict(arm=f"arm {k}", change={}, statistics=s.values.tolist()) for k, s in enumerate(sums)])
+
+def test_sums_beside_a_record_say_the_same_in_a_tenth_of_the_place(tmp_path):
+    record = many(12, list(COLUMNS))
+    before = json.dumps(record)
+    write_record(tmp_path/"table-a-seed0.json", record)
+    assert json.dumps(record) == before, "what is in memory stays as it was"
+    again = read_record(tmp_path/"table-a-seed0.json")
+    assert again["names"] == record["names"] and [arm["arm"] for arm in again["arms"]] == [arm["arm"] for arm in record["arms"]]
+    for old, new in zip(record["arms"], again["arms"]):
+        counted = np.isin([column.split(":")[1] for column in COLUMNS], ("n", "tp", "fp", "fn"))
+        old, new = np.array(old["statistics"]), new["statistics"]
+        assert (old[:, counted] == new[:, counted]).all() and np.allclose(old, new, rtol=1e-6, atol=1e-6)
+        assert score_from_statistics(new.sum(0))["P"] == pytest.approx(score_from_statistics(old.sum(0))["P"], abs=1e-6)
+    there = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert there < len(before)/5, "and more where videos are long, for then JSON has more digits to write"
+    first = (tmp_path/"table-a-seed0.npz").read_bytes()
+    write_record(tmp_path/"table-a-seed0.json", again)
+    assert (tmp_path/"table-a-seed0.npz").read_bytes() == first, "what was read is written as it was"
+
+@pytest.mark.parametrize("videos", [0, 1])
+@pytest.mark.parametrize("arms", [0, 1])
+def test_records_of_nobody_and_of_no_arm(arms, videos, tmp_path):
+    values = np.full((videos, len(COLUMNS)), 70_000.).tolist()   # more frames than 16 bits can count
+    record = dict(names=["a"][:videos], columns=list(COLUMNS), arms=[dict(arm="x", statistics=values)][:arms])
+    write_record(tmp_path/"table-a-seed0.json", record)
+    found = read_record(tmp_path/"table-a-seed0.json")["arms"]
+    assert len(found) == arms and all(arm["statistics"].tolist() == values for arm in found)
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "empty", "another's", "of two arms"])
+def test_sums_that_are_not_the_records_are_named(harm, tmp_path):
+    path, beside = tmp_path/"table-a-seed0.json", tmp_path/"table-a-seed0.npz"
+    write_record(path, many(3, list(COLUMNS)))
+    whole = beside.read_bytes()
+    if harm == "gone": beside.unlink()
+    elif harm == "cut": beside.write_bytes(whole[:len(whole)//2])
+    elif harm == "empty": beside.write_bytes(b"")
+    elif harm == "another's": np.savez(beside, maps=np.zeros(3))
+    else:
+        write_record(tmp_path/"table-b-seed0.json", many(2, list(COLUMNS)))
+        (tmp_path/"table-b-seed0.npz").replace(beside)
+    with pytest.raises(AffnbError, match=r"table-a-seed0\.npz: .*delete .*run `affnb reproduce` again") as told: read_record(path)
+    assert "\n" not in str(told.value)
 
 def test_speed():
     sample, videos = make(160_000, 0), np.arange(160_000)//400
