@@ -206,9 +206,9 @@ def test_unlike_seeds_widen_the_interval_and_one_seed_changes_nothing():
     from affnb.metrics import resample_counts, resample_seeds
     assert (resample_seeds(1, 9, 0) == 1).all()
     counts = resample_counts(40, 200, 0)
-    plain = score_from_statistics(counts @ runs[0].values)["P"]
+    plain = score_from_statistics(counts @ runs[0].values.astype("float32"))["P"]
     lo, hi = interval(score_from_statistics(np.ones((1, 40)) @ runs[0].values)["P"][0], plain)
-    assert bootstrap(runs[:1], 200)["P"][1:] == (lo, hi), "bit for bit what it was when videos alone were drawn"
+    assert bootstrap(runs[:1], 200)["P"][1:] == (lo, hi), "bit for bit the interval over videos alone"
     with pytest.raises(ValueError): counts[0] = 0             # shared between comparisons, so not to be written on
 
 def test_other_videos_or_seeds_are_not_compared():
