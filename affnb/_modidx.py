@@ -698,6 +698,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'affnb.tables.write_table': ('tables.html#write_table', 'affnb/tables.py')},
             'affnb.train': { 'affnb.train.Run': ('train.html#run', 'affnb/train.py'),
                              'affnb.train.as_program': ('train.html#as_program', 'affnb/train.py'),
+                             'affnb.train.asked': ('train.html#asked', 'affnb/train.py'),
                              'affnb.train.batches_of': ('train.html#batches_of', 'affnb/train.py'),
                              'affnb.train.ccc_loss': ('train.html#ccc_loss', 'affnb/train.py'),
                              'affnb.train.check_finite': ('train.html#check_finite', 'affnb/train.py'),

@@ -238,15 +238,15 @@ def many(arms, columns, seed=0):
     sums = [video_statistics(make(400, seed + k)[0], *truth, np.arange(400)//10) for k in range(arms)]
     return dict(record="table", names=[str(k) for k in range(40)], columns=columns, arms=[dict(arm=f"arm {k}", change={}, statistics=s.values.tolist()) for k, s in enumerate(sums)])
 
-def test_sums_beside_a_record_say_the_same_in_a_tenth_of_the_place(tmp_path):
+def test_sums_beside_a_record_say_the_same_in_a_fifth_of_the_place(tmp_path):
     record = many(12, list(COLUMNS))
     before = json.dumps(record)
     write_record(tmp_path/"table-a-seed0.json", record)
     assert json.dumps(record) == before, "what is in memory stays as it was"
     again = read_record(tmp_path/"table-a-seed0.json")
     assert again["names"] == record["names"] and [arm["arm"] for arm in again["arms"]] == [arm["arm"] for arm in record["arms"]]
+    counted = np.isin([column.split(":")[1] for column in COLUMNS], ("n", "tp", "fp", "fn"))
     for old, new in zip(record["arms"], again["arms"]):
-        counted = np.isin([column.split(":")[1] for column in COLUMNS], ("n", "tp", "fp", "fn"))
         old, new = np.array(old["statistics"]), new["statistics"]
         assert (old[:, counted] == new[:, counted]).all() and np.allclose(old, new, rtol=1e-6, atol=1e-6)
         assert score_from_statistics(new.sum(0))["P"] == pytest.approx(score_from_statistics(old.sum(0))["P"], abs=1e-6)
