@@ -196,7 +196,7 @@ def step_tables(config:Config)->dict:  # name -> Table
         "folds": Table(("progressive", *folds), (("ensemble", "progressive"), *(("ensemble", f) for f in folds)), (("ensemble", folds),)),
         "crossfit": Table(("joint+heads", "joint+temporal", "joint-seen+heads", "joint-seen+temporal"),
                           (("joint+temporal", "joint+heads"), ("joint-seen+temporal", "joint-seen+heads"), ("joint-seen+heads", "joint+heads"), ("joint-seen+temporal", "joint+temporal")))}
-    if few: return {name: table for name, table in tables.items() if name != "crossfit"}   # it needs an encoder of its own
+    if few: return {name: table for name, table in tables.items() if name not in ("folds", "crossfit")}   # five trainings; an encoder of its own
     return tables | {"convergence": convergence_table(config)}
 
 def tables_of(config:Config)->dict:
