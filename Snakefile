@@ -18,6 +18,11 @@ THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a r
 CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
 SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # a second step fills no GPU: on one machine, several share one
 
+if not PLAN["elsewhere"]:
+    # With a limit (100 jobs a second by default), Snakemake 9 looks at all waiting rules once a second for each rule
+    # that has ended: after a hundred rules this takes a third of a core.
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
 def said(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
 def take(gpus, shared=False): return "" if PLAN["elsewhere"] and gpus else f"--gpus {gpus}" + " --shared"*shared   # elsewhere a job is given GPUs of its own
 def needs(files, seed): return [f"{RUN}/{file.format(*GROUPS[int(seed)])}" for file in files]   # {0}: the seed, {1} {2}: the others of its group
@@ -150,4 +155,5 @@ rule report:
     output: f"{RUN}/figures/table_headline.csv",
             whole("12_report")
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"
+    threads: workflow.cores   # one a table
     shell: notebook("12_report", records_dir=quote(RECORDS), figures_dir=quote(f"{RUN}/figures"), profile=PLAN["profile"])

@@ -17,7 +17,10 @@ __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'DECIMALS', 'NEUTRAL', 'J
            'write_claims']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd
 from numpy import ndarray
@@ -280,7 +283,7 @@ def claims_table(records:Records,
     return words[["claim", "statement", "task", "evidence", "n_seeds", "seeds_agree", *DECIMALS, "doubling", "verdict"]]
 
 # %% ../nbs/11b_claims.ipynb #b4e50024
-DESIGNS = ((100, 3), (300, 3), (300, 5), (300, 10), (1000, 5))   # people, seeds
+DESIGNS = ((100, 3), (300, 3), (300, 5), (1000, 5), (1500, 4))   # people, seeds
 
 def design_table(records:Records,
                  found:dict       # table -> Judged
@@ -605,8 +608,10 @@ def judge_all(records:Records,
               only:str|None=None # one table, and what is drawn from it
              )->dict:            # table -> Judged
     "Every table of the records, judged."
-    names = (*TABLES, *sorted(set(records.tables) - set(TABLES)), "headline")
-    found = {name: judged for name in names if only in (None, name) and (judged := judge(records, name)) is not None}
+    names = [name for name in (*TABLES, *sorted(set(records.tables) - set(TABLES)), "headline") if only in (None, name)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:   # threads suffice: numpy lets others work while it scores resamples
+        judged = dict(zip(names, pool.map(partial(judge, records), names)))
+    found = {name: table for name, table in judged.items() if table is not None}
     best = judge_best(found["temporal"], resamples_of(records)) if "temporal" in found else None
     return found | ({"best": best} if best is not None else {})
 

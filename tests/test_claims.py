@@ -366,7 +366,7 @@ def test_a_sentence_leads_to_its_table_and_the_table_to_its_records(full):
 def test_a_design_of_more_people_and_seeds_has_a_smaller_error(full):
     designs = pd.read_csv(full[1]["table_design.csv"])
     assert (designs.filter(like="sd_") >= 0).all(axis=None) and set(designs.claim) <= {number for number, *_ in CLAIMS}
-    assert (designs["300 people, 10 seeds"] <= designs["300 people, 3 seeds"]).all() and (designs["300 people, 3 seeds"] <= designs["100 people, 3 seeds"]).all()
+    assert (designs["1000 people, 5 seeds"] <= designs["300 people, 5 seeds"]).all() and (designs["300 people, 5 seeds"] <= designs["100 people, 3 seeds"]).all()
 
 # -- less than all ------------------------------------------------------------------------------------------------------------------
 
