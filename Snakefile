@@ -18,10 +18,8 @@ THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a r
 CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
 SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # a second step fills no GPU: on one machine, several share one
 
-if not PLAN["elsewhere"]:
-    # With a limit (100 jobs a second by default), Snakemake 9 looks at all waiting rules once a second for each rule
-    # that has ended: after a hundred rules this takes a third of a core.
-    workflow.scheduling_settings.max_jobs_per_timespan = None
+onstart:   # With a limit of jobs per second, Snakemake 9 looks at all waiting rules once a second for each rule that has ended:
+    if not PLAN["elsewhere"]: workflow.scheduler.job_rate_limiter = None   # after a hundred rules, this takes a third of a core
 
 def said(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
 def take(gpus, shared=False): return "" if PLAN["elsewhere"] and gpus else f"--gpus {gpus}" + " --shared"*shared   # elsewhere a job is given GPUs of its own
