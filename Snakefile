@@ -64,6 +64,7 @@ rule pack:
 rule describe:
     input: said("core", "data", "faces", "benchmark", "metrics", "watch", "train", "evaluate"), f"{PACKED}/manifest.json"
     output: f"{RECORDS}/data.json"
+    priority: 2
     resources: gpu=GPU
     shell: f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
 
@@ -137,6 +138,7 @@ rule evaluate:
             multiext(f"{RECORDS}/post-seed{{seed}}", ".json", ".npz"), f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt",
             whole("11_evaluate-seed{seed}")
     log: notebook=f"{RUN}/notebooks/11_evaluate-seed{{seed}}.ipynb"
+    priority: 2   # the report waits for it
     threads: THREADS
     resources: **SMALL
     shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
