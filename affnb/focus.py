@@ -57,7 +57,7 @@ def smallest_region(change:ndarray,    # (G, G), not negative
 
 # %% ../nbs/10a_focus.ipynb #9c659236
 OUTPUTS = MappingProxyType(dict(AU=AU_NAMES, EXPR=EXPRESSIONS, VA=AFFECT))
-STEPS, BATCH = 8, 8   # points of the integral; faces at once
+STEPS, BATCH = 10, 8   # points of the integral; faces at once
 
 def answer_of(model, task:str):  # normalised frames (B, 3, H, W) -> (B, outputs of the task)
     "What a separate model says of frames, before any threshold; an expression against the mean of all."
