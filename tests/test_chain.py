@@ -272,17 +272,6 @@ def test_a_failing_stage_is_told_in_one_line(storm):
     assert not (out/"figures").exists()
 
 
-def test_a_stage_whose_notebook_has_not_ended_is_run_again(project):
-    "Though its files are there: a kernel that outlived its killed rule may have written them."
-    run = project.root/"data"/"runs"/"tiny"
-    notebook, record = run/"notebooks"/"10_ablations-fusion-seed0.ipynb", run/"records"/"table-fusion-seed0.npz"
-    ended, stored = notebook.stat().st_mtime_ns, record.read_bytes()
-    notebook.with_suffix(".whole").unlink()
-    said = project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
-    assert re.findall(r"\d+ s  (\S+)", said) == ["10_ablations-fusion-seed0"], said
-    assert notebook.stat().st_mtime_ns > ended and record.read_bytes() == stored and notebook.with_suffix(".whole").exists()
-
-
 def test_a_new_arm_is_one_line_and_only_it_is_trained(project):
     "The lines that docs/rerun.md shows: an arm, and its name in a table's list."
     run, arms = project.root/"data"/"runs"/"tiny", project.root/"affnb"/"arms.py"
