@@ -29,10 +29,6 @@ def notebook(name, gpus=0, shared=False, **parameters):
     variables = " ".join(f"{library}_NUM_THREADS={THREADS}" for library in ("OMP", "MKL", "OPENBLAS"))   # of a process, however few cores there are
     return f"AFFNB_JOB={{log:q}} {variables} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)} {quote(f'{NOTEBOOKS}/{name}.ipynb')} {{log:q}} run_dir={quote(RUN)} {words}"
 
-def whole(name):
-    "A mark that Snakemake makes when the command has ended well: a kernel that outlives its killed rule can write the files, not this."
-    return touch(f"{RUN}/notebooks/{name}.whole")
-
 LEARNING = ("core", "data", "parallel", "watch", "model", "train")
 SECOND = (*LEARNING, "metrics", "heads")
 names = lambda words: "|".join(re.escape(word) for word in words)
@@ -64,14 +60,13 @@ rule pack:
 rule describe:
     input: said("core", "data", "faces", "benchmark", "metrics", "watch", "train", "evaluate"), f"{PACKED}/manifest.json"
     output: f"{RECORDS}/data.json"
-    priority: 2
+    priority: 2   # the report waits for it
     resources: gpu=GPU
     shell: f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
 
 rule pretrain:
     input: said("06_pretrain", *LEARNING), f"{RUN}/sources/arm-{{mae}}.txt", f"{PACKED}/manifest.json"
-    output: f"{RUN}/seed{{seed}}/{{mae}}/model.safetensors", f"{RECORDS}/train-{{mae}}-seed{{seed}}.json", f"{RECORDS}/{{mae}}-seed{{seed}}.npz",
-            whole("06_pretrain-{mae}-seed{seed}")
+    output: f"{RUN}/seed{{seed}}/{{mae}}/model.safetensors", f"{RECORDS}/train-{{mae}}-seed{{seed}}.json", f"{RECORDS}/{{mae}}-seed{{seed}}.npz"
     log: notebook=f"{RUN}/notebooks/06_pretrain-{{mae}}-seed{{seed}}.ipynb"
     threads: CPUS
     resources: gpu=GPUS
@@ -81,8 +76,7 @@ rule pretrain:
 rule separate:
     input: said("07_separate", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{task}}.txt", f"{RUN}/seed{{seed}}/mae/model.safetensors"
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{task}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
-            f"{RECORDS}/train-{{task}}-seed{{seed}}.json",
-            whole("07_separate-{task}-seed{seed}")
+            f"{RECORDS}/train-{{task}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/07_separate-{{task}}-seed{{seed}}.ipynb"
     threads: CPUS
     resources: gpu=GPUS
@@ -92,8 +86,7 @@ rule separate:
 rule joint:   # an encoder for several tasks, or a second step of the headline
     input: said("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: said("heads") if w.arm in PLAN["steps"] else [], lambda w: needs(ARMS[w.arm], w.seed)
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
-            f"{RECORDS}/train-{{arm}}-seed{{seed}}.json",
-            whole("08_joint-{arm}-seed{seed}")
+            f"{RECORDS}/train-{{arm}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb"
     threads: CPUS
     resources: gpu=GPUS
@@ -102,8 +95,7 @@ rule joint:   # an encoder for several tasks, or a second step of the headline
 
 rule search:
     input: said("09_search", *SECOND), f"{RUN}/sources/space.txt", lambda w: needs(PLAN["search"], w.seed)
-    output: multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"), f"{RUN}/seed{{seed}}/search/{{target}}.json",
-            whole("09_search-{target}-seed{seed}")
+    output: multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"), f"{RUN}/seed{{seed}}/search/{{target}}.json"
     log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
     threads: THREADS
     resources: **SMALL
@@ -112,8 +104,7 @@ rule search:
 
 rule table:
     input: said("10_ablations", *SECOND), f"{RUN}/sources/table-{{table}}.txt", lambda w: needs(TABLES[w.table], w.seed)
-    output: multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz"),
-            whole("10_ablations-{table}-seed{seed}")
+    output: multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz")
     log: notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb"
     threads: THREADS
     resources: **SMALL
@@ -122,8 +113,7 @@ rule table:
 
 rule focus:
     input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
-    output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz",
-            whole("10a_focus-seed{seed}")
+    output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
     log: notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb"
     priority: 2   # long, and needed by the report alone: not left for the end, when nothing else is to do
     threads: THREADS
@@ -135,8 +125,7 @@ rule evaluate:
            expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]),
            expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE])
     output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.{{end}}", arm=["separate", *HEADLINE, "trivial", "pixels"], end=["json", "npz"]),
-            multiext(f"{RECORDS}/post-seed{{seed}}", ".json", ".npz"), f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt",
-            whole("11_evaluate-seed{seed}")
+            multiext(f"{RECORDS}/post-seed{{seed}}", ".json", ".npz"), f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt"
     log: notebook=f"{RUN}/notebooks/11_evaluate-seed{{seed}}.ipynb"
     priority: 2   # the report waits for it
     threads: THREADS
@@ -152,8 +141,7 @@ rule model:   # a folder that `affnb predict` takes: the headline's last arm, of
 rule report:
     input: said("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
            expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=SEEDS)
-    output: f"{RUN}/figures/table_headline.csv",
-            whole("12_report")
+    output: f"{RUN}/figures/table_headline.csv"
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"
-    threads: workflow.cores   # one a table
+    threads: workflow.cores   # tables are judged side by side
     shell: notebook("12_report", records_dir=quote(RECORDS), figures_dir=quote(f"{RUN}/figures"), profile=PLAN["profile"])

@@ -250,6 +250,7 @@ def run_notebook(notebook, log,
             with atomic(path) as temporary: temporary.write_text(buf, encoding="utf-8")
     papermill_io.register("", Whole())   # every path is a local one: the executed notebook can be read at any time
     reap(os.environ.get("AFFNB_JOB", str(log)))
+    os.environ["AFFNB_CHAIN"] = str(os.getpid())   # the kernel ends with its rule: Snakemake takes away the files of a killed rule, and nobody must write them after that
     if gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus, shared))
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     values = {k: int(v) if re.fullmatch("-?[0-9]+", v) else v for k, v in parameters.items()}

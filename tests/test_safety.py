@@ -80,6 +80,17 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(when, tmp_path):
     assert done.returncode == 1 and len(said) == 1 and "its kernel was killed" in said[0] and "Traceback" not in done.stderr, done.stderr
 
 
+def test_a_kernel_follows_its_rule(tmp_path, monkeypatch):
+    "Not only the command: a kernel that outlived its rule could write files that Snakemake has taken away."
+    monkeypatch.setenv("AFFNB_CHAIN", "1")   # that of the command, as a rule is given it
+    nb = new_notebook(cells=[new_code_cell("import os\n(os.environ['AFFNB_CHAIN'], os.getppid())")])
+    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(nb, tmp_path/"who.ipynb")
+    run_notebook(tmp_path/"who.ipynb", tmp_path/"log.ipynb")
+    followed, parent = ast.literal_eval(nbformat.read(tmp_path/"log.ipynb", 4).cells[0].outputs[0].data["text/plain"])
+    assert followed == str(parent) == str(os.getpid())
+
+
 def test_what_works_for_a_command_ends_with_it(tmp_path):
     "Rendering large pictures, with two processes: all end when the command is killed."
     from affnb.cli import make_plan, plan_text, write_changed
