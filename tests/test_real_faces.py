@@ -26,6 +26,7 @@ def test_real_faces(tmp_path):
     table = pd.read_csv(tmp_path/"figures"/"faces"/"table_headline.csv").set_index("arm")
     assert table[["AU", "valence", "arousal", "VA", "P"]].isna().all(axis=None) and table["EXPR"].notna().all()
     assert "–" in (tmp_path/"figures"/"faces"/"table_headline.md").read_text()
+    assert table.loc["progressive", "EXPR"] >= .25
     baselines = pd.read_csv(tmp_path/"figures"/"faces"/"table_bounds.csv").set_index("arm")
     pixels = baselines.loc["pixels", "EXPR"]
     assert .2 < pixels < .5 and not baselines.index.str.startswith("oracle").any()     # nobody drew these
