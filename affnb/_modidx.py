@@ -655,6 +655,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'affnb.report.write_bench': ('report.html#write_bench', 'affnb/report.py'),
                               'affnb.report.write_figures': ('report.html#write_figures', 'affnb/report.py'),
                               'affnb.report.write_report': ('report.html#write_report', 'affnb/report.py'),
+                              'affnb.report.write_scores': ('report.html#write_scores', 'affnb/report.py'),
                               'affnb.report.write_tables': ('report.html#write_tables', 'affnb/report.py')},
             'affnb.search': { 'affnb.search.by_hand': ('search.html#by_hand', 'affnb/search.py'),
                               'affnb.search.choose': ('search.html#choose', 'affnb/search.py'),

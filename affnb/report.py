@@ -7,10 +7,10 @@ __all__ = ['LONGER', 'LONGER_FROM', 'HEADS', 'JOINT', 'GROUPS', 'FIGURES', 'TRAI
            'comparison_table', 'longer_arms', 'headline_table', 'longer_said', 'thousands', 'main_score',
            'trained_arms', 'cost_said', 'ahead', 'counted', 'finding', 'data_table', 'cost_table', 'draw_data',
            'draw_grid', 'draw_faces', 'draw_mae', 'dev_score', 'draw_curves', 'class_scores', 'draw_per_class',
-           'draw_timeline', 'followed', 'draw_lines', 'draw_strips', 'draw_video', 'write_tables', 'write_figures',
-           'taking_place', 'write_report', 'headline_text', 'spread', 'trained_with', 'measure_luck', 'read_luck',
-           'misfit', 'renew_luck', 'read_headline', 'half_band', 'band', 'verdict', 'read_benches', 'bench_table',
-           'bench_words', 'draw_scaling', 'write_bench']
+           'draw_timeline', 'followed', 'draw_lines', 'draw_strips', 'draw_video', 'write_scores', 'write_tables',
+           'write_figures', 'taking_place', 'write_report', 'headline_text', 'spread', 'trained_with', 'measure_luck',
+           'read_luck', 'misfit', 'renew_luck', 'read_headline', 'half_band', 'band', 'verdict', 'read_benches',
+           'bench_table', 'bench_words', 'draw_scaling', 'write_bench']
 
 # %% ../nbs/12_report.ipynb #e2727712
 import io, json, re
@@ -375,18 +375,24 @@ FIGURES = (("data", draw_data, r"data\.json"), ("faces", draw_faces, r"faces\.np
            ("per_class", draw_per_class, "arm-"), ("timeline", draw_timeline, "timeline-"), ("video", draw_video, r"video\."))
 
 # %% ../nbs/12_report.ipynb #ed633945
-def write_tables(records:Records, folder)->None:
-    "All tables that the records allow, without those of 11b."
+def write_scores(records:Records, folder, only:str|None=None)->None:
+    "The scores of the headline's arms, and the baselines beside them; or one of the two tables."
+    if not records.arms: return
     tables = sorted({table for table, _ in longer_arms(records).values()})   # of the further rows
     def of(arms):
         further = f"|table-({'|'.join(tables)})-seed" if tables and arms is ARMS else ""
         return f"arm-({'|'.join(map(re.escape, arms))})-seed{further}"
-    for name, table, arms, words in (
-            ("headline", headline_table(records), ARMS,
-             f"Finding: {finding(records)}.{longer_said(records)}"),
-            ("bounds", score_table(records, BOUNDS), BOUNDS, "Floors: trivial gives every frame the same answer, pixels is a linear model on grey pixels. Ceiling: oracle-N, a linear model on the parameters that N frames were drawn with (benchmark only). "
-             "Leaks: video-mean knows each video's mean label; nearest copies the labels of the most similar picture among other people, nearest-leaked among other frames of the same videos.")) if records.arms else ():
-        write_table(folder, f"table_{name}", table, readable(table), sidecar(records, of(arms), f"{caption(records, arms)} {words}"))
+    words = dict(
+        headline=f"Finding: {finding(records)}.{longer_said(records)}",
+        bounds="Floors: trivial gives every frame the same answer, pixels is a linear model on grey pixels. Ceiling: oracle-N, a linear model on the parameters that N frames were drawn with (benchmark only). "
+               "Leaks: video-mean knows each video's mean label; nearest copies the labels of the most similar picture among other people, nearest-leaked among other frames of the same videos.")
+    scores = dict(headline=(headline_table(records), ARMS), bounds=(score_table(records, BOUNDS), BOUNDS))
+    for name, (table, arms) in scores.items():
+        if only in (None, name): write_table(folder, f"table_{name}", table, readable(table), sidecar(records, of(arms), f"{caption(records, arms)} {words[name]}"))
+
+def write_tables(records:Records, folder)->None:
+    "All tables that the records allow, without those of 11b."
+    write_scores(records, folder)
     about = f"{'Synthetic' if records.first['source'] == 'synthetic' else 'Real'} data: {records.first['data'].get('name', '?')}."
     data, cost = data_table(records), cost_table(records)
     if len(data): write_table(folder, "table_data", data, data.astype(object).where(data.notna(), "–").astype(str), sidecar(records, "data.json", f"{about} Frames and videos that were kept; labels are counts of frames."))
@@ -425,6 +431,7 @@ def write_report(records_dir,       # a folder of records
     records, target, only = read_records(records_dir), Path(figures_dir), only and only.removeprefix("table_")
     with taking_place(target) as temporary:
         if not only: write_figures(records, temporary); write_tables(records, temporary)
+        if only == "headline": write_scores(records, temporary, only)
         found = judge_all(records, only)
         write_claims(records, temporary, found, only); write_pictures(records, temporary, found, only)
         fresh = sorted(path.name for path in temporary.iterdir())

@@ -95,6 +95,12 @@ def test_every_table_and_figure_with_its_sidecar(report):
         assert beside["records"] and beside["commit"] == "0"*40 and beside["device"] and beside["config"]["bootstrap"] == 100 and beside["versions"], path.name
     assert json.loads((folder/"table_headline.json").read_text())["records"] == sorted(f"arm-{a}-seed{s}.json" for a in ARMS for s in (0, 1))
 
+def test_the_headline_can_be_had_alone(records, report, tmp_path):
+    "As `affnb reproduce --only table_headline` makes it: that table of the whole report, and the differences of its arms."
+    paths = write_report(records, tmp_path/"figures", "table_headline")
+    assert {path.name for path in paths} == {f"table_{name}.{kind}" for name in ("headline", "comparisons") for kind in ("csv", "md", "json")}
+    assert (tmp_path/"figures"/"table_headline.csv").read_bytes() == (report[0]/"table_headline.csv").read_bytes()
+
 def test_headline_has_the_contract_s_columns_and_values(records, report):
     table = pd.read_csv(report[0]/"table_headline.csv")
     assert table.columns.tolist() == ["arm", *(f"{s}{e}" for s in ("AU", "EXPR", "valence", "arousal", "VA", "P") for e in ("", "_lo", "_hi")), "n_seeds"]
