@@ -646,6 +646,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'affnb.report.read_headline': ('report.html#read_headline', 'affnb/report.py'),
                               'affnb.report.read_luck': ('report.html#read_luck', 'affnb/report.py'),
                               'affnb.report.renew_luck': ('report.html#renew_luck', 'affnb/report.py'),
+                              'affnb.report.same_data': ('report.html#same_data', 'affnb/report.py'),
                               'affnb.report.spread': ('report.html#spread', 'affnb/report.py'),
                               'affnb.report.taking_place': ('report.html#taking_place', 'affnb/report.py'),
                               'affnb.report.thousands': ('report.html#thousands', 'affnb/report.py'),

@@ -396,7 +396,7 @@ def reproduced(plan:dict,
     from affnb.tables import read_records
     run = Path(plan["run"])
     measured = read_luck(luck, "the committed luck.json") if luck else None
-    data = read_records(run/"records").first["data"]["hash"]
+    data = read_records(run/"records").first["data"]
     return verdict(run/"figures"/"table_headline.csv", headline, measured, data)
 
 def warned(figures)->str:  # where a run's figures are -> ten lines at most, or nothing

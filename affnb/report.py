@@ -9,8 +9,8 @@ __all__ = ['LONGER', 'LONGER_FROM', 'HEADS', 'JOINT', 'GROUPS', 'FIGURES', 'TRAI
            'draw_grid', 'draw_faces', 'draw_mae', 'dev_score', 'draw_curves', 'class_scores', 'draw_per_class',
            'draw_timeline', 'followed', 'draw_lines', 'draw_strips', 'draw_video', 'write_scores', 'write_tables',
            'write_figures', 'taking_place', 'write_report', 'headline_text', 'spread', 'trained_with', 'measure_luck',
-           'read_luck', 'misfit', 'renew_luck', 'read_headline', 'half_band', 'band', 'verdict', 'read_benches',
-           'bench_table', 'bench_words', 'draw_scaling', 'write_bench']
+           'read_luck', 'same_data', 'misfit', 'renew_luck', 'read_headline', 'half_band', 'band', 'verdict',
+           'read_benches', 'bench_table', 'bench_words', 'draw_scaling', 'write_bench']
 
 # %% ../nbs/12_report.ipynb #e2727712
 import io, json, re
@@ -509,10 +509,15 @@ def read_luck(text:str,  # of a luck.json
     raise AffnbError(f"{where}: no luck of training ({', '.join(absent)} missing): delete it,"
                      " and measure it again with `affnb luck`")
 
+def same_data(one:dict, other:dict)->bool:  # `data` of a record, both
+    "Whether two runs had the same data: of the benchmark, drawn from the same version, settings and seed (machines round pictures differently); else the same lists, names and sizes."
+    key = "origin" if "origin" in one and "origin" in other else "hash"
+    return one[key] == other[key]
+
 def misfit(luck:dict, records:Records)->str: # empty where the luck is of the same data and settings
     "Why a measured luck says nothing of these records."
-    ours, theirs = records.first["data"]["hash"], luck["data"]["hash"]
-    if ours != theirs: return f"other data (hash {theirs}, not {ours})"
+    ours, theirs = records.first["data"], luck["data"]
+    if not same_data(ours, theirs): return f"other data (hash {theirs['hash']}, not {ours['hash']})"
     ours, theirs = trained_with(records.first["config"]), luck["config"]
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     changes = ", ".join(f"{name} = {theirs.get(name)}, not {ours.get(name)}" for name in names)
@@ -572,12 +577,12 @@ def band(row,       # of a committed headline
 def verdict(fresh_csv,      # table_headline.csv of this run: a path or its text
             committed_csv,  # the committed one
             luck=None,      # the committed luck of training; None: it was not measured
-            data_hash=None  # of the fresh records
+            data=None       # `data` of the fresh records
            )->str:          # a line, and one for each cell that differs
     "Whether a run is reproduced: which fresh scores lie within the bands of the luck of training."
     fresh, committed = read_headline(fresh_csv), read_headline(committed_csv)
-    if luck and data_hash and data_hash != luck["data"]["hash"]:
-        hashes = f"hash {data_hash}, published {luck['data']['hash']}"
+    if luck and data and not same_data(data, luck["data"]):
+        hashes = f"hash {data['hash']}, published {luck['data']['hash']}"
         return f"reproduction: not compared: the data are other ones, of another version ({hashes})"
     cells, lines = 0, []
     for arm, row in committed.iterrows():

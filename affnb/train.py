@@ -263,7 +263,7 @@ class Run:
     table: pd.DataFrame   # a row a frame: labels, part, role
     targets: dict         # task -> labels by packed row
     masks: dict           # task -> which of them are there
-    data: dict            # hash (of lists and names), content (hash of the frames), name and source of the data
+    data: dict            # hash (of lists and names), content (hash of the frames), name and source of the data; of the benchmark, origin (hash of what it is drawn from)
     device: torch.device
     frames: Tensor        # the packed frames, on the device where they fit
 
@@ -276,7 +276,9 @@ def open_run(run_dir  # a folder that `affnb reproduce` planned
     torch.set_num_threads(config.threads); keep_memory(); follow(os.environ.get("AFFNB_CHAIN"))   # the command that this is done for
     packed = open_packed(plan["packed"])
     table = assign_parts(packed.table, config.dev_share, config.head_share, config.long_frames // 2, 0)
-    data = dict(hash=packed.manifest["source"], content=packed.manifest["content"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if (Path(plan["folder"])/"benchmark.json").exists() else "real")
+    drawn = Path(plan["folder"])/"benchmark.json"
+    data = dict(hash=packed.manifest["source"], content=packed.manifest["content"], name="benchmark" if plan["benchmark"] else Path(plan["folder"]).name, source="synthetic" if drawn.exists() else "real")
+    if drawn.exists(): data["origin"] = file_hash(drawn)
     device = join(pick_device(config.device))
     return Run(Path(run_dir), config, packed, table, *targets_of(table), data, device, hold_frames(packed.frames, device))
 

@@ -55,7 +55,7 @@ def test_every_stage_is_the_real_one(project):
     for stage in ("mae", "AU", "EXPR", "VA", "scratch", "joint", "progressive"):
         record = records[f"train-{stage}-seed0"]
         assert record["frames_seen"] > 0 and record["parameters"] > 1000 and record["flops"] > 1000 and record["config"]["profile"] == "tiny" and record["seed"] == 0
-        assert {"hash", "content", "name", "source"} == set(record["data"]) and len(record["data"]["content"]) == 12 and {"python", "torch", "numpy", "pillow"} < set(record["versions"]) and record["device"].startswith("CPU")
+        assert {"hash", "content", "name", "source", "origin"} == set(record["data"]) and len(record["data"]["content"]) == 12 and {"python", "torch", "numpy", "pillow"} < set(record["versions"]) and record["device"].startswith("CPU")
         assert {"processor", "instructions", "variables"} < set(record["machine"]) and record["machine"]["variables"].keys() <= set(TUNING) and {"commit", "dirty"} < set(record)   # None in this copy, which is no checkout (of one: test_cli)
     start = lambda stage, name="model": dict(tensors(project.root/"data"/"runs"/"tiny"/"seed0"/stage/f"{name}.safetensors"))
     assert any("attn" in key for key in start("joint")) and any(key.startswith("encoder.patch_embed") for key in start("mae"))

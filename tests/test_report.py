@@ -310,19 +310,19 @@ def test_another_training_of_the_same_is_reproduced(luck, committed, tmp_path):
     runs = [headline_csv(tmp_path/f"seed{seed}", (seed,)) for seed in (6, 7, 8, 9)]
     words = []
     for run in runs:
-        first, *lines = verdict(run, committed, luck, "abc").splitlines()
+        first, *lines = verdict(run, committed, luck, dict(hash="abc")).splitlines()
         within, word = re.fullmatch(rf"reproduction: (\d+) of 36 {BANDS}: (.*)", first).groups()
         assert int(within) == 36 - len(lines) >= 33   # a cell outside has its line
         assert word == ("reproduced" if int(within) >= 35 else "not reproduced")
         words.append(word)
     assert words.count("reproduced") >= 3   # about nine in ten are: 12 counts them
-    same = verdict(committed, committed, luck, "abc")
+    same = verdict(committed, committed, luck, dict(hash="abc"))
     assert same == f"reproduction: 36 of 36 {BANDS}: reproduced"
 
 def test_a_broken_stage_is_not_reproduced(luck, committed, tmp_path):
     broken = ("joint", "joint+fusion", "joint+temporal")
     worse = headline_csv(tmp_path/"broken", (0,), NOISE | dict.fromkeys(broken, 3))
-    first, *lines = verdict(worse, committed, luck, "abc").splitlines()
+    first, *lines = verdict(worse, committed, luck, dict(hash="abc")).splitlines()
     assert first.endswith(": not reproduced") and int(first.split()[1]) <= 24
     assert {line.split()[0] for line in lines} >= set(broken)
     for line in lines: assert re.fullmatch(r"  \S+ \w+: -?\d?\.\d+, committed .*\[.*\]", line), line
@@ -337,9 +337,16 @@ def test_a_run_is_reproduced_with_few_cells_outside_and_not_with_more(luck, comm
     assert first.endswith(word) and len(lines) == outside
 
 def test_other_data_are_said_and_not_judged(luck, committed):
-    said = verdict(committed, committed, luck, "def")
+    said = verdict(committed, committed, luck, dict(hash="def"))
     assert "not compared" in said and "data are other ones" in said and "reproduced" not in said
     assert "hash def, published abc" in said
+
+def test_the_benchmark_is_the_same_on_a_machine_that_rounds_its_pictures_differently(luck, committed):
+    "What it was drawn from decides, where both know it; else the hash of lists, names and sizes."
+    luck = luck | dict(data=luck["data"] | dict(origin="drawn"))
+    assert "36 of 36" in verdict(committed, committed, luck, dict(hash="def", origin="drawn"))
+    assert "not compared" in verdict(committed, committed, luck, dict(hash="abc", origin="drawn otherwise"))
+    assert "not compared" in verdict(committed, committed, luck, dict(hash="def"))
 
 def test_rows_that_only_one_side_has_are_not_compared(luck, committed):
     "A longer training in the committed table and none in the fresh one, or the other way round."
