@@ -386,9 +386,10 @@ def write_scores(records:Records, folder, only:str|None=None)->None:
         headline=f"Finding: {finding(records)}.{longer_said(records)}",
         bounds="Floors: trivial gives every frame the same answer, pixels is a linear model on grey pixels. Ceiling: oracle-N, a linear model on the parameters that N frames were drawn with (benchmark only). "
                "Leaks: video-mean knows each video's mean label; nearest copies the labels of the most similar picture among other people, nearest-leaked among other frames of the same videos.")
-    scores = dict(headline=(headline_table(records), ARMS), bounds=(score_table(records, BOUNDS), BOUNDS))
-    for name, (table, arms) in scores.items():
-        if only in (None, name): write_table(folder, f"table_{name}", table, readable(table), sidecar(records, of(arms), f"{caption(records, arms)} {words[name]}"))
+    for name, arms in dict(headline=ARMS, bounds=BOUNDS).items():
+        if only not in (None, name): continue
+        table = headline_table(records) if arms is ARMS else score_table(records, arms)
+        write_table(folder, f"table_{name}", table, readable(table), sidecar(records, of(arms), f"{caption(records, arms)} {words[name]}"))
 
 def write_tables(records:Records, folder)->None:
     "All tables that the records allow, without those of 11b."
