@@ -204,11 +204,16 @@ def draw_search(records:Records, found:dict)->Figure|None:
     "The course of each search, and which settings mattered."
     searches = {target: runs for target, runs in records.searches.items() if any(run["trials"] for run in runs)}
     if not searches: return None
-    figure, said = Figure(figsize=(1 + 2.9*max(len(searches), 2), 6), layout="constrained"), []
-    for column, (target, runs) in zip(figure.subplots(2, len(searches), squeeze=False).T, searches.items()):
+    mattered = {target: importances(runs) for target, runs in searches.items()}
+    deep = 1 + any(map(bool, mattered.values()))   # what mattered asks for more trials than a short search has
+    figure = Figure(figsize=(1 + 2.9*max(len(searches), 2), .6 + 2.7*deep), layout="constrained")
+    for column, (target, runs) in zip(figure.subplots(deep, len(searches), squeeze=False).T, searches.items()):
         draw_chosen(column[0], runs, target)
-        shares = importances(runs)
-        if not shares: empty(column[1], "too few trials"); continue
+        if deep == 1: continue
+        shares = mattered[target]
+        if not shares:
+            empty(column[1], "too few trials")
+            continue
         column[1].barh(list(shares), list(shares.values()), color="#777777"); column[1].invert_yaxis()
         column[1].set(xlabel="share of the variance on dev", xlim=(0, 1), title="largest share, not tested:\n" + max(shares, key=shares.get)); column[1].tick_params(axis="y", labelsize=8)
     rows = found["search"].pairs[lambda t: t.against.str.endswith(": random") & t.arm.str.endswith(": tpe")] if "search" in found else DataFrame(columns=["verdict"])
