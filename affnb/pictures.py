@@ -125,7 +125,9 @@ def draw_affinity(records:Records, found:dict)->Figure|None:
         sns.heatmap(gain, ax=axis, cmap="PuOr_r", center=0, vmin=-most, vmax=most, annot=np.array(words), fmt="", linewidths=1, cbar=axis is figure.axes[-1] or len(panels) == 1, cbar_kws=dict(label="gain (F1 or CCC)"))
         axis.grid(False); axis.set(title=title, xlabel="learned beside it", ylabel="score of"); axis.tick_params(rotation=0)
     marks = sum((mark.loc[gain.index, gain.columns] == "*").sum().sum() for _, gain, mark in panels)
-    figure.suptitle(f"Partners: {marks} of {sum(gain.notna().sum().sum() for _, gain, _ in panels)} gains or losses show (*)")
+    cells = sum(gain.notna().sum().sum() for _, gain, _ in panels)
+    judged = found["tasks"].pairs.n_seeds.max() > 1
+    figure.suptitle(f"Partners: {marks} of {cells} gains or losses show (*)" if judged else f"Partners: {cells} gains or losses of one training, which no test can judge")
     return figure
 
 # %% ../nbs/11c_pictures.ipynb #bd2a89b5

@@ -341,7 +341,9 @@ def draw_strips(axis, frames:DataFrame, name:str, arms)->None:
     axis.imshow(strips, aspect="auto", cmap=palette, vmin=-.5, vmax=7.5, interpolation="nearest", extent=(frames["position"].min() - .5, frames["position"].max() + .5, len(rows) - .5, -.5))
     axis.set_yticks(range(len(rows)), rows); axis.grid(False)
     present = sorted({int(v) for v in strips[np.isfinite(strips)]})
-    axis.legend(handles=[Patch(color=palette(c), label=EXPRESSIONS[c]) for c in present], loc="upper left", bbox_to_anchor=(1, 1.05), frameon=False, fontsize=8)
+    handles = [Patch(color=palette(c), label=EXPRESSIONS[c]) for c in present]
+    if np.isnan(strips).any(): handles.append(Patch(facecolor="white", edgecolor="#bbbbbb", label="no label"))
+    axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.05), frameon=False, fontsize=8)
 
 # %% ../nbs/12_report.ipynb #5e6d1d8e
 def draw_video(records:Records)->Figure|None:
