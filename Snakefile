@@ -111,6 +111,12 @@ rule table:
     priority: 1
     shell: notebook("10_ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
 
+use rule table as windows with:   # by far the longest table: not left for the end, when nothing else is to do
+    wildcard_constraints: table="temporal"
+    priority: 2
+
+ruleorder: windows > table
+
 rule focus:
     input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
     output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
