@@ -38,7 +38,7 @@ wildcard_constraints: seed=r"\d+", task=names(TASKS), mae=names(PLAN["autoencode
 RECORDED = {   # what `--only table_NAME` can ask for: the records that it is drawn from
     "headline": [f"{RECORDS}/arm-progressive-seed{seed}.json" for seed in SEEDS],
     **{name: [f"{RECORDS}/table-{name}-seed{seed}.json" for seed in PLAN["seeds_of"][name]] for name in TABLES},
-    "search": [f"{RECORDS}/search-{target}-seed{seed}.json" for target in TARGETS for seed in SEEDS],
+    "search": [f"{RECORDS}/search-{target}-seed{seed}.json" for target in TARGETS for seed in PLAN["seeds_of"][target]],
     "focus": [f"{RECORDS}/focus-seed{seed}.json" for seed in SEEDS],
     "post": [f"{RECORDS}/post-seed{seed}.json" for seed in SEEDS]}
 

@@ -126,7 +126,7 @@ class TrainSettings:
     head_lr: float = 1e-4          # their peak learning rate
     finetune_encoder: bool = False # train the encoder on with them, frame by frame, instead of on stored features
     ablations: str = "few"         # few | all | more (the autoencoder's length too): how many arms the tables have
-    costly_seeds: int = 2          # how many of the seeds train the tables that stand beside the claims (COSTLY in 05b)
+    costly_seeds: int = 2          # how many of the seeds train what stands beside the claims (COSTLY in 05b)
     search_trials: int = 10        # of each sampler, for each target
     seeds: tuple[int, ...] = (0,)  # one run each
     bootstrap: int = 1000          # resamples for an interval

@@ -199,8 +199,9 @@ def test_dev_alone_chooses_the_best_single_model():
     assert ablations.best_on_dev([dict(arm="a", dev=None)], ("a", "b"))["chosen"] == "a"   # no label anywhere: an entry without scores
 
 
-def test_costly_tables_run_for_some_seeds():
+def test_what_stands_beside_the_claims_runs_for_some_seeds():
     from affnb.cli import plan_arms
     plan = plan_arms(replace(Config(), ablations="all", seeds=(3, 1, 4), costly_seeds=2))
     assert plan["seeds_of"]["convergence"] == [3, 1] == plan["seeds_of"]["encoder"] and plan["seeds_of"]["fusion"] == [3, 1, 4]
-    assert set(plan["seeds_of"]) == set(plan["tables"])
+    assert plan["seeds_of"]["P"] == [3, 1] and plan["seeds_of"]["AU"] == [3, 1, 4], "the sum is searched for beside the claims"
+    assert set(plan["seeds_of"]) == {*plan["tables"], *plan["targets"]}
