@@ -283,7 +283,7 @@ def claims_table(records:Records,
     return words[["claim", "statement", "task", "evidence", "n_seeds", "seeds_agree", *DECIMALS, "doubling", "verdict"]]
 
 # %% ../nbs/11b_claims.ipynb #b4e50024
-DESIGNS = ((100, 3), (300, 3), (300, 5), (1000, 5), (1500, 5), (1800, 4))   # people, seeds
+DESIGNS = ((100, 3), (300, 3), (300, 5), (1000, 5), (1200, 5), (1800, 4))   # people, seeds
 
 def design_table(records:Records,
                  found:dict       # table -> Judged
