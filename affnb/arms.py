@@ -204,7 +204,8 @@ def tables_of(config:Config)->dict:
     return joint_tables(config) | step_tables(config)
 
 # %% ../nbs/05b_arms.ipynb #86567685
-COSTLY = ("encoder", "starts", "tasks", "convergence", "losses", "folds", "crossfit", "P")   # tables beside the claims, and the search for the sum: for `costly_seeds` seeds alone
+# for `costly_seeds` seeds alone: tables beside the claims, and the search for the sum
+COSTLY = ("encoder", "starts", "tasks", "convergence", "losses", "folds", "crossfit", "P")
 HEADLINE = ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")   # and `separate`
 
 # %% ../nbs/05b_arms.ipynb #4abd91df

@@ -56,9 +56,10 @@ def plan_arms(config:Config,   # the settings
     hashes = {f"arm-{arm}": text_hash(change(arm)) for arm in (*a.AUTOENCODERS, *a.TASKS, *names)} | {"space": text_hash(sorted(a.SPACE.items()), inspect.getsource(a.strategy), config.search_trials)}
     hashes |= {f"table-{name}": text_hash([(arm, change(arm)) for arm in table.arms], table.pairs, table.means, table.best) for name, table in tables.items()}
     groups = {seed: a.seed_group(seed) for own in config.seeds for seed in a.seed_group(own)}
+    targets = list(a.targets_of(config))
+    seeds_of = {name: list(config.seeds[:config.costly_seeds] if name in a.COSTLY else config.seeds) for name in (*tables, *targets)}
     return dict(only=word or None, headline=list(a.HEADLINE), steps=[name for name in a.HEADLINE if name not in a.ENCODERS], arms={name: a.needs(config, name) for name in names}, tables={name: a.table_needs(config, table) for name, table in tables.items()},
-                targets=list(a.targets_of(config)), search=a.search_needs(config), autoencoders=list(a.AUTOENCODERS), groups=groups, hashes=hashes,
-                seeds_of={name: list(config.seeds[:config.costly_seeds] if name in a.COSTLY else config.seeds) for name in (*tables, *a.targets_of(config))})
+                targets=targets, search=a.search_needs(config), autoencoders=list(a.AUTOENCODERS), groups=groups, hashes=hashes, seeds_of=seeds_of)
 
 # %% ../nbs/14_cli.ipynb #cb9571f3
 BENCH_SETTINGS = ("bench_clips", "bench_clip_frames", "bench_long", "bench_long_frames", "bench_validation",

@@ -126,8 +126,9 @@ def draw_affinity(records:Records, found:dict)->Figure|None:
         axis.grid(False); axis.set(title=title, xlabel="learned beside it", ylabel="score of"); axis.tick_params(rotation=0)
     marks = sum((mark.loc[gain.index, gain.columns] == "*").sum().sum() for _, gain, mark in panels)
     cells = sum(gain.notna().sum().sum() for _, gain, _ in panels)
-    judged = found["tasks"].pairs.n_seeds.max() > 1
-    figure.suptitle(f"Partners: {marks} of {cells} gains or losses show (*)" if judged else f"Partners: {cells} gains or losses of one training, which no test can judge")
+    shown = f"{marks} of {cells} gains or losses show (*)"
+    if found["tasks"].pairs.n_seeds.max() < 2: shown = f"{cells} gains or losses of one training, which no test can judge"
+    figure.suptitle(f"Partners: {shown}")
     return figure
 
 # %% ../nbs/11c_pictures.ipynb #bd2a89b5
@@ -207,11 +208,11 @@ def draw_search(records:Records, found:dict)->Figure|None:
     searches = {target: runs for target, runs in records.searches.items() if any(run["trials"] for run in runs)}
     if not searches: return None
     mattered = {target: importances(runs) for target, runs in searches.items()}
-    deep = 1 + any(map(bool, mattered.values()))   # what mattered asks for more trials than a short search has
-    figure = Figure(figsize=(1 + 2.9*max(len(searches), 2), .6 + 2.7*deep), layout="constrained")
-    for column, (target, runs) in zip(figure.subplots(deep, len(searches), squeeze=False).T, searches.items()):
+    panels = 2 if any(mattered.values()) else 1   # of a target; a short search has too few trials to say what mattered
+    figure = Figure(figsize=(1 + 2.9*max(len(searches), 2), .6 + 2.7*panels), layout="constrained")
+    for column, (target, runs) in zip(figure.subplots(panels, len(searches), squeeze=False).T, searches.items()):
         draw_chosen(column[0], runs, target)
-        if deep == 1: continue
+        if panels == 1: continue
         shares = mattered[target]
         if not shares:
             empty(column[1], "too few trials")
