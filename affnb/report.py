@@ -543,7 +543,8 @@ def renew_luck(folder)->str:  # what was done, where a file had to go
     return f"{path}: removed, for it was of {said}: measure it again with `affnb luck`"
 
 # %% ../nbs/12_report.ipynb #7f7f2c3a
-LEVEL, ENOUGH = .99, .95   # of a band; of the cells that must lie in theirs
+LEVEL = .99    # of a band, for one cell or for all of them together
+ENOUGH = .95   # of the cells must lie within their own bands
 
 def read_headline(csv)->DataFrame:  # by arm
     "A headline table from a path, or from the text of one; raises `AffnbError` where it is none."
@@ -558,20 +559,23 @@ def read_headline(csv)->DataFrame:  # by arm
 
 def half_band(luck:dict,  # as `measure_luck` makes it
               name:str,   # of `SCORES`
-              *seeds      # behind the committed and behind the fresh score
+              *seeds,     # behind the committed and behind the fresh score
+              cells:int=1 # that the band's level is meant for: `LEVEL` holds for all of them together
              )->float:
-    "How far a fresh score may lie from the committed one."
-    of = luck["scores"][name]
-    return float(student.ppf((1 + LEVEL)/2, of["df"]) * of["sd"] * np.sqrt(sum(1/n for n in seeds)))
+    "How far a fresh score may lie from the committed one; over several cells, Bonferroni's bound."
+    measured = luck["scores"][name]
+    quantile = student.ppf(1 - (1 - LEVEL)/(2*cells), measured["df"])
+    return float(quantile * measured["sd"] * np.sqrt(sum(1/n for n in seeds)))
 
 def band(row,       # of a committed headline
          name:str,  # of `SCORES`
          luck,      # as `measure_luck` makes it, or None
-         n:int      # seeds behind the fresh score
+         n:int,     # seeds behind the fresh score
+         cells:int=1 # see `half_band`
         )->tuple:   # lo, hi
     "Where a fresh score is looked for; without a measured luck, in the interval over people."
     if luck and name in luck["scores"]:
-        half = half_band(luck, name, row["n_seeds"], n)
+        half = half_band(luck, name, row["n_seeds"], n, cells=cells)
         return row[name] - half, row[name] + half
     ends = (row[f"{name}_lo"], row[f"{name}_hi"])
     return tuple(row[name] if pd.isna(end) else end for end in ends)
@@ -582,28 +586,38 @@ def verdict(fresh_csv,      # table_headline.csv of this run: a path or its text
             luck=None,      # the committed luck of training; None: it was not measured
             data=None       # `data` of the fresh records
            )->str:          # a line, and one for each cell that differs
-    "Whether a run is reproduced: which fresh scores lie within the bands of the luck of training."
+    "Whether a run is reproduced: which fresh scores lie within, and which far outside, their bands."
     fresh, committed = read_headline(fresh_csv), read_headline(committed_csv)
     if luck and data and not same_data(data, luck["data"]):
         hashes = f"hash {data['hash']}, published {luck['data']['hash']}"
         return f"reproduction: not compared: the data are other ones, of another version ({hashes})"
-    cells, lines = 0, []
-    for arm, row in committed.iterrows():
-        if arm not in (*ARMS, *fresh.index): continue   # a further row, which not all runs have
-        for name in (name for name in SCORES if pd.notna(row[name])):
-            cells, value = cells + 1, fresh[name].get(arm, np.nan)
-            lo, hi = band(row, name, luck, fresh["n_seeds"].get(arm, row["n_seeds"]))
-            if lo - 1e-6 <= value <= hi + 1e-6: continue
-            now = "missing now" if pd.isna(value) else cell(value, digits=3)
-            lines.append(f"  {arm} {name}: {now}, committed {cell(row[name], lo, hi, digits=3)}")
-    within = cells - len(lines)
+    both = committed[committed.index.isin([*ARMS, *fresh.index])]   # not all runs have further rows
+    cells = [(arm, name) for arm, row in both.iterrows() for name in SCORES if pd.notna(row[name])]
+    lines, far = [], {}
+    for arm, name in cells:
+        row, value = both.loc[arm], fresh[name].get(arm, np.nan)
+        seeds = fresh["n_seeds"].get(arm, row["n_seeds"])
+        lo, hi = band(row, name, luck, seeds)
+        if lo - 1e-6 <= value <= hi + 1e-6: continue
+        now = "missing now" if pd.isna(value) else cell(value, digits=3)
+        lines.append(f"  {arm} {name}: {now}, committed {cell(row[name], lo, hi, digits=3)}")
+        if not luck or name not in luck["scores"]: continue
+        widest_lo, widest_hi = band(row, name, luck, seeds, len(cells))
+        if widest_lo <= value <= widest_hi: continue
+        lines[-1] += (f", far outside: of all {len(cells)} together"
+                      f" [{cell(widest_lo, digits=3)}, {cell(widest_hi, digits=3)}]")
+        far[f"{arm} {name}"] = np.nan_to_num(abs(value - row[name])/(hi - lo), nan=np.inf)
+    within = len(cells) - len(lines)
+    start = f"reproduction: {within} of {len(cells)} scores lie within the"
     if luck:
-        said = "reproduced" if within >= ENOUGH*cells else "not reproduced"
-        where = f"bands of the luck of training: {said}"
+        good = within >= ENOUGH*len(cells) and not far
+        worst = f", and {max(far, key=far.get)} lies far outside" if far else ""
+        first = f"{start} bands of the luck of training{worst}: {'' if good else 'not '}reproduced"
     else:
         unknown = "the luck of training was not measured: no luck.json"
-        where = f"committed intervals over people ({unknown})" + ("" if lines else ": reproduced")
-    return "\n".join([f"reproduction: {within} of {cells} scores lie within the {where}", *lines])
+        first = f"{start} committed intervals over people ({unknown})"
+        if not lines: first += ": reproduced"
+    return "\n".join([first, *lines])
 
 # %% ../nbs/12_report.ipynb #7f935777
 def read_benches(folder)->list:  # by name
