@@ -1,61 +1,119 @@
-"""Are notebooks, package and README in step? Run by `make test`; works on a copy, so that it changes nothing.
+"""Are notebooks, package and README in step? Run by `make test`; works on a copy, so that it
+changes nothing.
 
 clean:   `nbdev-clean` finds nothing to strip;
 export:  `nbdev-export` gives exactly the committed affnb/;
 README:  nbs/index.ipynb, executed afresh, renders to exactly the committed README.md.
 """
-import shutil, subprocess, sys, tempfile
+
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def render_readme(root):
-    "README.md as nbs/index.ipynb renders it: executed on what is published under `root`, code cells hidden."
+    """README.md as nbs/index.ipynb renders it: executed on what is published under `root`, code
+    cells hidden.
+    """
     import nbformat
     from nbclient import NotebookClient
     from nbconvert import MarkdownExporter
-    notebook = nbformat.read(root/"nbs"/"index.ipynb", 4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(root/"nbs")}}).execute()
+
+    notebook = nbformat.read(root / "nbs" / "index.ipynb", 4)
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(root / "nbs")}}
+    ).execute()
     exporter = MarkdownExporter(exclude_input=True)
     text, resources = exporter.from_notebook_node(notebook)
     assert not resources.get("outputs"), "index.ipynb must show pictures by link, not as outputs"
-    lines = [line.rstrip() for line in text.replace("](../", "](").replace('src="../', 'src="').split("\n")]
+    lines = [
+        line.rstrip()
+        for line in text.replace("](../", "](").replace('src="../', 'src="').split("\n")
+    ]
     squeezed = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
-    return "<!-- rendered from nbs/index.ipynb by `make notebooks`; edit that -->\n" + "\n".join(squeezed).strip() + "\n"
+    return (
+        "<!-- rendered from nbs/index.ipynb by `make notebooks`; edit that -->\n"
+        + "\n".join(squeezed).strip()
+        + "\n"
+    )
 
 
 def copy_tree(target):
     "The files that git knows or would add, as they are in the working tree."
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     for name in filter(None, names.split("\0")):
-        if (ROOT/name).is_file():
-            (target/name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT/name, target/name)
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
 
 
 def differences(root, folder, pattern):
-    "Names of the files in a folder that differ between the working tree and `root`, or are on one side only."
-    names = {path.relative_to(base) for base in (ROOT, root) for path in (base/folder).glob(pattern) if "checkpoint" not in str(path)}
-    same = lambda name: (ROOT/name).exists() and (root/name).exists() and (ROOT/name).read_bytes() == (root/name).read_bytes()
+    """Names of the files in a folder that differ between the working tree and `root`, or are on one
+    side only.
+    """
+    names = {
+        path.relative_to(base)
+        for base in (ROOT, root)
+        for path in (base / folder).glob(pattern)
+        if "checkpoint" not in str(path)
+    }
+
+    def same(name):
+        return (
+            (ROOT / name).exists()
+            and (root / name).exists()
+            and (ROOT / name).read_bytes() == (root / name).read_bytes()
+        )
+
     return sorted(str(name) for name in names if not same(name))
 
 
 def main():
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        root, tools = Path(folder)/"affnb", Path(sys.executable).parent
+        root = Path(folder) / "affnb"
+        tools = Path(sys.executable).parent
         copy_tree(root)
-        checks = [("clean", [tools/"nbdev-clean"], "nbs", "*.ipynb", "run nbdev-clean"), ("export", [tools/"nbdev-export"], "affnb", "*.py", "run nbdev-export; affnb/ is never edited by hand")]
+        checks = [
+            ("clean", [tools / "nbdev-clean"], "nbs", "*.ipynb", "run nbdev-clean"),
+            (
+                "export",
+                [tools / "nbdev-export"],
+                "affnb",
+                "*.py",
+                "run nbdev-export; affnb/ is never edited by hand",
+            ),
+        ]
         for name, command, where, pattern, remedy in checks:
-            subprocess.run([str(word) for word in command], cwd=root, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [str(word) for word in command], cwd=root, check=True, stdout=subprocess.DEVNULL
+            )
             different = differences(root, where, pattern)
             failed += bool(different)
-            print(f"{name}: {'in step' if not different else ', '.join(different) + ': ' + remedy}", flush=True)
-        same = render_readme(root) == (ROOT/"README.md").read_text()
+            print(
+                f"{name}: {'in step' if not different else ', '.join(different) + ': ' + remedy}",
+                flush=True,
+            )
+        same = render_readme(root) == (ROOT / "README.md").read_text()
         failed += not same
-        print(f"README: {'in step' if same else 'README.md is not what nbs/index.ipynb renders: run python tests/refresh.py --readme'}", flush=True)
+        print(
+            "README:"
+            f" {'in step' if same else 'run python tests/refresh.py --readme: '}"
+            f"{'' if same else 'README.md is not what nbs/index.ipynb renders'}",
+            flush=True,
+        )
     return failed
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,44 +1,78 @@
-"""Refreshes what is committed of the notebooks: their outputs, the package, and README.md. Run by `make notebooks`.
+"""Refreshes what is committed of the notebooks: their outputs, the package, and README.md. Run by
+`make notebooks`.
 
 Stage notebooks take the outputs of the smoke profile's run; the others are executed here.
 """
-import subprocess, sys
+
+import subprocess
+import sys
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from in_step import ROOT, render_readme
 
-NBS, RUN = ROOT/"nbs", ROOT/"data"/"runs"/"smoke"/"notebooks"
+NBS = ROOT / "nbs"
+RUN = ROOT / "data" / "runs" / "smoke" / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-STAGES = {"06_pretrain": "06_pretrain-mae-seed0", "07_separate": "07_separate-AU-seed0", "08_joint": "08_joint-joint-seed0",
-          "09_search": "09_search-P-seed0", "10_ablations": "10_ablations-temporal-seed0", "10a_focus": "10a_focus-seed0", "11_evaluate": "11_evaluate-seed0", "12_report": "12_report"}
+STAGES = {
+    "06_pretrain": "06_pretrain-mae-seed0",
+    "07_separate": "07_separate-AU-seed0",
+    "08_joint": "08_joint-joint-seed0",
+    "09_search": "09_search-P-seed0",
+    "10_ablations": "10_ablations-temporal-seed0",
+    "10a_focus": "10a_focus-seed0",
+    "11_evaluate": "11_evaluate-seed0",
+    "12_report": "12_report",
+}
 
 
 def take_outputs(name, executed):
     "Puts the outputs of an executed notebook into the committed one of the same cells."
-    own, done = nbformat.read(NBS/f"{name}.ipynb", 4), nbformat.read(executed, 4)
-    cells = [cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    if [c.source for c in own.cells] != [c.source for c in cells]: sys.exit(f"{executed}: its cells are not those of nbs/{name}.ipynb: run `affnb reproduce` first")
+    own = nbformat.read(NBS / f"{name}.ipynb", 4)
+    done = nbformat.read(executed, 4)
+    cells = [
+        cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    if [c.source for c in own.cells] != [c.source for c in cells]:
+        sys.exit(
+            f"{executed}: its cells are not those of nbs/{name}.ipynb: run `affnb reproduce` first"
+        )
     for mine, theirs in zip(own.cells, cells):
-        if mine.cell_type == "code": mine.outputs = theirs.outputs
+        if mine.cell_type == "code":
+            mine.outputs = theirs.outputs
     return own
 
 
 def main():
     if "--readme" not in sys.argv:
         for path in sorted(NBS.glob("*.ipynb")):
-            if path.stem in STAGES: notebook = take_outputs(path.stem, RUN/f"{STAGES[path.stem]}.ipynb")
+            if path.stem in STAGES:
+                notebook = take_outputs(path.stem, RUN / f"{STAGES[path.stem]}.ipynb")
             else:
                 notebook = nbformat.read(path, 4)
-                NotebookClient(notebook, timeout=600, store_widget_state=False, resources={"metadata": {"path": str(NBS)}}).execute()
-            for cell in filter(lambda c: c.cell_type == "code", notebook.cells):   # progress bars and warnings of libraries are no result,
+                NotebookClient(
+                    notebook,
+                    timeout=600,
+                    store_widget_state=False,
+                    resources={"metadata": {"path": str(NBS)}},
+                ).execute()
+            # progress bars and warnings of libraries are no result,
+            for cell in filter(lambda c: c.cell_type == "code", notebook.cells):
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-                for output in cell.outputs:                                          # and a widget needs a kernel behind it
-                    if WIDGET in output.get("data", {}): output["data"] = {"text/plain": "Sliders: open this notebook in JupyterLab (`make lab`) and run it to move them."}
+                for output in cell.outputs:  # and a widget needs a kernel behind it
+                    if WIDGET in output.get("data", {}):
+                        output["data"] = {
+                            "text/plain": (
+                                "Sliders: open this notebook in JupyterLab (`make lab`) and run it"
+                                " to move them."
+                            )
+                        }
             nbformat.write(notebook, path)
             print(path.name, path.stat().st_size // 1024, "kB", flush=True)
-        for tool in ("nbdev-clean", "nbdev-export"): subprocess.run([str(Path(sys.executable).parent/tool)], cwd=ROOT, check=True)
-    (ROOT/"README.md").write_text(render_readme(ROOT))
+        for tool in ("nbdev-clean", "nbdev-export"):
+            subprocess.run([str(Path(sys.executable).parent / tool)], cwd=ROOT, check=True)
+    (ROOT / "README.md").write_text(render_readme(ROOT))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,19 @@
-"""Bad input, kind by kind: each gets one line that names file, row and remedy, or is dropped and counted, or is harmless and read as it should be.
+"""Bad input, kind by kind: each gets one line that names file, row and remedy, or is dropped and
+counted, or is harmless and read as it should be.
 
-Every kind is made in a small s-Aff-Wild2 folder that is in order but for it, and read as a user would: `affnb check FOLDER`.
-Whatever is found, the folder is left as it was, and nothing outside it is read."""
-import hashlib, io, os, re, resource, shutil, subprocess, sys
+Every kind is made in a small s-Aff-Wild2 folder that is in order but for it, and read as a user
+would: `affnb check FOLDER`.
+Whatever is found, the folder is left as it was, and nothing outside it is read.
+"""
+
+import hashlib
+import io
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 import numpy as np
 import psutil
@@ -19,15 +30,22 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def folder(tmp_path):
     "Four training videos of three frames, one validation video of three: in order."
-    home = tmp_path/"data"
+    home = tmp_path / "data"
     for video in "abcde":
-        (home/"cropped_aligned"/video).mkdir(parents=True)
-        for i in range(3): Image.new("RGB", (24, 24), (60*i, 90, 120)).save(home/"cropped_aligned"/video/f"{i}.jpg")
-    rows = lambda videos: HEADER + "\n" + "".join(f"{v}/{i}.jpg,{FULL}\n" for v in videos for i in range(3))
-    (home/"training_set_annotations.txt").write_text(rows("abcd"))
-    (home/"validation_set_annotations.txt").write_text(rows("e"))
-    (tmp_path/"secret.txt").write_text("a secret that is no annotation\n")
-    (tmp_path/"outside").mkdir(); Image.new("RGB", (24, 24)).save(tmp_path/"outside"/"0.jpg")
+        (home / "cropped_aligned" / video).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (24, 24), (60 * i, 90, 120)).save(
+                home / "cropped_aligned" / video / f"{i}.jpg"
+            )
+
+    def rows(videos):
+        return HEADER + "\n" + "".join(f"{v}/{i}.jpg,{FULL}\n" for v in videos for i in range(3))
+
+    (home / "training_set_annotations.txt").write_text(rows("abcd"))
+    (home / "validation_set_annotations.txt").write_text(rows("e"))
+    (tmp_path / "secret.txt").write_text("a secret that is no annotation\n")
+    (tmp_path / "outside").mkdir()
+    Image.new("RGB", (24, 24)).save(tmp_path / "outside" / "0.jpg")
     return home
 
 
@@ -36,7 +54,15 @@ def state(folder):
     found = {}
     for path in sorted(Path(folder).rglob("*")):
         info = path.lstat()
-        found[str(path.relative_to(folder))] = info.st_mode, info.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and info.st_size < 1e7 else info.st_size
+        found[str(path.relative_to(folder))] = (
+            info.st_mode,
+            info.st_mtime_ns,
+            (
+                hashlib.sha256(path.read_bytes()).hexdigest()
+                if path.is_file() and info.st_size < 1e7
+                else info.st_size
+            ),
+        )
     return found
 
 
@@ -47,7 +73,9 @@ def checked(folder, capsys):
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.strip()]
     assert state(folder) == before
-    assert len(errors) == (code != 0) and "Traceback" not in said.err and "a secret" not in said.out + said.err, said.err
+    assert len(errors) == (code != 0), said.err
+    assert "Traceback" not in said.err, said.err
+    assert "a secret" not in said.out + said.err, said.err
     return code, said.out, errors[0] if errors else ""
 
 
@@ -60,49 +88,76 @@ def counted(out):
 
 def rewrite(change):
     "Does something to the text of the training list."
+
     def spoil(folder):
-        path = folder/"training_set_annotations.txt"
+        path = folder / "training_set_annotations.txt"
         made = change(path.read_text())
         path.write_bytes(made if isinstance(made, bytes) else made.encode())
+
     return spoil
+
 
 def row(text, n=5):  # of the list, from 1; 1 is the header
     "Puts a row in the place of one, which is line 5: b/0.jpg."
-    return rewrite(lambda known: "\n".join(text if i == n else line for i, line in enumerate(known.splitlines(), 1)) + "\n")
+    return rewrite(
+        lambda known: (
+            "\n".join(text if i == n else line for i, line in enumerate(known.splitlines(), 1))
+            + "\n"
+        )
+    )
+
 
 def field(column, value):  # 0 valence, 1 arousal, 2 expression, 3 AU1, ...
-    values = FULL.split(","); values[column] = value
+    values = FULL.split(",")
+    values[column] = value
     return row("b/0.jpg," + ",".join(values))
 
-def also(*rows): return rewrite(lambda known: known + "".join(f"{r}\n" for r in rows))
+
+def also(*rows):
+    return rewrite(lambda known: known + "".join(f"{r}\n" for r in rows))
+
 
 def linked(target, name):
     def spoil(folder):
-        path = folder/name
-        if path.is_dir(): shutil.rmtree(path)
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
         path.unlink(missing_ok=True)
-        path.symlink_to((folder.parent/target) if not target.startswith("/") else target)
+        path.symlink_to((folder.parent / target) if not target.startswith("/") else target)
+
     return spoil
+
 
 AT = "training_set_annotations.txt, line 5: "
 LIST = "training_set_annotations.txt"
-REFUSED = {   # kind: (how, words of the line)
+REFUSED = {  # kind: (how, words of the line)
     "an empty list": (rewrite(lambda t: ""), [LIST, "empty", HEADER]),
     "blank lines alone": (rewrite(lambda t: "\n \n\n"), [LIST, "empty"]),
     "a header alone": (rewrite(lambda t: HEADER + "\n"), [LIST, "no rows"]),
     "no header": (rewrite(lambda t: t.split("\n", 1)[1]), [LIST, "line 1", "no header", HEADER]),
-    "a header in another order": (rewrite(lambda t: t.replace("valence,arousal", "arousal,valence")), [LIST, "line 1", "header is", HEADER]),
-    "a header with a name a unit": (rewrite(lambda t: t.replace("aus", "AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26")), [LIST, "line 1", "header is"]),
+    "a header in another order": (
+        rewrite(lambda t: t.replace("valence,arousal", "arousal,valence")),
+        [LIST, "line 1", "header is", HEADER],
+    ),
+    "a header with a name a unit": (
+        rewrite(
+            lambda t: t.replace("aus", "AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26")
+        ),
+        [LIST, "line 1", "header is"],
+    ),
     "semicolons": (rewrite(lambda t: t.replace(",", ";")), [LIST, "line 1", "no header"]),
     "tabs": (rewrite(lambda t: t.replace(",", "\t")), [LIST, "line 1", "no header"]),
     "15 columns": (row("b/0.jpg," + FULL[:-2]), [AT, "15 value(s)", "must be 16"]),
     "17 columns": (row("b/0.jpg," + FULL + ",0"), [AT, "17 value(s)", "must be 16"]),
     "a name alone": (row("b/0.jpg"), [AT, "1 value(s)"]),
-    "decimal commas": (row('b/0.jpg,"0,25",-0.5,4' + ",0"*12), [AT, "17 value(s)"]),
+    "decimal commas": (row('b/0.jpg,"0,25",-0.5,4' + ",0" * 12), [AT, "17 value(s)"]),
     "a path in quotes": (row(f'"b/0.jpg",{FULL}'), [AT, "image", "without quotes"]),
     "a value in quotes": (field(0, '"0.25"'), [AT, "valence", "not a number"]),
     "UTF-16, as Windows has it": (rewrite(lambda t: t.encode("utf-16")), [LIST, "not UTF-8"]),
-    "UTF-16 without a mark": (rewrite(lambda t: t.encode("utf-16-be")), [LIST, "line 1", "save the file as UTF-8"]),
+    "UTF-16 without a mark": (
+        rewrite(lambda t: t.encode("utf-16-be")),
+        [LIST, "line 1", "save the file as UTF-8"],
+    ),
     "Latin-1": (rewrite(lambda t: t.replace("b/0", "bé/0").encode("latin-1")), [LIST, "not UTF-8"]),
     "a picture for a list": (rewrite(lambda t: b"\x89PNG\r\n\x1a\n\0\0"), [LIST, "not UTF-8"]),
     "a NUL in a value": (field(0, "0.2\0"), [AT, "valence", "not a number"]),
@@ -110,7 +165,7 @@ REFUSED = {   # kind: (how, words of the line)
     "a control character in a path": (row(f"b/0\x1b[31m.jpg,{FULL}"), [AT, "image"]),
     "an empty value": (field(1, ""), [AT, "arousal = ''", "not a number"]),
     "a word": (field(2, "Happiness"), [AT, "expression = 'Happiness'", "mend or delete the row"]),
-    "a value of 4,000 letters": (field(2, "x"*4000), [AT, "4,000 characters"]),
+    "a value of 4,000 letters": (field(2, "x" * 4000), [AT, "4,000 characters"]),
     "NaN": (field(0, "nan"), [AT, "valence = 'nan'"]),
     "infinity": (field(0, "inf"), [AT, "valence = inf", "[-1, 1]", "-5 where missing"]),
     "minus infinity": (field(1, "-inf"), [AT, "arousal = -inf"]),
@@ -128,7 +183,10 @@ REFUSED = {   # kind: (how, words of the line)
     "half a unit": (field(7, "0.5"), [AT, "AU7 = 0.5", "0 or 1"]),
     "unit 2": (field(14, "2"), [AT, "AU26 = 2"]),
     "unit -5": (field(14, "-5"), [AT, "AU26 = -5"]),
-    "an absolute path": (row(f"/etc/passwd,{FULL}"), [AT, "image = '/etc/passwd'", "below cropped_aligned/"]),
+    "an absolute path": (
+        row(f"/etc/passwd,{FULL}"),
+        [AT, "image = '/etc/passwd'", "below cropped_aligned/"],
+    ),
     "a way up": (row(f"b/../../0.jpg,{FULL}"), [AT, "image"]),
     "a way up at the start": (row(f"../../secret.txt,{FULL}"), [AT, "image"]),
     "a dot for a folder": (row(f"./b/0.jpg,{FULL}"), [AT, "image"]),
@@ -137,29 +195,60 @@ REFUSED = {   # kind: (how, words of the line)
     "a drive": (row(f"C:/b/0.jpg,{FULL}"), [AT, "image"]),
     "no folder": (row(f"0.jpg,{FULL}"), [AT, "video/frame.jpg"]),
     "an empty name": (row(f",{FULL}"), [AT, "image = ''"]),
-    "a name of 4,000 letters without a folder": (row("x"*4000 + f".jpg,{FULL}"), [AT, "4,004 characters"]),
-    "no list": (lambda f: (f/LIST).unlink(), [LIST, "is missing"]),
-    "a folder for a list": (lambda f: ((f/LIST).unlink(), (f/LIST).mkdir()), [LIST, "is missing"]),
-    "a pipe for a list": (lambda f: ((f/LIST).unlink(), os.mkfifo(f/LIST)), [LIST, "is missing"]),
-    "no pictures": (lambda f: shutil.rmtree(f/"cropped_aligned"), ["cropped_aligned"]),
-    "no listed picture": (lambda f: [p.unlink() for v in "abcd" for p in (f/"cropped_aligned"/v).iterdir()], [LIST, "no listed image", "a/0.jpg", "unpack"]),
-    "no picture that can be decoded": (lambda f: [p.write_bytes(b"no") for p in f.rglob("*.jpg")], ["can be decoded", "a/0.jpg"]),
+    "a name of 4,000 letters without a folder": (
+        row("x" * 4000 + f".jpg,{FULL}"),
+        [AT, "4,004 characters"],
+    ),
+    "no list": (lambda f: (f / LIST).unlink(), [LIST, "is missing"]),
+    "a folder for a list": (
+        lambda f: ((f / LIST).unlink(), (f / LIST).mkdir()),
+        [LIST, "is missing"],
+    ),
+    "a pipe for a list": (
+        lambda f: ((f / LIST).unlink(), os.mkfifo(f / LIST)),
+        [LIST, "is missing"],
+    ),
+    "no pictures": (lambda f: shutil.rmtree(f / "cropped_aligned"), ["cropped_aligned"]),
+    "no listed picture": (
+        lambda f: [p.unlink() for v in "abcd" for p in (f / "cropped_aligned" / v).iterdir()],
+        [LIST, "no listed image", "a/0.jpg", "unpack"],
+    ),
+    "no picture that can be decoded": (
+        lambda f: [p.write_bytes(b"no") for p in f.rglob("*.jpg")],
+        ["can be decoded", "a/0.jpg"],
+    ),
     "a video in both lists": (also(f"e/0.jpg,{FULL}"), ["'e'", "train list"]),
-    "no label at all": (rewrite(lambda t: t.replace(FULL, "-5,-5,-1" + ",-1"*12)), [LIST, "no frame has a label"]),
-    "too few videos": (rewrite(lambda t: "\n".join(line for line in t.splitlines() if line[0] in "ia") + "\n"), [LIST, "too few", "at least 3"]),
-    "a picture that is a link out": (linked("outside/0.jpg", "cropped_aligned/b/0.jpg"), ["cropped_aligned/b/0.jpg", "leads to", "nothing outside is read"]),
-    "a video that is a link out": (linked("outside", "cropped_aligned/b"), ["cropped_aligned/b", "leads to"]),
+    "no label at all": (
+        rewrite(lambda t: t.replace(FULL, "-5,-5,-1" + ",-1" * 12)),
+        [LIST, "no frame has a label"],
+    ),
+    "too few videos": (
+        rewrite(lambda t: "\n".join(line for line in t.splitlines() if line[0] in "ia") + "\n"),
+        [LIST, "too few", "at least 3"],
+    ),
+    "a picture that is a link out": (
+        linked("outside/0.jpg", "cropped_aligned/b/0.jpg"),
+        ["cropped_aligned/b/0.jpg", "leads to", "nothing outside is read"],
+    ),
+    "a video that is a link out": (
+        linked("outside", "cropped_aligned/b"),
+        ["cropped_aligned/b", "leads to"],
+    ),
     "a list that is a link out": (linked("secret.txt", LIST), [LIST, "leads to"]),
     "a list that is a link to a system's file": (linked("/etc/passwd", LIST), [LIST, "leads to"]),
 }
+
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_used_is_named_with_a_remedy(kind, folder, capsys):
     spoil, words = REFUSED[kind]
     spoil(folder)
     code, _, line = checked(folder, capsys)
-    assert code == 1 and line.startswith("affnb: ") and len(line) < 600
-    for word in words: assert word in line, line
+    assert code == 1
+    assert line.startswith("affnb: ")
+    assert len(line) < 600
+    for word in words:
+        assert word in line, line
 
 
 def bytes_of(picture, kind, **options):
@@ -167,37 +256,103 @@ def bytes_of(picture, kind, **options):
     picture.save(made, kind, **options)
     return made.getvalue()
 
-def picture(mode="RGB", size=(24, 24), colour=None): return Image.new(mode, size, colour if colour is not None else {"RGB": (200, 120, 40), "L": 200, "P": 3, "CMYK": (0, 0, 0, 55), "RGBA": (200, 120, 40, 255), "1": 1, "I;16": 200*257}[mode])
 
-def put(made): return lambda folder: (folder/"cropped_aligned/b/0.jpg").write_bytes(made() if callable(made) else made)
+def picture(mode="RGB", size=(24, 24), colour=None):
+    return Image.new(
+        mode,
+        size,
+        (
+            colour
+            if colour is not None
+            else {
+                "RGB": (200, 120, 40),
+                "L": 200,
+                "P": 3,
+                "CMYK": (0, 0, 0, 55),
+                "RGBA": (200, 120, 40, 255),
+                "1": 1,
+                "I;16": 200 * 257,
+            }[mode]
+        ),
+    )
+
+
+def put(made):
+    return lambda folder: (folder / "cropped_aligned/b/0.jpg").write_bytes(
+        made() if callable(made) else made
+    )
+
 
 def bomb():
     "A PNG of 30,000 x 30,000 pixels in some kilobytes."
-    import struct, zlib
-    part = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 1, 0, 0, 0, 0)) + part(b"IDAT", zlib.compress(bytes(3751*30000))) + part(b"IEND", b"")
+    import struct
+    import zlib
 
-DROPPED = {   # kind: (how, the column of `affnb check` that counts it)
+    def part(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + part(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 1, 0, 0, 0, 0))
+        + part(b"IDAT", zlib.compress(bytes(3751 * 30000)))
+        + part(b"IEND", b"")
+    )
+
+
+DROPPED = {  # kind: (how, the column of `affnb check` that counts it)
     "zero bytes": (put(b""), "undecodable"),
     "a cut JPEG": (put(lambda: bytes_of(picture(size=(200, 200)), "JPEG")[:700]), "undecodable"),
     "a cut PNG": (put(lambda: bytes_of(picture(size=(200, 200)), "PNG")[:100]), "undecodable"),
     "text for a picture": (put(b"not a picture"), "undecodable"),
-    "HTML for a picture": (put(b"<!DOCTYPE html><html><body>404 Not Found</body></html>"), "undecodable"),
+    "HTML for a picture": (
+        put(b"<!DOCTYPE html><html><body>404 Not Found</body></html>"),
+        "undecodable",
+    ),
     "SVG": (put(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "undecodable"),
-    "PostScript, for which another program would be started": (put(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 24\n%%EndComments\nshowpage\n"), "undecodable"),
-    "numbers without a range": (put(lambda: bytes_of(Image.fromarray(np.full((24, 24), .5, np.float32)), "TIFF")), "undecodable"),
+    "PostScript, for which another program would be started": (
+        put(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 24\n%%EndComments\nshowpage\n"),
+        "undecodable",
+    ),
+    "numbers without a range": (
+        put(lambda: bytes_of(Image.fromarray(np.full((24, 24), 0.5, np.float32)), "TIFF")),
+        "undecodable",
+    ),
     "1 x 1": (put(lambda: bytes_of(picture(size=(1, 1)), "JPEG")), "undecodable"),
     "30,000 x 30,000": (put(bomb), "undecodable"),
-    "a file that is not there": (lambda f: (f/"cropped_aligned/b/0.jpg").unlink(), "absent"),
-    "a folder for a picture": (lambda f: ((f/"cropped_aligned/b/0.jpg").unlink(), (f/"cropped_aligned/b/0.jpg").mkdir()), "absent"),
-    "a pipe for a picture": (lambda f: ((f/"cropped_aligned/b/0.jpg").unlink(), os.mkfifo(f/"cropped_aligned/b/0.jpg")), "absent"),
-    "a link to itself": (linked("data/cropped_aligned/b/0.jpg", "cropped_aligned/b/0.jpg"), "absent"),
-    "a link to nothing": (linked("data/cropped_aligned/b/nothing.jpg", "cropped_aligned/b/0.jpg"), "absent"),
-    "a name of 4,000 letters": (row("b/" + "x"*4000 + f".jpg,{FULL}"), "absent"),
-    "a video of 4,000 letters": (row("b"*4000 + f"/0.jpg,{FULL}"), "absent"),
+    "a file that is not there": (lambda f: (f / "cropped_aligned/b/0.jpg").unlink(), "absent"),
+    "a folder for a picture": (
+        lambda f: (
+            (f / "cropped_aligned/b/0.jpg").unlink(),
+            (f / "cropped_aligned/b/0.jpg").mkdir(),
+        ),
+        "absent",
+    ),
+    "a pipe for a picture": (
+        lambda f: (
+            (f / "cropped_aligned/b/0.jpg").unlink(),
+            os.mkfifo(f / "cropped_aligned/b/0.jpg"),
+        ),
+        "absent",
+    ),
+    "a link to itself": (
+        linked("data/cropped_aligned/b/0.jpg", "cropped_aligned/b/0.jpg"),
+        "absent",
+    ),
+    "a link to nothing": (
+        linked("data/cropped_aligned/b/nothing.jpg", "cropped_aligned/b/0.jpg"),
+        "absent",
+    ),
+    "a name of 4,000 letters": (row("b/" + "x" * 4000 + f".jpg,{FULL}"), "absent"),
+    "a video of 4,000 letters": (row("b" * 4000 + f"/0.jpg,{FULL}"), "absent"),
     "a row twice": (also(f"b/0.jpg,{FULL}"), "duplicates"),
-    "a row twice with other labels": (also(f"b/0.jpg,{FULL.replace('0.25', '0.26')}"), "conflicting"),
+    "a row twice with other labels": (
+        also(f"b/0.jpg,{FULL.replace('0.25', '0.26')}"),
+        "conflicting",
+    ),
 }
+
 
 @pytest.mark.parametrize("kind", DROPPED)
 def test_what_can_be_done_without_is_dropped_and_counted(kind, folder, tmp_path, capsys):
@@ -205,23 +360,50 @@ def test_what_can_be_done_without_is_dropped_and_counted(kind, folder, tmp_path,
     spoil(folder)
     code, out, _ = checked(folder, capsys)
     counts = counted(out)
-    assert code == 0 and counts["train"][column] == "1" and counts["validation"][column] == "0", out
-    assert column == "duplicates" or "b" in out.splitlines()[-1] and len(out.splitlines()[-1]) < 5000   # and it is named
-    pack(folder, tmp_path/"packed", 16)
-    found = open_packed(tmp_path/"packed")
-    assert len(found.frames) == 15 - (column in ("undecodable", "absent")) and found.manifest["counts"]["train"][column] == 1
+    assert code == 0, out
+    assert counts["train"][column] == "1", out
+    assert counts["validation"][column] == "0", out
+    # and it is named
+    assert (
+        column == "duplicates" or "b" in out.splitlines()[-1] and len(out.splitlines()[-1]) < 5000
+    )
+    pack(folder, tmp_path / "packed", 16)
+    found = open_packed(tmp_path / "packed")
+    assert len(found.frames) == 15 - (column in ("undecodable", "absent"))
+    assert found.manifest["counts"]["train"][column] == 1
 
 
-HARMLESS = {   # kind: (how, the grey of b/0.jpg, or None)
+HARMLESS = {  # kind: (how, the grey of b/0.jpg, or None)
     "a byte order mark": (rewrite(lambda t: b"\xef\xbb\xbf" + t.encode()), None),
     "lines of Windows": (rewrite(lambda t: t.replace("\n", "\r\n")), None),
     "lines of old Macs": (rewrite(lambda t: t.replace("\n", "\r")), None),
-    "blank lines and spaces": (rewrite(lambda t: "\n\n" + t.replace(",", " , ").replace("\n", "\n\n")), None),
+    "blank lines and spaces": (
+        rewrite(lambda t: "\n\n" + t.replace(",", " , ").replace("\n", "\n\n")),
+        None,
+    ),
     "no newline at the end": (rewrite(str.rstrip), None),
     "decimals for whole numbers": (rewrite(lambda t: t.replace(",4,1,0", ",4.0,1.0,0e0")), None),
-    "a name with spaces": (lambda f: ((f/"cropped_aligned/b").rename(f/"cropped_aligned/b and c"), rewrite(lambda t: t.replace("b/", "b and c/"))(f)), None),
-    "letters of all the world": (lambda f: ((f/"cropped_aligned/b").rename(f/"cropped_aligned/Gesichter-é-顔-😀"), rewrite(lambda t: t.replace("b/", "Gesichter-é-顔-😀/"))(f)), None),
-    "names that look like commands": (lambda f: ((f/"cropped_aligned/b").rename(f/"cropped_aligned/$(touch x);'&*?"), rewrite(lambda t: t.replace("b/", "$(touch x);'&*?/"))(f)), None),
+    "a name with spaces": (
+        lambda f: (
+            (f / "cropped_aligned/b").rename(f / "cropped_aligned/b and c"),
+            rewrite(lambda t: t.replace("b/", "b and c/"))(f),
+        ),
+        None,
+    ),
+    "letters of all the world": (
+        lambda f: (
+            (f / "cropped_aligned/b").rename(f / "cropped_aligned/Gesichter-é-顔-😀"),
+            rewrite(lambda t: t.replace("b/", "Gesichter-é-顔-😀/"))(f),
+        ),
+        None,
+    ),
+    "names that look like commands": (
+        lambda f: (
+            (f / "cropped_aligned/b").rename(f / "cropped_aligned/$(touch x);'&*?"),
+            rewrite(lambda t: t.replace("b/", "$(touch x);'&*?/"))(f),
+        ),
+        None,
+    ),
     "PNG called jpg": (put(lambda: bytes_of(picture(), "PNG")), (200, 120, 40)),
     "WebP called jpg": (put(lambda: bytes_of(picture(), "WEBP", lossless=True)), (200, 120, 40)),
     "CMYK": (put(lambda: bytes_of(picture("CMYK"), "JPEG")), (200, 200, 200)),
@@ -229,131 +411,300 @@ HARMLESS = {   # kind: (how, the grey of b/0.jpg, or None)
     "16 bits of grey": (put(lambda: bytes_of(picture("I;16"), "PNG")), (200, 200, 200)),
     "alpha": (put(lambda: bytes_of(picture("RGBA"), "PNG")), (200, 120, 40)),
     "black and white": (put(lambda: bytes_of(picture("1"), "PNG")), (255, 255, 255)),
-    "an animation": (put(lambda: bytes_of(picture(), "GIF", save_all=True, append_images=[picture(colour=(0, 0, 0))])), (200, 120, 40)),
-    "a long and narrow picture": (put(lambda: bytes_of(picture(size=(400, 9)), "PNG")), (200, 120, 40)),
-    "a link within the folder": (linked("data/cropped_aligned/c/0.jpg", "cropped_aligned/b/0.jpg"), None),
+    "an animation": (
+        put(
+            lambda: bytes_of(
+                picture(), "GIF", save_all=True, append_images=[picture(colour=(0, 0, 0))]
+            )
+        ),
+        (200, 120, 40),
+    ),
+    "a long and narrow picture": (
+        put(lambda: bytes_of(picture(size=(400, 9)), "PNG")),
+        (200, 120, 40),
+    ),
+    "a link within the folder": (
+        linked("data/cropped_aligned/c/0.jpg", "cropped_aligned/b/0.jpg"),
+        None,
+    ),
 }
+
 
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_is_harmless_is_read_as_it_is_meant(kind, folder, tmp_path, capsys):
     spoil, colour = HARMLESS[kind]
     spoil(folder)
     code, out, _ = checked(folder, capsys)
-    assert code == 0 and all(counted(out)["train"][column] == "0" for column in ("duplicates", "conflicting", "absent", "undecodable")), out
-    pack(folder, tmp_path/"packed", 16)
-    found = open_packed(tmp_path/"packed")
-    assert len(found.frames) == 15 and not (Path.cwd()/"x").exists()
-    if colour: assert abs(found.frames[3].astype(int) - np.array(colour)).max() <= 4, found.frames[3, 8, 8]
+    assert code == 0, out
+    assert all(
+        counted(out)["train"][column] == "0"
+        for column in ("duplicates", "conflicting", "absent", "undecodable")
+    ), out
+    pack(folder, tmp_path / "packed", 16)
+    found = open_packed(tmp_path / "packed")
+    assert len(found.frames) == 15
+    assert not (Path.cwd() / "x").exists()
+    if colour:
+        assert abs(found.frames[3].astype(int) - np.array(colour)).max() <= 4, found.frames[3, 8, 8]
 
 
 def test_a_picture_taken_on_its_side_is_set_upright(tmp_path):
     side = picture(size=(40, 40), colour=(0, 0, 0))
-    ImageDraw.Draw(side).rectangle((0, 0, 12, 39), fill=(255, 255, 255))   # white on the left, as the sensor saw it
-    exif = Image.Exif(); exif[0x0112] = 6                                  # to be turned by a quarter, clockwise
-    side.save(tmp_path/"side.jpg", exif=exif, quality=95)
-    pixels = np.frombuffer(decode_image(tmp_path/"side.jpg", 40), np.uint8).reshape(40, 40, 3)
-    assert pixels[:8].mean() > 200 and pixels[20:].mean() < 30             # white on top
+    # white on the left, as the sensor saw it
+    ImageDraw.Draw(side).rectangle((0, 0, 12, 39), fill=(255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    side.save(tmp_path / "side.jpg", exif=exif, quality=95)
+    pixels = np.frombuffer(decode_image(tmp_path / "side.jpg", 40), np.uint8).reshape(40, 40, 3)
+    # white on top
+    assert pixels[:8].mean() > 200
+    assert pixels[20:].mean() < 30
 
 
-def test_at_least_sixty_kinds(): assert len(REFUSED) + len(DROPPED) + len(HARMLESS) >= 90
+def test_at_least_sixty_kinds():
+    assert len(REFUSED) + len(DROPPED) + len(HARMLESS) >= 90
 
 
 # ---------------------------------------------------------------- settings, parameters
-SETTINGS = [("lr=inf", "finite"), ("lr=nan", "above 0"), ("lr=-1", "above 0"), ("lr=1e-5x", "float"), ("epochs=2.5", "int"), ("epochs=1e3", "int"), ("epochs=", "int"), ("=3", "unknown setting"), ("epochs", "name=value"),
-            ("checkpoint_seconds=-1", "at least 0"), ("bootstrap=0", "above 0"), ("fold=6", "1 to 5"), ("seeds=0,0", "different"), ("seeds=-3", "from 0 up"), ("tasks=", "empty"), ("tasks=AU,FACES", "must be one of"),
-            ("fused=AU;EXPR", "must be one of"), ("finetune_encoder=yes please", "bool"), ("mae_mask_ratio=1", "[0, 1)"), ("augment=windows", "did you mean `window`"), ("device=gpu", "must be one of"),
-            ("encoder=__import__('os').system('touch x')", "encoder"), ("encoder=resnet50", "encoder"), ("patch_size=5", "patch_size"), ("width=7", "width"), ("pretrained=/etc/passwd", "pretrained")]
+SETTINGS = [
+    ("lr=inf", "finite"),
+    ("lr=nan", "above 0"),
+    ("lr=-1", "above 0"),
+    ("lr=1e-5x", "float"),
+    ("epochs=2.5", "int"),
+    ("epochs=1e3", "int"),
+    ("epochs=", "int"),
+    ("=3", "unknown setting"),
+    ("epochs", "name=value"),
+    ("checkpoint_seconds=-1", "at least 0"),
+    ("bootstrap=0", "above 0"),
+    ("fold=6", "1 to 5"),
+    ("seeds=0,0", "different"),
+    ("seeds=-3", "from 0 up"),
+    ("tasks=", "empty"),
+    ("tasks=AU,FACES", "must be one of"),
+    ("fused=AU;EXPR", "must be one of"),
+    ("finetune_encoder=yes please", "bool"),
+    ("mae_mask_ratio=1", "[0, 1)"),
+    ("augment=windows", "did you mean `window`"),
+    ("device=gpu", "must be one of"),
+    ("encoder=__import__('os').system('touch x')", "encoder"),
+    ("encoder=resnet50", "encoder"),
+    ("patch_size=5", "patch_size"),
+    ("width=7", "width"),
+    ("pretrained=/etc/passwd", "pretrained"),
+]
+
 
 @pytest.mark.parametrize("setting, word", SETTINGS, ids=[s for s, _ in SETTINGS])
 def test_a_setting_that_makes_no_sense_is_refused(setting, word, tmp_path, capsys):
-    code = main(["reproduce", "--profile", "tiny", "--set", setting, "--out", str(tmp_path/"out"), "--dry-run"])
+    code = main(
+        [
+            "reproduce",
+            "--profile",
+            "tiny",
+            "--set",
+            setting,
+            "--out",
+            str(tmp_path / "out"),
+            "--dry-run",
+        ]
+    )
     lines = capsys.readouterr().err.strip().splitlines()
-    assert code in (1, 2) and len(lines) == 1 and lines[0].startswith("affnb: ") and word in lines[0], lines
-    assert not (tmp_path/"out").exists() and not Path("x").exists()
+    assert code in (1, 2), lines
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("affnb: "), lines
+    assert word in lines[0], lines
+    assert not (tmp_path / "out").exists()
+    assert not Path("x").exists()
 
-@pytest.mark.parametrize("text, word", [("", "unknown profile"), ("[tiny]\nepochs = 1\nepochs = 2\n", "cannot be read"), ("epochs = 1\n", "cannot be read"), ("[tiny]\nepohcs = 1\n", "did you mean `epochs`"), ("[tiny]\nepochs = many\n", "int"),
-                                        ("[tiny]\nepochs = %(seeds)s\n", "int"), ("\0\0", "cannot be read"), ("[smoke]\n", "unknown profile `tiny`")])
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("", "unknown profile"),
+        ("[tiny]\nepochs = 1\nepochs = 2\n", "cannot be read"),
+        ("epochs = 1\n", "cannot be read"),
+        ("[tiny]\nepohcs = 1\n", "did you mean `epochs`"),
+        ("[tiny]\nepochs = many\n", "int"),
+        ("[tiny]\nepochs = %(seeds)s\n", "int"),
+        ("\0\0", "cannot be read"),
+        ("[smoke]\n", "unknown profile `tiny`"),
+    ],
+)
 def test_a_settings_file_that_makes_no_sense_is_refused(text, word, tmp_path):
-    (tmp_path/"settings.ini").write_text(text)
-    with pytest.raises(AffnbError) as error: load_config("tiny", path=tmp_path/"settings.ini")
-    assert word in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "settings.ini").write_text(text)
+    with pytest.raises(AffnbError) as error:
+        load_config("tiny", path=tmp_path / "settings.ini")
+    assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
 
 @pytest.mark.parametrize("name", ["a{b}c", "a\nb"])
 def test_a_folder_that_snakemake_would_misread_is_refused(name, tmp_path, capsys):
-    assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path/name), "--dry-run"]) == 2
-    assert "choose another name" in capsys.readouterr().err and not (tmp_path/name).exists()
+    assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path / name), "--dry-run"]) == 2
+    assert "choose another name" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 # ---------------------------------------------------------------- checkpoints and weights
-WEIGHTS = [("cut", lambda p: p.write_bytes(p.read_bytes()[:-40])), ("empty", lambda p: p.write_bytes(b"")), ("no safetensors", lambda p: p.write_bytes(b"x"*200)), ("a header that promises too much", lambda p: p.write_bytes((1 << 60).to_bytes(8, "little") + b"{}"))]
+WEIGHTS = [
+    ("cut", lambda p: p.write_bytes(p.read_bytes()[:-40])),
+    ("empty", lambda p: p.write_bytes(b"")),
+    ("no safetensors", lambda p: p.write_bytes(b"x" * 200)),
+    (
+        "a header that promises too much",
+        lambda p: p.write_bytes((1 << 60).to_bytes(8, "little") + b"{}"),
+    ),
+]
+
 
 def a_pickle(path):
     import pickle
+
     class Evil:
-        def __reduce__(self): return os.system, (f"touch {path.parent/'run'}",)
+        def __reduce__(self):
+            return os.system, (f"touch {path.parent / 'run'}",)
+
     path.write_bytes(pickle.dumps(Evil()))
+
 
 @pytest.mark.parametrize("how", [*WEIGHTS, ("a pickle", a_pickle)], ids=lambda how: how[0])
 def test_a_file_of_weights_that_is_none_is_named(how, tmp_path):
     from torch import nn
     from affnb.model import load_weights, save_weights
     from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
-    model = nn.Linear(4, 3); optimizer = make_optimizer(model, .1, 0)
-    for name, write, read in (("weights", lambda p: save_weights(model, p), lambda p: load_weights(model, p)),
-                              ("last", lambda p: save_checkpoint(p, model, optimizer, key="k", history=[]), lambda p: load_checkpoint(p, model, optimizer, "k"))):
-        path = tmp_path/f"{name}.safetensors"
-        write(path); how[1](path)
-        with pytest.raises(AffnbError) as error: read(path)
-        assert str(path) in str(error.value) and "\n" not in str(error.value) and re.search("delete it|make it again", str(error.value))
-    assert not (tmp_path/"run").exists()   # nothing in it was carried out
 
-@pytest.mark.parametrize("how", [*WEIGHTS, ("a pickle", a_pickle), ("not there", Path.unlink)], ids=lambda how: how[0])
+    model = nn.Linear(4, 3)
+    optimizer = make_optimizer(model, 0.1, 0)
+    for name, write, read in (
+        ("weights", lambda p: save_weights(model, p), lambda p: load_weights(model, p)),
+        (
+            "last",
+            lambda p: save_checkpoint(p, model, optimizer, key="k", history=[]),
+            lambda p: load_checkpoint(p, model, optimizer, "k"),
+        ),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        write(path)
+        how[1](path)
+        with pytest.raises(AffnbError) as error:
+            read(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+        assert re.search("delete it|make it again", str(error.value))
+    assert not (tmp_path / "run").exists()  # nothing in it was carried out
+
+
+@pytest.mark.parametrize(
+    "how", [*WEIGHTS, ("a pickle", a_pickle), ("not there", Path.unlink)], ids=lambda how: how[0]
+)
 def test_features_and_predictions_that_cannot_be_read_are_named(how, tmp_path):
     from affnb.heads import predictions_of, stored_features
     from toy import toy_run
-    run = toy_run(tmp_path)
-    features, predictions = (tmp_path/"seed0"/"joint"/f"{name}.safetensors" for name in ("features", "predictions"))
-    shutil.copyfile(features, predictions)   # a safetensors file, too
-    for path, read in ((features, lambda: stored_features(run, "joint", 0)), (predictions, lambda: predictions_of(run, "joint", 0))):
-        how[1](path)
-        with pytest.raises(AffnbError) as error: read()
-        assert str(path) in str(error.value) and "\n" not in str(error.value) and re.search("run the stage that writes it|make it again", str(error.value))
-    assert not (tmp_path/"run").exists() and not list(tmp_path.rglob("run"))
 
-@pytest.mark.parametrize("name, value", [("optimizer.0.exp_avg", (7, 7)), ("optimizer.x", (1,)), ("optimizer.99.exp_avg", (4, 3))])
+    run = toy_run(tmp_path)
+    features, predictions = (
+        tmp_path / "seed0" / "joint" / f"{name}.safetensors" for name in ("features", "predictions")
+    )
+    shutil.copyfile(features, predictions)  # a safetensors file, too
+    for path, read in (
+        (features, lambda: stored_features(run, "joint", 0)),
+        (predictions, lambda: predictions_of(run, "joint", 0)),
+    ):
+        how[1](path)
+        with pytest.raises(AffnbError) as error:
+            read()
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+        assert re.search("run the stage that writes it|make it again", str(error.value))
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.rglob("run"))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("optimizer.0.exp_avg", (7, 7)), ("optimizer.x", (1,)), ("optimizer.99.exp_avg", (4, 3))],
+)
 def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_path):
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
     from torch import nn
     from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
-    path, model = tmp_path/"last.safetensors", nn.Linear(4, 3)
-    optimizer = make_optimizer(model, .1, 0)
-    model(torch.rand(2, 4)).sum().backward(); optimizer.step()
+
+    path = tmp_path / "last.safetensors"
+    model = nn.Linear(4, 3)
+    optimizer = make_optimizer(model, 0.1, 0)
+    model(torch.rand(2, 4)).sum().backward()
+    optimizer.step()
     save_checkpoint(path, model, optimizer, key="k", history=[])
-    with safe_open(path, "pt") as file: state = file.metadata()
+    with safe_open(path, "pt") as file:
+        state = file.metadata()
     save_file(load_file(path) | {name: torch.zeros(value)}, path, metadata=state)
-    with pytest.raises(AffnbError, match="no checkpoint that can be read") as error: load_checkpoint(path, model, make_optimizer(model, .1, 0), "k")
-    assert str(path) in str(error.value) and "delete it" in str(error.value)
+    with pytest.raises(AffnbError, match="no checkpoint that can be read") as error:
+        load_checkpoint(path, model, make_optimizer(model, 0.1, 0), "k")
+    assert str(path) in str(error.value)
+    assert "delete it" in str(error.value)
+
 
 def test_weights_of_another_shape_are_named(tmp_path):
     from torch import nn
     from affnb.model import load_weights, save_weights
     from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
-    small, large = nn.Linear(4, 3), nn.Linear(5, 3)
-    save_weights(small, tmp_path/"weights.safetensors"); save_checkpoint(tmp_path/"last.safetensors", small, make_optimizer(small, .1, 0), key="k", history=[])
-    for read in (lambda: load_weights(large, tmp_path/"weights.safetensors"), lambda: load_checkpoint(tmp_path/"last.safetensors", large, make_optimizer(large, .1, 0), "k")):
-        with pytest.raises(AffnbError, match=r"`weight` is \(3, 4\) there and \(3, 5\) in the model"): read()
-    assert load_checkpoint(tmp_path/"last.safetensors", large, make_optimizer(large, .1, 0), "another arm") is None   # that of another arm is nobody's business
+
+    small = nn.Linear(4, 3)
+    large = nn.Linear(5, 3)
+    save_weights(small, tmp_path / "weights.safetensors")
+    save_checkpoint(
+        tmp_path / "last.safetensors", small, make_optimizer(small, 0.1, 0), key="k", history=[]
+    )
+    for read in (
+        lambda: load_weights(large, tmp_path / "weights.safetensors"),
+        lambda: load_checkpoint(
+            tmp_path / "last.safetensors", large, make_optimizer(large, 0.1, 0), "k"
+        ),
+    ):
+        with pytest.raises(
+            AffnbError, match=r"`weight` is \(3, 4\) there and \(3, 5\) in the model"
+        ):
+            read()
+    # that of another arm is nobody's business
+    assert (
+        load_checkpoint(
+            tmp_path / "last.safetensors", large, make_optimizer(large, 0.1, 0), "another arm"
+        )
+        is None
+    )
 
 
 # ---------------------------------------------------------------- disk and memory
 def within(script, *words):
     "Runs a shell script with a file system of its own."
-    try: done = subprocess.run(["unshare", "--mount", "--map-root-user", "bash", "-euc", script, "bash", *map(str, words)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
-    except FileNotFoundError: pytest.skip("no `unshare` here: no file system of a few megabytes to fill")
-    if "unshare" in done.stderr or "mount:" in done.stderr: pytest.skip(f"no file system can be mounted here: {done.stderr.strip()[:80]}")
+    try:
+        done = subprocess.run(
+            [
+                "unshare",
+                "--mount",
+                "--map-root-user",
+                "bash",
+                "-euc",
+                script,
+                "bash",
+                *map(str, words),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=300,
+        )
+    except FileNotFoundError:
+        pytest.skip("no `unshare` here: no file system of a few megabytes to fill")
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()[:80]}")
     return done
+
 
 AFFNB = f"{sys.executable} -m affnb.cli"
 
@@ -361,20 +712,28 @@ WHOLE = """
 import json, re, sys
 from pathlib import Path
 from safetensors import safe_open
-files = [path for path in Path(sys.argv[1]).rglob("*") if path.is_file() and ".snakemake" not in path.parts]
+inside = Path(sys.argv[1]).rglob("*")
+files = [path for path in inside if path.is_file() and ".snakemake" not in path.parts]
 for path in files:
     if path.suffix in (".json", ".ipynb"): json.loads(path.read_text())
     if path.suffix == ".safetensors": safe_open(path, "numpy")
-print("left:", *(path for path in files if any(re.fullmatch(r"[.].+[.][a-z0-9_]{8}", part) for part in path.parts)))
+unfinished = re.compile(r"[.].+[.][a-z0-9_]{8}")
+print("left:", *(path for path in files if any(map(unfinished.fullmatch, path.parts))))
 """
 
+
 def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path):
-    "On a disk that grows, rendering, packing and training run out of room, each in its turn; each time the same command goes on, and what an earlier run has published stays."
+    """On a disk that grows, rendering, packing and training run out of room, each in its turn; each
+    time the same command goes on, and what an earlier run has published stays.
+    """
     run = f'{AFFNB} reproduce --profile tiny --out "$1/out"'
-    done = within(f"""
+    done = within(
+        f"""
 mount -t tmpfs -o size=700k none "$1"
 mkdir -p "$1/out/figures/tiny" "$1/out/data/records/tiny"
-for file in figures/tiny/table_headline.csv data/records/tiny/arm-joint-seed0.json; do echo '"earlier"' > "$1/out/$file"; done
+for file in figures/tiny/table_headline.csv data/records/tiny/arm-joint-seed0.json
+do echo '"earlier"' > "$1/out/$file"
+done
 for size in 700k 1500k 2500k; do
     mount -o remount,size=$size "$1"
     {run} || echo "exit $?"
@@ -385,65 +744,111 @@ mount -o remount,size=200m "$1"
 while kill -0 $! && ! grep -q 06_pretrain "$1/said"; do sleep .2; done
 kill -KILL $! || true
 cat "$1/said"
-cat "$1"/out/figures/tiny/* "$1"/out/data/records/tiny/*""", tmp_path)
+cat "$1"/out/figures/tiny/* "$1"/out/data/records/tiny/*""",
+        tmp_path,
+    )
     lines = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
-    assert done.stdout.count("exit 1") == 3 and len(lines) == 3 and all("make room" in line for line in lines) and "Traceback" not in done.stderr, done.stderr
-    assert done.stdout.count("left:\n") == 3 and done.stdout.splitlines()[-2:] == ['"earlier"']*2, done.stdout   # nothing half written; no tables of half a run
-    rules = [re.findall(r"\d+ s  (\S+)", part) for part in re.split("left:|affnb: tiny", done.stdout)]
+    assert done.stdout.count("exit 1") == 3, done.stderr
+    assert len(lines) == 3, done.stderr
+    assert all("make room" in line for line in lines), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    # nothing half written; no tables of half a run
+    assert done.stdout.count("left:\n") == 3, done.stdout
+    assert done.stdout.splitlines()[-2:] == ['"earlier"'] * 2, done.stdout
+    rules = [
+        re.findall(r"\d+ s  (\S+)", part) for part in re.split("left:|affnb: tiny", done.stdout)
+    ]
     made = [rule for part in rules for rule in part]
-    assert "06_pretrain-mae-seed0" in made and len(made) == len(set(made)), made   # with room it went on, and did nothing twice
+    # with room it went on, and did nothing twice
+    assert "06_pretrain-mae-seed0" in made and len(made) == len(set(made)), made
+
 
 def test_a_folder_that_is_read_only_is_named(tmp_path, folder):
-    done = within(f'mount -t tmpfs none "$1"; mkdir "$1/kept"; mount -o remount,ro "$1"; {AFFNB} reproduce --profile tiny --out "$1/out" || echo "exit $?"; {AFFNB} benchmark "$1/faces" --videos 6 --size 16 || echo "exit $?"; {AFFNB} check "$2"', tmp_path/"outside", folder)
+    done = within(
+        f'mount -t tmpfs none "$1"; mkdir "$1/kept"; mount -o remount,ro "$1"; {AFFNB} reproduce'
+        f' --profile tiny --out "$1/out" || echo "exit $?"; {AFFNB} benchmark "$1/faces" --videos 6'
+        f' --size 16 || echo "exit $?"; {AFFNB} check "$2"',
+        tmp_path / "outside",
+        folder,
+    )
     lines = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
-    assert done.stdout.count("exit 1") == 2 and len(lines) == 2 and all(str(tmp_path/"outside") in line and "choose a" in line for line in lines), done.stderr
+    assert done.stdout.count("exit 1") == 2, done.stderr
+    assert len(lines) == 2, done.stderr
+    assert all(str(tmp_path / "outside") in line and "choose a" in line for line in lines), (
+        done.stderr
+    )
+
 
 def test_input_on_a_read_only_disk_is_read(tmp_path, folder):
-    done = within(f'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; {AFFNB} check "$1"', folder)
+    done = within(
+        f'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; {AFFNB} check "$1"', folder
+    )
     assert done.returncode == 0 and done.stdout.split()[0] == "split", done.stderr
 
+
 def test_no_memory_for_the_packed_array_is_said(tmp_path, folder):
-    pack(folder, tmp_path/"packed", 16)
+    pack(folder, tmp_path / "packed", 16)
     program = f"""
 import resource, sys
 from pathlib import Path
 import psutil
 from affnb.core import AffnbError
 from affnb.data import open_packed
-resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + {1 << 26}, resource.RLIM_INFINITY))
+taken = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (taken + {1 << 26}, resource.RLIM_INFINITY))
 import numpy as np, os
 path = Path(sys.argv[1])/"frames.npy"
 with open(path, "r+b") as file:
-    np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=({1 << 20}, 16, 16, 3)))
+    header = dict(descr="|u1", fortran_order=False, shape=({1 << 20}, 16, 16, 3))
+    np.lib.format.write_array_header_1_0(file, header)
     file.truncate(128 + {1 << 20}*768)
 try: open_packed(sys.argv[1])
 except AffnbError as error: print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program, tmp_path/"packed"], cwd=ROOT, capture_output=True, text=True)
-    assert "no memory to open it" in done.stdout and "ulimit" in done.stdout and "delete" not in done.stdout, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "packed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "no memory to open it" in done.stdout, done.stdout + done.stderr
+    assert "ulimit" in done.stdout, done.stdout + done.stderr
+    assert "delete" not in done.stdout, done.stdout + done.stderr
+
 
 def test_want_of_memory_in_a_command_is_one_line(monkeypatch, capsys, folder):
     from affnb import cli
-    def hungry(folder): raise MemoryError("Unable to allocate 99. GiB for an array")
+
+    def hungry(folder):
+        raise MemoryError("Unable to allocate 99. GiB for an array")
+
     monkeypatch.setattr(cli, "check", hungry)
     assert main(["check", str(folder)]) == 1
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and "99. GiB" in line and "end other programs" in line
+    assert line.count("\n") == 1
+    assert "99. GiB" in line
+    assert "end other programs" in line
+
 
 def test_a_defect_of_our_own_is_one_line_too(monkeypatch, capsys):
     from affnb import cli
-    monkeypatch.setattr(cli, "check", lambda folder: 1/0)
-    assert main(["check", "x"]) == 1 and "report what the same command says with --debug" in capsys.readouterr().err
-    with pytest.raises(ZeroDivisionError): main(["--debug", "check", "x"])
+
+    monkeypatch.setattr(cli, "check", lambda folder: 1 / 0)
+    assert main(["check", "x"]) == 1
+    assert "report what the same command says with --debug" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "check", "x"])
 
 
 def test_ten_million_rows_are_read_or_refused(tmp_path):
     "Seventy times the real list: within 12 GB of memory, and the wrong row at its end is named."
-    if psutil.virtual_memory().available < 12 << 30: pytest.skip("less than 12 GB of memory are free here")
-    path = tmp_path/"list.txt"
+    if psutil.virtual_memory().available < 12 << 30:
+        pytest.skip("less than 12 GB of memory are free here")
+    path = tmp_path / "list.txt"
     with path.open("w") as file:
         file.write(HEADER + "\n")
-        for video in range(1000): file.write("".join(f"video{video}/{i:05d}.jpg,{FULL}\n" for i in range(10_000)))
+        for video in range(1000):
+            file.write("".join(f"video{video}/{i:05d}.jpg,{FULL}\n" for i in range(10_000)))
         file.write(f"video1000/00000.jpg,{FULL[:-1]}7\n")
     program = f"""
 import resource, sys
@@ -453,5 +858,9 @@ from affnb.data import read_annotations
 try: read_annotations(sys.argv[1])
 except AffnbError as error: print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, capture_output=True, text=True)
-    assert "line 10000002: AU26 = 7: must be 0 or 1" in done.stdout, done.stdout + done.stderr[-500:]
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "line 10000002: AU26 = 7: must be 0 or 1" in done.stdout, (
+        done.stdout + done.stderr[-500:]
+    )

@@ -1,5 +1,16 @@
-"""The chain as a whole, in a copy of the project: from nothing to the headline, again, after an edit, after a kill (on real faces: test_real_faces)."""
-import json, os, re, resource, shutil, signal, subprocess, sys, time
+"""The chain as a whole, in a copy of the project: from nothing to the headline, again, after an
+edit, after a kill (on real faces: test_real_faces).
+"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 import pandas as pd
 import pytest
@@ -9,93 +20,169 @@ from safetensors import safe_open
 from project import Project
 
 ARMS = ["scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive"]
-TABLES = ["pretraining", "training", "tasks", "fusion", "temporal", "losses", "whole"]   # of a profile with few arms
+# of a profile with few arms
+TABLES = ["pretraining", "training", "tasks", "fusion", "temporal", "losses", "whole"]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    made = Project(tmp_path_factory.mktemp("chain")/"affnb")
+    made = Project(tmp_path_factory.mktemp("chain") / "affnb")
     made.said = made.run("reproduce", "--profile", "tiny", "--cores", "2")
     return made
 
 
 def test_from_nothing_to_the_headline(project):
-    figures, records = project.root/"figures"/"tiny", project.root/"data"/"records"/"tiny"
-    table = pd.read_csv(figures/"table_headline.csv")
-    assert table["arm"].tolist()[:len(ARMS)] == ARMS and table["n_seeds"].eq(1).all()
+    figures = project.root / "figures" / "tiny"
+    records = project.root / "data" / "records" / "tiny"
+    table = pd.read_csv(figures / "table_headline.csv")
+    assert table["arm"].tolist()[: len(ARMS)] == ARMS
+    assert table["n_seeds"].eq(1).all()
     for score in ("AU", "EXPR", "valence", "arousal", "VA", "P"):
         assert table[[score, f"{score}_lo", f"{score}_hi"]].notna().all(axis=None)
-        assert (table[f"{score}_lo"] <= table[score]).all() and (table[score] <= table[f"{score}_hi"]).all()
-    for name in ("fig_data", "fig_faces", "fig_mae", "fig_curves", "fig_per_class", "fig_timeline", "fig_video"):
-        assert all((figures/f"{name}.{kind}").stat().st_size > 1000 for kind in ("svg", "png"))
-        beside = json.loads((figures/f"{name}.json").read_text())
-        assert beside["records"] and beside["versions"] and "commit" in beside and "config" in beside and "device" in beside
+        assert (table[f"{score}_lo"] <= table[score]).all()
+        assert (table[score] <= table[f"{score}_hi"]).all()
+    for name in (
+        "fig_data",
+        "fig_faces",
+        "fig_mae",
+        "fig_curves",
+        "fig_per_class",
+        "fig_timeline",
+        "fig_video",
+    ):
+        assert all((figures / f"{name}.{kind}").stat().st_size > 1000 for kind in ("svg", "png"))
+        beside = json.loads((figures / f"{name}.json").read_text())
+        assert beside["records"]
+        assert beside["versions"]
+        assert "commit" in beside
+        assert "config" in beside
+        assert "device" in beside
     for name in ("table_headline", "table_data", "table_cost", "table_bounds", "table_calibration"):
-        assert all((figures/f"{name}.{kind}").exists() for kind in ("csv", "md", "json"))
-    bounds = pd.read_csv(figures/"table_bounds.csv").set_index("arm")
-    assert bounds.loc["oracle-1", "P"] > max(bounds.loc[floor, "P"] for floor in ("trivial", "pixels")) and {"video-mean", "nearest", "nearest-leaked"} < set(bounds.index)
+        assert all((figures / f"{name}.{kind}").exists() for kind in ("csv", "md", "json"))
+    bounds = pd.read_csv(figures / "table_bounds.csv").set_index("arm")
+    assert bounds.loc["oracle-1", "P"] > max(
+        bounds.loc[floor, "P"] for floor in ("trivial", "pixels")
+    )
+    assert {"video-mean", "nearest", "nearest-leaked"} < set(bounds.index)
     assert {f"arm-{arm}-seed0.json" for arm in ARMS} <= {path.name for path in records.iterdir()}
-    assert "progressive" in project.said and str(figures) in project.said and "took" in project.said
+    assert "progressive" in project.said
+    assert str(figures) in project.said
+    assert "took" in project.said
 
 
 def test_what_a_score_does_not_tell_is_said(project):
-    "Nothing is learned in the tiny profile, and the command says so, as do table, record and notebook."
-    warnings = pd.read_csv(project.root/"figures"/"tiny"/"table_warnings.csv", dtype=str, keep_default_na=False)
-    assert len(warnings) > 5 and {"headline", "fusion", "training, on dev"} <= set(warnings["where"]) and f"{len(warnings)} warnings in all: {project.root/'figures'/'tiny'/'table_warnings.md'}" in project.said
+    """Nothing is learned in the tiny profile, and the command says so, as do table, record and
+    notebook.
+    """
+    warnings = pd.read_csv(
+        project.root / "figures" / "tiny" / "table_warnings.csv", dtype=str, keep_default_na=False
+    )
+    assert len(warnings) > 5
+    assert {"headline", "fusion", "training, on dev"} <= set(warnings["where"])
+    assert (
+        f"{len(warnings)} warnings in all:"
+        f" {project.root / 'figures' / 'tiny' / 'table_warnings.md'}" in project.said
+    )
     assert any("never" in line for line in warnings["warning"])
-    run = project.root/"data"/"runs"/"tiny"
-    said = json.loads((run/"records"/"train-EXPR-seed0.json").read_text())["warnings"]
-    shown = (run/"notebooks"/"07_separate-EXPR-seed0.ipynb").read_text()
-    assert said and 'role=\\"alert\\"' in shown and said[0].split(" (")[0] in shown
+    run = project.root / "data" / "runs" / "tiny"
+    said = json.loads((run / "records" / "train-EXPR-seed0.json").read_text())["warnings"]
+    shown = (run / "notebooks" / "07_separate-EXPR-seed0.ipynb").read_text()
+    assert said
+    assert 'role=\\"alert\\"' in shown
+    assert said[0].split(" (")[0] in shown
 
 
 def test_every_stage_is_the_real_one(project):
     from affnb.core import TUNING
-    records = {path.stem: json.loads(path.read_text()) for path in (project.root/"data"/"records"/"tiny").glob("train-*.json")}
+
+    records = {
+        path.stem: json.loads(path.read_text())
+        for path in (project.root / "data" / "records" / "tiny").glob("train-*.json")
+    }
     for stage in ("mae", "AU", "EXPR", "VA", "scratch", "joint", "progressive"):
         record = records[f"train-{stage}-seed0"]
-        assert record["frames_seen"] > 0 and record["parameters"] > 1000 and record["flops"] > 1000 and record["config"]["profile"] == "tiny" and record["seed"] == 0
-        assert {"hash", "content", "name", "source", "origin"} == set(record["data"]) and len(record["data"]["content"]) == 12 and {"python", "torch", "numpy", "pillow"} < set(record["versions"]) and record["device"].startswith("CPU")
-        assert {"processor", "instructions", "variables"} < set(record["machine"]) and record["machine"]["variables"].keys() <= set(TUNING) and {"commit", "dirty"} < set(record)   # None in this copy, which is no checkout (of one: test_cli)
-    start = lambda stage, name="model": dict(tensors(project.root/"data"/"runs"/"tiny"/"seed0"/stage/f"{name}.safetensors"))
-    assert any("attn" in key for key in start("joint")) and any(key.startswith("encoder.patch_embed") for key in start("mae"))
-    assert any("temporal" in key for key in start("progressive")) and any("fusion" in key for key in start("progressive"))
+        assert record["frames_seen"] > 0
+        assert record["parameters"] > 1000
+        assert record["flops"] > 1000
+        assert record["config"]["profile"] == "tiny"
+        assert record["seed"] == 0
+        assert {"hash", "content", "name", "source", "origin"} == set(record["data"])
+        assert len(record["data"]["content"]) == 12
+        assert {"python", "torch", "numpy", "pillow"} < set(record["versions"])
+        assert record["device"].startswith("CPU")
+        # None in this copy, which is no checkout (of one: test_cli)
+        assert {"processor", "instructions", "variables"} < set(record["machine"])
+        assert record["machine"]["variables"].keys() <= set(TUNING)
+        assert {"commit", "dirty"} < set(record)
+
+    def start(stage, name="model"):
+        return dict(
+            tensors(
+                project.root / "data" / "runs" / "tiny" / "seed0" / stage / f"{name}.safetensors"
+            )
+        )
+
+    assert any("attn" in key for key in start("joint"))
+    assert any(key.startswith("encoder.patch_embed") for key in start("mae"))
+    assert any("temporal" in key for key in start("progressive"))
+    assert any("fusion" in key for key in start("progressive"))
 
 
 def tensors(path):
     with safe_open(path, "pt") as file:
-        for key in file.keys(): yield key, file.get_tensor(key)
+        for key in file.keys():
+            yield key, file.get_tensor(key)
 
 
 def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
     from affnb.data import read_annotations
-    run = project.root/"data"/"runs"/"tiny"
-    assert len(list((run/"notebooks").glob("*.ipynb"))) == 1 + 3 + 6 + 1 + len(TABLES) + 1 + 1 + 1   # 06 to 12
-    listed = next((project.root/"data"/"benchmark").glob("*/MTL.txt"))
-    submission, wanted = read_annotations(run/"seed0"/"submission.txt"), read_annotations(listed)
-    assert submission["image"].tolist() == wanted["image"].drop_duplicates().tolist() and submission["valence"].notna().all()
+
+    run = project.root / "data" / "runs" / "tiny"
+    # 06 to 12
+    assert len(list((run / "notebooks").glob("*.ipynb"))) == 1 + 3 + 6 + 1 + len(TABLES) + 1 + 1 + 1
+    listed = next((project.root / "data" / "benchmark").glob("*/MTL.txt"))
+    submission = read_annotations(run / "seed0" / "submission.txt")
+    wanted = read_annotations(listed)
+    assert submission["image"].tolist() == wanted["image"].drop_duplicates().tolist()
+    assert submission["valence"].notna().all()
 
 
 def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
-    "Asked about the frames of validation videos, as crops: the predictions that are stored, but for features that were stored in half precision; and the command, about a folder."
+    """Asked about the frames of validation videos, as crops: the predictions that are stored, but
+    for features that were stored in half precision; and the command, about a folder.
+    """
     import numpy as np
     from affnb.core import EXPRESSIONS
     from affnb.predict import UNITS, load_model, predict
     from affnb.train import open_run, rows_of
-    model, run = load_model(project.root/"data"/"models"/"tiny"/"progressive"), open_run(project.root/"data"/"runs"/"tiny")
-    card = (project.root/"data"/"models"/"tiny"/"progressive"/"README.md").read_text()
-    assert model.about["arm"] == "progressive" and model.about["data"]["source"] == "synthetic" and "drawn faces only" in card and re.search(r"\.\d\d \[", card)
-    stored = dict(tensors(run.folder/"seed0"/"progressive"/"predictions.safetensors"))
+
+    model = load_model(project.root / "data" / "models" / "tiny" / "progressive")
+    run = open_run(project.root / "data" / "runs" / "tiny")
+    card = (project.root / "data" / "models" / "tiny" / "progressive" / "README.md").read_text()
+    assert model.about["arm"] == "progressive"
+    assert model.about["data"]["source"] == "synthetic"
+    assert "drawn faces only" in card
+    assert re.search(r"\.\d\d \[", card)
+    stored = dict(tensors(run.folder / "seed0" / "progressive" / "predictions.safetensors"))
     place = {row: k for k, row in enumerate(stored["rows"].tolist())}
     for _, video in list(rows_of(run, "validation").groupby("video"))[:3]:
         rows = video.sort_values("row")["row"].to_numpy()
-        table = predict(model, run.frames[rows], aligned=True)   # a tensor, as the run has it
+        table = predict(model, run.frames[rows], aligned=True)  # a tensor, as the run has it
         at = [place[row] for row in rows]
-        for task, columns in (("VA", ["valence", "arousal"]), ("EXPR", list(EXPRESSIONS)), ("AU", list(UNITS.values()))):
-            assert np.abs(table[columns].to_numpy() - stored[task][at].float().numpy()).max() < .01, task
-    faces = min((project.root/"data"/"benchmark").glob("*/cropped_aligned/*"))
-    said = project.run("predict", "data/models/tiny/progressive", str(faces), "--aligned", "-o", "answers.csv")
-    assert "drawn faces only" in said and len(pd.read_csv(project.root/"answers.csv")) == len(list(faces.iterdir()))
+        for task, columns in (
+            ("VA", ["valence", "arousal"]),
+            ("EXPR", list(EXPRESSIONS)),
+            ("AU", list(UNITS.values())),
+        ):
+            assert (
+                np.abs(table[columns].to_numpy() - stored[task][at].float().numpy()).max() < 0.01
+            ), task
+    faces = min((project.root / "data" / "benchmark").glob("*/cropped_aligned/*"))
+    said = project.run(
+        "predict", "data/models/tiny/progressive", str(faces), "--aligned", "-o", "answers.csv"
+    )
+    assert "drawn faces only" in said
+    assert len(pd.read_csv(project.root / "answers.csv")) == len(list(faces.iterdir()))
 
 
 def test_five_folds_and_their_average(project, tmp_path):
@@ -103,185 +190,370 @@ def test_five_folds_and_their_average(project, tmp_path):
     from dataclasses import replace
     from affnb.ablations import run_table
     from affnb.train import open_run
-    shutil.copytree(project.root/"data"/"runs"/"tiny", tmp_path/"tiny")
-    run = open_run(tmp_path/"tiny")
+
+    shutil.copytree(project.root / "data" / "runs" / "tiny", tmp_path / "tiny")
+    run = open_run(tmp_path / "tiny")
     record = run_table(replace(run, config=replace(run.config, ablations="more")), "folds", 0)
-    assert [entry["arm"] for entry in record["arms"]] == ["progressive", *(f"fold-{k}" for k in range(1, 6)), "ensemble"]
-    stored = read_record(tmp_path/"tiny"/"records"/"table-folds-seed0.json")["arms"]
-    assert len({entry["statistics"].tobytes() for entry in stored}) == 7, "seven models that answer differently"
+    assert [entry["arm"] for entry in record["arms"]] == [
+        "progressive",
+        *(f"fold-{k}" for k in range(1, 6)),
+        "ensemble",
+    ]
+    stored = read_record(tmp_path / "tiny" / "records" / "table-folds-seed0.json")["arms"]
+    assert len({entry["statistics"].tobytes() for entry in stored}) == 7, (
+        "seven models that answer differently"
+    )
 
 
 def test_solutions_in_the_stages_are_right(project):
     "Executed by the chain: no exercise is answered wrongly, and in some run each is answered."
     answered = {}
-    for path in (project.root/"data"/"runs"/"tiny"/"notebooks").glob("*.ipynb"):
+    for path in (project.root / "data" / "runs" / "tiny" / "notebooks").glob("*.ipynb"):
         notebook = json.loads(path.read_text())
-        text = "".join("".join(output.get("text", "")) for output in notebook["cells"][-1].get("outputs", []))
+        text = "".join(
+            "".join(output.get("text", "")) for output in notebook["cells"][-1].get("outputs", [])
+        )
         assert "not right yet" not in text and "exercise 1" in text, f"{path.stem}: {text}"
-        answered.setdefault(path.stem.partition("-")[0], set()).update(re.findall(r"exercise (\d): right", text))
-        answered.setdefault(path.stem.partition("-")[0] + " asked", set()).update(re.findall(r"exercise (\d):", text))
-    assert all(found == answered[f"{name} asked"] for name, found in answered.items() if not name.endswith("asked")), answered
+        answered.setdefault(path.stem.partition("-")[0], set()).update(
+            re.findall(r"exercise (\d): right", text)
+        )
+        answered.setdefault(path.stem.partition("-")[0] + " asked", set()).update(
+            re.findall(r"exercise (\d):", text)
+        )
+    assert all(
+        found == answered[f"{name} asked"]
+        for name, found in answered.items()
+        if not name.endswith("asked")
+    ), answered
 
 
 def test_rules_that_do_not_depend_on_each_other_run_side_by_side(project):
-    "As many as there are cores, never more; what a stage needs is finished before its kernel starts."
-    notes = {path.stem.removesuffix("-seed0"): json.loads(path.read_text())["metadata"]["papermill"] for path in (project.root/"data"/"runs"/"tiny"/"notebooks").glob("*.ipynb")}
-    starts, ends = ({name: note[f"{edge}_time"] for name, note in notes.items()} for edge in ("start", "end"))
-    assert max(sum(starts[other] <= starts[name] < ends[other] for other in notes) for name in notes) == 2
-    for first, second in (("06_pretrain-mae", "07_separate-AU"), ("07_separate-AU", "08_joint-joint-from-AU"), ("08_joint-joint-from-AU", "08_joint-progressive"), ("08_joint-joint", "10_ablations-fusion"),
-                          ("09_search-P", "10_ablations-losses"), ("08_joint-progressive", "09_search-P"), ("07_separate-VA", "10a_focus"), ("11_evaluate", "12_report"), ("10a_focus", "12_report")):
+    """As many as there are cores, never more; what a stage needs is finished before its kernel
+    starts.
+    """
+    notes = {
+        path.stem.removesuffix("-seed0"): json.loads(path.read_text())["metadata"]["papermill"]
+        for path in (project.root / "data" / "runs" / "tiny" / "notebooks").glob("*.ipynb")
+    }
+    starts, ends = (
+        {name: note[f"{edge}_time"] for name, note in notes.items()} for edge in ("start", "end")
+    )
+    assert (
+        max(sum(starts[other] <= starts[name] < ends[other] for other in notes) for name in notes)
+        == 2
+    )
+    for first, second in (
+        ("06_pretrain-mae", "07_separate-AU"),
+        ("07_separate-AU", "08_joint-joint-from-AU"),
+        ("08_joint-joint-from-AU", "08_joint-progressive"),
+        ("08_joint-joint", "10_ablations-fusion"),
+        ("09_search-P", "10_ablations-losses"),
+        ("08_joint-progressive", "09_search-P"),
+        ("07_separate-VA", "10a_focus"),
+        ("11_evaluate", "12_report"),
+        ("10a_focus", "12_report"),
+    ):
         assert ends[first] <= starts[second]
 
 
 def test_a_second_run_does_nothing_and_says_so(project):
-    before, computed = project.times(), lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])   # whoever else is at work does not count
-    start, said = computed(), project.run("reproduce", "--profile", "tiny", "--cores", "2")
-    assert "nothing to do" in said and project.times() == before
+    # whoever else is at work does not count
+    before = project.times()
+
+    def computed():
+        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+    start = computed()
+    said = project.run("reproduce", "--profile", "tiny", "--cores", "2")
+    assert "nothing to do" in said
+    assert project.times() == before
     assert 1 < computed() - start < 15, f"{computed() - start:.1f} s"
 
 
 def planned(said):
     "What a dry run says: rule -> how often."
-    return {rule: int(times) for rule, times in re.findall(r"^([a-z]+(?: all)?) +(\d+)(?:  .*)?$", said, re.M)}
+    return {
+        rule: int(times)
+        for rule, times in re.findall(r"^([a-z]+(?: all)?) +(\d+)(?:  .*)?$", said, re.M)
+    }
 
 
 def edit(root, name):
-    path = root/"nbs"/f"{name}.ipynb"
+    path = root / "nbs" / f"{name}.ipynb"
     notebook = json.loads(path.read_text())
     notebook["cells"][-1]["source"] = "".join(notebook["cells"][-1]["source"]) + "\n# one more line"
     path.write_text(json.dumps(notebook))
 
 
 def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_path):
-    "Of an edited 12 in fact; of an edited 08 and 11 as planned (and those edits are taken back: having looked sets nothing off)."
-    words, before, counts = ("reproduce", "--profile", "tiny", "--cores", "2"), project.times(), {}
+    """Of an edited 12 in fact; of an edited 08 and 11 as planned (and those edits are taken back:
+    having looked sets nothing off).
+    """
+    words = ("reproduce", "--profile", "tiny", "--cores", "2")
+    before = project.times()
+    counts = {}
     for name in ("08_joint", "11_evaluate"):
-        notebook = project.root/"nbs"/f"{name}.ipynb"
+        notebook = project.root / "nbs" / f"{name}.ipynb"
         shutil.copy(notebook, tmp_path)
         edit(project.root, name)
         counts[name] = planned(project.run(*words, "--dry-run"))
-        shutil.copy(tmp_path/notebook.name, notebook)
-    assert counts["08_joint"] == {"joint": len(ARMS), "table": len(TABLES) - 1, "windows": 1, "search": 1, "evaluate": 1, "report": 1, "model": 1, "in all": len(ARMS) + len(TABLES) + 4}   # of the arms `separate` is no joint one, and `joint-from-AU` is one more
+        shutil.copy(tmp_path / notebook.name, notebook)
+    # of the arms `separate` is no joint one, and `joint-from-AU` is one more
+    assert counts["08_joint"] == {
+        "joint": len(ARMS),
+        "table": len(TABLES) - 1,
+        "windows": 1,
+        "search": 1,
+        "evaluate": 1,
+        "report": 1,
+        "model": 1,
+        "in all": len(ARMS) + len(TABLES) + 4,
+    }
     assert counts["11_evaluate"] == {"evaluate": 1, "report": 1, "model": 1, "in all": 3}
     edit(project.root, "12_report")
     said = project.run(*words)
-    assert re.findall(r"^(\[.+\]) +\d+ s  (\S+)", said, re.M) == [("[1/1]", "12_report")] and project.times() == before, said
+    assert re.findall(r"^(\[.+\]) +\d+ s  (\S+)", said, re.M) == [("[1/1]", "12_report")], said
+    assert project.times() == before, said
 
 
 def entries(folder, table, seed=0):
     "arm -> its entry in a table's record, but for how long it took."
-    record = read_record(folder/"records"/f"table-{table}-seed{seed}.json")
-    for entry in record["arms"]: entry["statistics"] = entry["statistics"].tolist()
-    return {entry["arm"]: {name: value for name, value in entry.items() if name != "seconds"} for entry in record["arms"]}
+    record = read_record(folder / "records" / f"table-{table}-seed{seed}.json")
+    for entry in record["arms"]:
+        entry["statistics"] = entry["statistics"].tolist()
+    return {
+        entry["arm"]: {name: value for name, value in entry.items() if name != "seconds"}
+        for entry in record["arms"]
+    }
 
 
 def test_every_table_has_its_records_and_its_files(project):
-    run, figures = project.root/"data"/"runs"/"tiny", project.root/"figures"/"tiny"
+    run = project.root / "data" / "runs" / "tiny"
+    figures = project.root / "figures" / "tiny"
     for table in TABLES:
         found = entries(run, table)
-        assert found and all(len(entry["statistics"]) == 4 for entry in found.values())
+        assert found
+        assert all(len(entry["statistics"]) == 4 for entry in found.values())
     for name in (*TABLES, "search", "post", "focus", "claims", "published"):
-        assert (figures/f"table_{name}.csv").stat().st_size > 50 and (figures/f"table_{name}.md").exists() and (figures/f"table_{name}.json").exists()
-    claims = pd.read_csv(figures/"table_claims.csv")
-    assert {"claim", "task", "evidence", "difference", "difference_lo", "difference_hi", "verdict"} <= set(claims) and not claims.duplicated(["claim", "task"]).any()
-    assert set(claims["verdict"]) <= {"one seed", "not tested", "–"}   # of one seed nothing is said to be shown
-    headline, fusion = (pd.read_csv(figures/f"table_{name}.csv").set_index("arm") for name in ("headline", "fusion"))
-    assert fusion.loc["sum:AU+EXPR+VA", "P"] == headline.loc["joint+fusion", "P"]   # the same settings are the same arm, whatever it is called and wherever it is trained
+        assert (figures / f"table_{name}.csv").stat().st_size > 50
+        assert (figures / f"table_{name}.md").exists()
+        assert (figures / f"table_{name}.json").exists()
+    claims = pd.read_csv(figures / "table_claims.csv")
+    assert {
+        "claim",
+        "task",
+        "evidence",
+        "difference",
+        "difference_lo",
+        "difference_hi",
+        "verdict",
+    } <= set(claims)
+    assert not claims.duplicated(["claim", "task"]).any()
+    # of one seed nothing is said to be shown
+    assert set(claims["verdict"]) <= {"one seed", "not tested", "–"}
+    headline, fusion = (
+        pd.read_csv(figures / f"table_{name}.csv").set_index("arm")
+        for name in ("headline", "fusion")
+    )
+    # the same settings are the same arm, whatever it is called and wherever it is trained
+    assert fusion.loc["sum:AU+EXPR+VA", "P"] == headline.loc["joint+fusion", "P"]
 
 
 def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, tmp_path):
     "Arms of a table run backwards and some alone: the same entries. (One core or two: see below.)"
-    whole, copy = project.root/"data"/"runs"/"tiny", tmp_path/"run"
+    whole = project.root / "data" / "runs" / "tiny"
+    copy = tmp_path / "run"
     shutil.copytree(whole, copy)
-    shutil.rmtree(copy/"seed0"/"tables")
+    shutil.rmtree(copy / "seed0" / "tables")
     program = """
 import sys
 from affnb import ablations, arms
 from affnb.train import open_run
 known = arms.tables_of
-ablations.tables_of = lambda config: {"fusion": arms.Table(known(config)["fusion"].arms[:0:-2], ()), "temporal": arms.Table(known(config)["temporal"].arms[::-1], ())}
+
+def tables_of(config):
+    tables = known(config)
+    return {
+        "fusion": arms.Table(tables["fusion"].arms[:0:-2], ()),
+        "temporal": arms.Table(tables["temporal"].arms[::-1], ()),
+    }
+
+ablations.tables_of = tables_of
 run = open_run(sys.argv[1])
-for table in ("temporal", "fusion"): ablations.run_table(run, table, 0)
+for table in ("temporal", "fusion"):
+    ablations.run_table(run, table, 0)
 """
-    subprocess.run([sys.executable, "-c", program, str(copy)], cwd=project.root, env=project.environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program, str(copy)],
+        cwd=project.root,
+        env=project.environment,
+        check=True,
+    )
     for table in ("fusion", "temporal"):
-        before, after = entries(whole, table), entries(copy, table)
-        assert list(after) != list(before) and after == {arm: before[arm] for arm in after}
-    said = project.run("reproduce", "--profile", "tiny", "--only", "table_fusion", "--out", str(tmp_path/"alone"), "--dry-run")   # what it needs, and no more
+        before = entries(whole, table)
+        after = entries(copy, table)
+        assert list(after) != list(before)
+        assert after == {arm: before[arm] for arm in after}
+    # what it needs, and no more
+    said = project.run(
+        "reproduce",
+        "--profile",
+        "tiny",
+        "--only",
+        "table_fusion",
+        "--out",
+        str(tmp_path / "alone"),
+        "--dry-run",
+    )
     jobs = planned(said)
-    assert jobs["table"] == 1 and jobs["separate"] == 3 and jobs["joint"] == 1 and not {"search", "focus", "evaluate", "report"} & set(jobs), said
+    assert jobs["table"] == 1, said
+    assert jobs["separate"] == 3, said
+    assert jobs["joint"] == 1, said
+    assert not {"search", "focus", "evaluate", "report"} & set(jobs), said
 
 
 def test_an_unknown_table_is_refused(project):
     process = project.start("reproduce", "--profile", "tiny", "--only", "table_fusoin")
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and said.count("\n") == 1 and "did you mean `fusion`" in said
+    assert process.returncode == 2
+    assert said.count("\n") == 1
+    assert "did you mean `fusion`" in said
 
 
 def test_outputs_in_a_notebook_set_nothing_off(project):
-    path = project.root/"nbs"/"07_separate.ipynb"
+    path = project.root / "nbs" / "07_separate.ipynb"
     notebook = json.loads(path.read_text())
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "code": cell["outputs"], cell["execution_count"] = [], 7
+        if cell["cell_type"] == "code":
+            cell["outputs"] = []
+            cell["execution_count"] = 7
     path.write_text(json.dumps(notebook))
     assert "nothing to do" in project.run("reproduce", "--profile", "tiny", "--cores", "2")
 
 
 @pytest.fixture(scope="module")
 def storm(project, tmp_path_factory):
-    "A run that is killed again and again, on one core and two in turn, cut off from the network, in a folder with a strange name; a second command on it; and at the same time another run, which fails."
+    """A run that is killed again and again, on one core and two in turn, cut off from the network,
+    in a folder with a strange name; a second command on it; and at the same time another run,
+    which fails.
+    """
     place = tmp_path_factory.mktemp("two")
-    cut = ["unshare", "--map-root-user", "--net"] if subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0 else []
-    storm = Storm(["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"], place/"it's \"a trial\" $(touch x) é", cwd=project.root, environment=project.environment, span=2., seed=6, before=cut)
+    cut = (
+        ["unshare", "--map-root-user", "--net"]
+        if subprocess.run(
+            ["unshare", "--map-root-user", "--net", "true"], capture_output=True
+        ).returncode
+        == 0
+        else []
+    )
+    storm = Storm(
+        ["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"],
+        place / 'it\'s "a trial" $(touch x) é',
+        cwd=project.root,
+        environment=project.environment,
+        span=2.0,
+        seed=6,
+        before=cut,
+    )
     storm.cut, first, limit = bool(cut), storm.start(), time.time() + 60
-    while not list(storm.out.glob("data/runs/*/plan.json")) and time.time() < limit: time.sleep(.1)
-    first.send_signal(signal.SIGSTOP)   # it keeps the run, and gets no further
-    storm.second = subprocess.run([sys.executable, "-m", "affnb.cli", *storm.words], cwd=project.root, env=project.environment, capture_output=True, text=True)
-    first.kill(); first.wait()
+    while not list(storm.out.glob("data/runs/*/plan.json")) and time.time() < limit:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGSTOP)  # it keeps the run, and gets no further
+    storm.second = subprocess.run(
+        [sys.executable, "-m", "affnb.cli", *storm.words],
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    first.kill()
+    first.wait()
     storm.nobody_is_left()
-    failing = project.start("reproduce", "--profile", "tiny", "--cores", "1", "--set", "mae_lr=1e30", "--out", str(place/"failing"))
+    failing = project.start(
+        "reproduce",
+        "--profile",
+        "tiny",
+        "--cores",
+        "1",
+        "--set",
+        "mae_lr=1e30",
+        "--out",
+        str(place / "failing"),
+    )
     try:
         storm.kills.append(("planning", "command"))
-        storm.rage(22)   # two hits of each of twelve stages, as far as they reach; some miss
-        storm.failed = failing.communicate(timeout=60)[0], failing.returncode, place/"failing"
+        storm.rage(22)  # two hits of each of twelve stages, as far as they reach; some miss
+        storm.failed = failing.communicate(timeout=60)[0], failing.returncode, place / "failing"
     finally:
-        if failing.poll() is None: os.killpg(failing.pid, signal.SIGKILL)
+        if failing.poll() is None:
+            os.killpg(failing.pid, signal.SIGKILL)
     return storm
 
 
 def test_a_storm_of_kills_changes_nothing(project, storm):
-    "At least twenty SIGKILLs over the stages: kernels, rules, workers, Snakemake, the command, all at once. The undisturbed run had two cores, the place an ordinary name, and a network."
-    assert len(storm.kills) >= 20 and len({stage for stage, _ in storm.kills}) >= 10 and len({kind for _, kind in storm.kills}) >= 5, storm.kills
+    """At least twenty SIGKILLs over the stages: kernels, rules, workers, Snakemake, the command,
+    all at once. The undisturbed run had two cores, the place an ordinary name, and a network.
+    """
+    assert len(storm.kills) >= 20, storm.kills
+    assert len({stage for stage, _ in storm.kills}) >= 10, storm.kills
+    assert len({kind for _, kind in storm.kills}) >= 5, storm.kills
     different = differences(project.root, storm.out, ("figures/tiny", "data/records/tiny"))
     assert not different and not leftovers(storm.out), different
     assert set(storm.cores_of().values()) == {1, 2}, "what ended on one core gave what two gave"
-    assert storm.were_epochs_kept() and not (project.root/"x").exists()
+    assert storm.were_epochs_kept()
+    assert not (project.root / "x").exists()
     assert storm.cut or not shutil.which("unshare"), "the network was not cut"
 
 
 def test_a_second_command_on_a_run_at_work_says_so_and_leaves(storm):
     second = storm.second
-    assert second.returncode == 1 and second.stderr.count("\n") == 1 and "is at work on this run: wait for it" in second.stderr, second.stderr + second.stdout
+    assert second.returncode == 1, second.stderr + second.stdout
+    assert second.stderr.count("\n") == 1, second.stderr + second.stdout
+    assert "is at work on this run: wait for it" in second.stderr, second.stderr + second.stdout
 
 
 def test_a_failing_stage_is_told_in_one_line(storm):
     said, code, out = storm.failed
-    lines = [line for line in said.splitlines() if line.startswith("affnb: ") and "synthetic" not in line]
+    lines = [
+        line for line in said.splitlines() if line.startswith("affnb: ") and "synthetic" not in line
+    ]
     assert code == 1 and len(lines) == 1 and "Traceback" not in said, said
-    assert "mae: the loss is" in lines[0] and "step" in lines[0] and "rows" in lines[0] and ".ipynb" in lines[0]
-    assert not (out/"figures").exists()
+    assert "mae: the loss is" in lines[0]
+    assert "step" in lines[0]
+    assert "rows" in lines[0]
+    assert ".ipynb" in lines[0]
+    assert not (out / "figures").exists()
 
 
 def test_a_new_arm_is_one_line_and_only_it_is_trained(project):
     "The lines that docs/rerun.md shows: an arm, and its name in a table's list."
-    run, arms = project.root/"data"/"runs"/"tiny", project.root/"affnb"/"arms.py"
-    kept = lambda: {path: path.stat().st_mtime_ns for path in (run/"seed0"/"tables"/"fusion"/"kept").glob("*.json")}
-    before, models = kept(), project.times()
-    arm, _, listed = re.search(r"```python\n(.*?)```", (project.root/"docs"/"rerun.md").read_text(), re.S)[1].splitlines()
-    marked = re.sub(r"^    fusions = .*$", lambda _: listed, arms.read_text().replace('        "equal": dict(', arm + '\n        "equal": dict('), flags=re.M)
-    assert marked.count('"mine"') == 2 and len(marked.splitlines()) == len(arms.read_text().splitlines()) + 1
+    run = project.root / "data" / "runs" / "tiny"
+    arms = project.root / "affnb" / "arms.py"
+
+    def kept():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in (run / "seed0" / "tables" / "fusion" / "kept").glob("*.json")
+        }
+
+    before = kept()
+    models = project.times()
+    arm, _, listed = re.search(
+        r"```python\n(.*?)```", (project.root / "docs" / "rerun.md").read_text(), re.S
+    )[1].splitlines()
+    marked = re.sub(
+        r"^    fusions = .*$",
+        lambda _: listed,
+        arms.read_text().replace('        "equal": dict(', arm + '\n        "equal": dict('),
+        flags=re.M,
+    )
+    assert marked.count('"mine"') == 2
+    assert len(marked.splitlines()) == len(arms.read_text().splitlines()) + 1
     arms.write_text(marked)
     said = project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
-    assert re.findall(r"\d+ s  (\S+)", said) == ["10_ablations-fusion-seed0"] and re.search(r"^\| mine ", said, re.M), said
+    assert re.findall(r"\d+ s  (\S+)", said) == ["10_ablations-fusion-seed0"], said
+    assert re.search(r"^\| mine ", said, re.M), said
     after = kept()
-    assert len(after) == len(before) + 1 and before.items() <= after.items() and project.times() == models
+    assert len(after) == len(before) + 1
+    assert before.items() <= after.items()
+    assert project.times() == models

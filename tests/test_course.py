@@ -1,53 +1,118 @@
-"Student and teacher copies, exercises and their checks, decks: what is made of the notebooks for a class."
-import ast, os, re, subprocess, sys
+"""Student and teacher copies, exercises and their checks, decks: what is made of the notebooks for
+a class.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from affnb.cli import main
 from affnb.core import AffnbError
-from affnb.course import ANSWER, SESSIONS, check, deck, place_to_write, student_copy, tagged, write_course
+from affnb.course import (
+    ANSWER,
+    SESSIONS,
+    check,
+    deck,
+    place_to_write,
+    student_copy,
+    tagged,
+    write_course,
+)
 from in_step import ROOT
 
-NBS = sorted(path for path in (ROOT/"nbs").glob("*.ipynb") if path.stem != "index")
-read = lambda path: nbformat.read(path, 4)
-ids = lambda path: path.stem
+NBS = sorted(path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem != "index")
+
+
+def read(path):
+    return nbformat.read(path, 4)
+
+
+def ids(path):
+    return path.stem
 
 
 @pytest.mark.parametrize("path", NBS, ids=ids)
 def test_exercises_solutions_and_checks_belong_together(path):
-    "3 to 5 exercises, from a line to an hour; a solution each; a check of every answer; nothing of a solution is left in the student's copy."
+    """3 to 5 exercises, from a line to an hour; a solution each; a check of every answer; nothing
+    of a solution is left in the student's copy.
+    """
     notebook = read(path)
-    listed = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown" and re.search("^## Exercises", cell.source, re.M)).split("## Exercises")[1]
+    listed = next(
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and re.search("^## Exercises", cell.source, re.M)
+    ).split("## Exercises")[1]
     exercises = re.findall(r"^(\d)\. (.+)$", listed, re.M)
-    assert 3 <= len(exercises) <= 5 and [int(n) for n, _ in exercises] == list(range(1, len(exercises) + 1))
+    assert 3 <= len(exercises) <= 5
+    assert [int(n) for n, _ in exercises] == list(range(1, len(exercises) + 1))
     solutions = [cell for cell in notebook.cells if tagged(cell, "solution")]
-    answers = {name for cell in solutions if cell.cell_type == "code" for name in ANSWER.findall(cell.source)}
-    in_words = {int(n) for cell in solutions if cell.cell_type == "markdown" for n in re.findall(r"^Exercise (\d)", cell.source, re.M)}
-    assert {int(name[7]) for name in answers} | in_words == set(range(1, len(exercises) + 1)) and len(answers) >= 3 - bool(in_words), "an hour's project may have an answer in words"
+    answers = {
+        name
+        for cell in solutions
+        if cell.cell_type == "code"
+        for name in ANSWER.findall(cell.source)
+    }
+    in_words = {
+        int(n)
+        for cell in solutions
+        if cell.cell_type == "markdown"
+        for n in re.findall(r"^Exercise (\d)", cell.source, re.M)
+    }
+    assert {int(name[7]) for name in answers} | in_words == set(range(1, len(exercises) + 1)), (
+        "an hour's project may have an answer in words"
+    )
+    assert len(answers) >= 3 - bool(in_words), "an hour's project may have an answer in words"
     checks = [cell for cell in notebook.cells if tagged(cell, "check")]
-    assert len(checks) == 1 and notebook.cells[-1] is checks[0] and checks[0].source.startswith("from affnb.course import check")
-    calls = [node for node in ast.walk(ast.parse(checks[0].source)) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"]
+    assert len(checks) == 1
+    assert notebook.cells[-1] is checks[0]
+    assert checks[0].source.startswith("from affnb.course import check")
+    calls = [
+        node
+        for node in ast.walk(ast.parse(checks[0].source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"
+    ]
     assert {node.args[1].id for node in calls} == answers, "every answer is checked"
-    assert all(len(node.args) == 4 and len(ast.unparse(node.args[3])) > 10 for node in calls), "every check has a hint"
+    assert all(len(node.args) == 4 and len(ast.unparse(node.args[3])) > 10 for node in calls), (
+        "every check has a hint"
+    )
     copy = student_copy(notebook)
-    given = {name for cell in copy.cells if tagged(cell, "answer") for name in ANSWER.findall(cell.source)}
-    assert given == answers and not any(tagged(cell, "solution") for cell in copy.cells)
+    given = {
+        name
+        for cell in copy.cells
+        if tagged(cell, "answer")
+        for name in ANSWER.findall(cell.source)
+    }
+    assert given == answers
+    assert not any(tagged(cell, "solution") for cell in copy.cells)
     for cell in copy.cells:
         if tagged(cell, "answer"):
             lines = cell.source.splitlines()
-            assert lines[0].startswith("# ") and len(lines[0]) > 15, f"says what the answer is to be: {lines[0]}"
-            assert all(line.startswith("#") or re.fullmatch(r"answer_\w+ = \.\.\.", line) for line in lines)
+            assert lines[0].startswith("# "), f"says what the answer is to be: {lines[0]}"
+            assert len(lines[0]) > 15, f"says what the answer is to be: {lines[0]}"
+            assert all(
+                line.startswith("#") or re.fullmatch(r"answer_\w+ = \.\.\.", line) for line in lines
+            )
     kept = "\n".join(cell.source for cell in copy.cells)
     for cell in solutions:
-        assert cell.source not in kept and not any(line in kept for line in cell.source.splitlines() if re.match(r"answer_\w+ = (?!\.\.\.$)", line)), cell.source
+        assert cell.source not in kept, cell.source
+        assert not any(
+            line in kept
+            for line in cell.source.splitlines()
+            if re.match(r"answer_\w+ = (?!\.\.\.$)", line)
+        ), cell.source
 
 
 @pytest.fixture
 def within(tmp_path):
     "A folder in the project, which git ignores."
     import shutil
-    place = ROOT/"data"/"runs"/f"{tmp_path.name}-of-a-test"
+
+    place = ROOT / "data" / "runs" / f"{tmp_path.name}-of-a-test"
     yield place
     shutil.rmtree(place, ignore_errors=True)
 
@@ -55,74 +120,125 @@ def within(tmp_path):
 @pytest.mark.parametrize("name", ["03c_watch", "13a_course"])
 def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, within):
     "As handed out in a clone; then with the first answer wrong; then with it right."
-    made = write_course(within/"course", [name])["student"][0]
-    solved = read(ROOT/"nbs"/f"{name}.ipynb")
+    made = write_course(within / "course", [name])["student"][0]
+    solved = read(ROOT / "nbs" / f"{name}.ipynb")
     right = next(cell.source for cell in solved.cells if tagged(cell, "solution"))
     said = []
     for answer in (None, "answer_1 = 'surely not'", right):
         notebook = read(made)
-        if answer: next(cell for cell in notebook.cells if tagged(cell, "answer")).source = answer
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(made.parent)}}).execute()
+        if answer:
+            next(cell for cell in notebook.cells if tagged(cell, "answer")).source = answer
+        NotebookClient(
+            notebook, timeout=300, resources={"metadata": {"path": str(made.parent)}}
+        ).execute()
         said.append("".join(output.get("text", "") for output in notebook.cells[-1].outputs))
     assert said[0].count("not answered yet") == said[0].count("exercise ") >= 2
-    assert "exercise 1: not right yet" in said[1] and "exercise 1: right" in said[2]
+    assert "exercise 1: not right yet" in said[1]
+    assert "exercise 1: right" in said[2]
 
 
 def test_copies_reach_the_project_from_within_and_from_outside(tmp_path, within):
-    outside = write_course(tmp_path/"course", ["12_report", "index"])["student"]
-    assert f'"{ROOT.as_posix()}/data/records' in outside[0].read_text().replace('\\"', '"') and f"({ROOT.as_posix()}/figures/smoke/fig_faces.png)" in outside[1].read_text()
-    assert "(../../../../../figures/smoke/fig_faces.png)" in write_course(within/"course", ["index"])["student"][0].read_text()
+    outside = write_course(tmp_path / "course", ["12_report", "index"])["student"]
+    assert f'"{ROOT.as_posix()}/data/records' in outside[0].read_text().replace('\\"', '"')
+    assert f"({ROOT.as_posix()}/figures/smoke/fig_faces.png)" in outside[1].read_text()
+    assert (
+        "(../../../../../figures/smoke/fig_faces.png)"
+        in write_course(within / "course", ["index"])["student"][0].read_text()
+    )
 
 
 def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):
-    assert main(["course", str(tmp_path/"course")]) == 0
-    assert f"student: {len(NBS)} notebooks" in capsys.readouterr().out and (tmp_path/"course"/"syllabus.md").read_text().startswith("# Teach")
+    assert main(["course", str(tmp_path / "course")]) == 0
+    assert f"student: {len(NBS)} notebooks" in capsys.readouterr().out
+    assert (tmp_path / "course" / "syllabus.md").read_text().startswith("# Teach")
     names = {path.stem for path in NBS}
-    for who in ("student", "teacher"): assert {path.stem for path in (tmp_path/"course"/who).glob("*.ipynb")} == names
-    for path in NBS: assert [c.source for c in read(path).cells if tagged(c, "solution")] == [c.source for c in read(tmp_path/"course"/"teacher"/path.name).cells if tagged(c, "solution")] or "../" in path.read_text()
-    before = (tmp_path/"course"/"student"/"03c_watch.ipynb").read_bytes()
-    assert main(["course", str(tmp_path/"course")]) == 1 and "nobody's answers are lost" in capsys.readouterr().err
-    assert (tmp_path/"course"/"student"/"03c_watch.ipynb").read_bytes() == before
-    assert main(["course", str(tmp_path/"new"), "03_metric"]) == 2 and "no such notebook" in capsys.readouterr().err and not (tmp_path/"new").exists()
-    (tmp_path/"file").write_text("")
-    with pytest.raises(AffnbError, match="is there already"): write_course(tmp_path/"file", ["03c_watch"])
+    for who in ("student", "teacher"):
+        assert {path.stem for path in (tmp_path / "course" / who).glob("*.ipynb")} == names
+    for path in NBS:
+        assert [c.source for c in read(path).cells if tagged(c, "solution")] == [
+            c.source
+            for c in read(tmp_path / "course" / "teacher" / path.name).cells
+            if tagged(c, "solution")
+        ] or "../" in path.read_text()
+    before = (tmp_path / "course" / "student" / "03c_watch.ipynb").read_bytes()
+    assert main(["course", str(tmp_path / "course")]) == 1
+    assert "nobody's answers are lost" in capsys.readouterr().err
+    assert (tmp_path / "course" / "student" / "03c_watch.ipynb").read_bytes() == before
+    assert main(["course", str(tmp_path / "new"), "03_metric"]) == 2
+    assert "no such notebook" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AffnbError, match="is there already"):
+        write_course(tmp_path / "file", ["03c_watch"])
 
 
 def test_a_check_never_stumbles(capsys):
     import numpy as np
-    for answer in (None, "x", [], np.zeros(3), lambda: 1/0, ...): assert check(1, answer, lambda a: a > 3, "think") is False
-    assert check(2, np.array([4.]), lambda a: a > 3) and not check(3, 1, lambda a: a() > 3, "a function")
+
+    for answer in (None, "x", [], np.zeros(3), lambda: 1 / 0, ...):
+        assert check(1, answer, lambda a: a > 3, "think") is False
+    assert check(2, np.array([4.0]), lambda a: a > 3)
+    assert not check(3, 1, lambda a: a() > 3, "a function")
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 8 and said[5].endswith("not answered yet") and "TypeError" in said[7]
+    assert len(said) == 8
+    assert said[5].endswith("not answered yet")
+    assert "TypeError" in said[7]
 
 
 def test_what_a_student_gets_in_the_place_of_a_solution():
-    assert place_to_write("# answer_1: a number\n# between 0 and 1\nx = 3\nanswer_1 = x  # secret") == "# answer_1: a number\n# between 0 and 1\nanswer_1 = ..."
-    assert place_to_write("answer_1, y = f()\nanswer_2 = y") == "answer_1 = ...\nanswer_2 = ..." and place_to_write("def answer_3(x):\n    return x") == "answer_3 = ..."
+    assert (
+        place_to_write("# answer_1: a number\n# between 0 and 1\nx = 3\nanswer_1 = x  # secret")
+        == "# answer_1: a number\n# between 0 and 1\nanswer_1 = ..."
+    )
+    assert place_to_write("answer_1, y = f()\nanswer_2 = y") == "answer_1 = ...\nanswer_2 = ..."
+    assert place_to_write("def answer_3(x):\n    return x") == "answer_3 = ..."
 
 
 def test_every_session_has_a_deck_of_a_lecture_s_length():
     for title, names in SESSIONS.values():
-        cells = deck(title, [read(ROOT/"nbs"/f"{name}.ipynb") for name in names]).cells
-        slides = sum(cell.source.startswith(("# ", "## ")) for cell in cells if cell.cell_type == "markdown")
-        pictures = sum("image/png" in output.get("data", {}) for cell in cells if cell.cell_type == "code" for output in cell.outputs)
+        cells = deck(title, [read(ROOT / "nbs" / f"{name}.ipynb") for name in names]).cells
+        slides = sum(
+            cell.source.startswith(("# ", "## ")) for cell in cells if cell.cell_type == "markdown"
+        )
+        pictures = sum(
+            "image/png" in output.get("data", {})
+            for cell in cells
+            if cell.cell_type == "code"
+            for output in cell.outputs
+        )
         assert 12 <= slides <= 45 and pictures >= 3, (title, slides, pictures)
 
 
 def test_commands_in_the_pages_are_commands():
     from affnb.cli import make_parser
-    parser, seen = make_parser(), 0
-    for page in [*(ROOT/"docs").glob("*.md"), ROOT/"README.md"]:
+
+    parser = make_parser()
+    seen = 0
+    for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
         for block in re.findall(r"```bash\n(.+?)```", page.read_text(), re.S):
-            for line in re.findall(r"^\.venv/bin/affnb ([^#\n]+)", block, re.M): parser.parse_args(line.split()); seen += 1
-        for word in re.findall(r"`affnb ([a-z]+)", page.read_text()): assert re.search(rf"\b{word}\b", parser.format_help()), word
-        for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.M): assert re.search(rf"^{target}:", (ROOT/"Makefile").read_text(), re.M), target
+            for line in re.findall(r"^\.venv/bin/affnb ([^#\n]+)", block, re.M):
+                parser.parse_args(line.split())
+                seen += 1
+        for word in re.findall(r"`affnb ([a-z]+)", page.read_text()):
+            assert re.search(rf"\b{word}\b", parser.format_help()), word
+        for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.M):
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
     assert seen > 9
 
 
 def test_a_copy_of_00_finds_the_project_from_anywhere(tmp_path):
     "With what the notebook itself defines, in a folder that lies in no project."
-    exported = [cell.source for cell in read(ROOT/"nbs"/"00_core.ipynb").cells if cell.source.startswith("#| export")]
+    exported = [
+        cell.source
+        for cell in read(ROOT / "nbs" / "00_core.ipynb").cells
+        if cell.source.startswith("#| export")
+    ]
     last = next(k for k, source in enumerate(exported) if "def project_root" in source)
-    done = subprocess.run([sys.executable, "-c", "\n".join([*exported[:last + 1], "print(project_root())"])], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*exported[: last + 1], "print(project_root())"])],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == str(ROOT), done.stderr

@@ -1,12 +1,25 @@
-"""Every cell of the notebooks that are no rule of the chain runs (the stages' run in test_chain), and each keeps its sitting."""
-import ast, re
+"""Every cell of the notebooks that are no rule of the chain runs (the stages' run in test_chain),
+and each keeps its sitting.
+"""
+
+import ast
+import re
 from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NBS = Path(__file__).resolve().parent.parent/"nbs"
-RULES = {"06_pretrain", "07_separate", "08_joint", "09_search", "10_ablations", "10a_focus", "11_evaluate", "12_report"}
+NBS = Path(__file__).resolve().parent.parent / "nbs"
+RULES = {
+    "06_pretrain",
+    "07_separate",
+    "08_joint",
+    "09_search",
+    "10_ablations",
+    "10a_focus",
+    "11_evaluate",
+    "12_report",
+}
 ALL = sorted(NBS.glob("*.ipynb"))
 
 
@@ -14,11 +27,15 @@ STRICT = """
 from affnb import course
 _as_a_student_has_it = course.check
 def check(exercise, answer, right, hint):
-    "As the student's, but an exercise that is not answered, a solution that is not right, and a check that lets nonsense pass are errors."
+    "As the student's; but no answer, a wrong solution and a check that passes nonsense are errors."
     assert answer is not ..., f"exercise {exercise}: no solution"
-    assert _as_a_student_has_it(exercise, answer, right, hint), f"exercise {exercise}: the solution is wrong"
+    solved = _as_a_student_has_it(exercise, answer, right, hint)
+    assert solved, f"exercise {exercise}: the solution is wrong"
     for nonsense in (None, 0, -1, 1e9, "", "no", [], {}, lambda *a, **k: None):
-        assert type(nonsense) == type(answer) and nonsense == answer or not _as_a_student_has_it(exercise, nonsense, right, hint), f"exercise {exercise}: {nonsense!r} passes"
+        if type(nonsense) == type(answer) and nonsense == answer:
+            continue
+        passes = _as_a_student_has_it(exercise, nonsense, right, hint)
+        assert not passes, f"exercise {exercise}: {nonsense!r} passes"
     return True
 course.check = check
 """
@@ -36,41 +53,97 @@ def test_every_cell_runs(path):
 def test_a_notebook_keeps_its_sitting(path):
     cells = nbformat.read(path, 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    assert cells[0].cell_type == "markdown" and re.match(r"# .+\n+> ", cells[0].source), "title and subtitle come first"
+    assert cells[0].cell_type == "markdown", "title and subtitle come first"
+    assert re.match(r"# .+\n+> ", cells[0].source), "title and subtitle come first"
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    assert "## Summary" in text and "## Exercises" in text
-    assert next(i for i, cell in enumerate(cells) if cell.cell_type == "markdown" and "## Exercises" in cell.source) <= 60
-    assert any("assert" in source for source in code) and path.stat().st_size < 1_000_000
-    lines = lambda source: sum(1 for line in source.splitlines() if line.strip() and not line.strip().startswith("#"))
+    assert "## Summary" in text
+    assert "## Exercises" in text
+    assert (
+        next(
+            i
+            for i, cell in enumerate(cells)
+            if cell.cell_type == "markdown" and "## Exercises" in cell.source
+        )
+        <= 60
+    )
+    assert any("assert" in source for source in code)
+    assert path.stat().st_size < 1_000_000
+
+    def lines(source):
+        return sum(
+            1 for line in source.splitlines() if line.strip() and not line.strip().startswith("#")
+        )
+
     assert max(map(lines, code)) <= 40
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p.stem in RULES], ids=lambda p: p.stem)
 def test_a_parameters_cell_holds_one_literal_a_line(path):
-    found = [cell.source for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    found = [
+        cell.source
+        for cell in nbformat.read(path, 4).cells
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
     assert len(found) == 1
     for statement in ast.parse(found[0]).body:
-        assert isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+        assert isinstance(statement, ast.Assign)
+        assert isinstance(statement.value, ast.Constant)
 
 
 def test_arrows_run_downwards():
-    "A module imports only modules of lower number; a stage imports no stage; tables, claims and report import neither model nor training."
-    number = {name: place for place, _, name in (path.stem.partition("_") for path in ALL if path.stem[0].isdigit())}   # "01" < "01a" < "02"
+    """A module imports only modules of lower number; a stage imports no stage; tables, claims and
+    report import neither model nor training.
+    """
+    # "01" < "01a" < "02"
+    number = {
+        name: place
+        for place, _, name in (path.stem.partition("_") for path in ALL if path.stem[0].isdigit())
+    }
+
     def imports(name):
-        found = [node for node in ast.walk(ast.parse((NBS.parent/"affnb"/f"{name}.py").read_text())) if isinstance(node, ast.ImportFrom)]
-        return {node.module.removeprefix("affnb.") for node in found if node.level == 1 or (node.module or "").startswith("affnb.")}
+        found = [
+            node
+            for node in ast.walk(ast.parse((NBS.parent / "affnb" / f"{name}.py").read_text()))
+            if isinstance(node, ast.ImportFrom)
+        ]
+        return {
+            node.module.removeprefix("affnb.")
+            for node in found
+            if node.level == 1 or (node.module or "").startswith("affnb.")
+        }
+
     known = {name: imports(name) for name in number}
     for name, others in known.items():
-        for other in others: assert number[other] < number[name], f"{name} imports {other}"
-        if "06" <= number[name] <= "11": assert all(number[other] < "06" for other in others), f"stage {name} imports a stage: {others}"
-    assert not known["core"] and known["report"] <= {"core", "metrics", "compare", "tables", "claims", "pictures"}
-    assert known["tables"] <= {"core", "metrics", "watch"} and known["claims"] <= {"core", "metrics", "compare", "tables"} and known["pictures"] <= {"core", "metrics", "compare", "tables", "claims"}
+        for other in others:
+            assert number[other] < number[name], f"{name} imports {other}"
+        if "06" <= number[name] <= "11":
+            assert all(number[other] < "06" for other in others), (
+                f"stage {name} imports a stage: {others}"
+            )
+    assert not known["core"]
+    assert known["report"] <= {
+        "core",
+        "metrics",
+        "compare",
+        "tables",
+        "claims",
+        "pictures",
+    }
+    assert known["tables"] <= {"core", "metrics", "watch"}
+    assert known["claims"] <= {"core", "metrics", "compare", "tables"}
+    assert known["pictures"] <= {"core", "metrics", "compare", "tables", "claims"}
 
 
 def test_the_page_of_promises_names_tests_that_exist():
     tests = Path(__file__).resolve().parent
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (tests.parent/"docs"/"promises.md").read_text())
+    named = re.findall(
+        r"`(test_\w+\.py)::(test_\w+)`", (tests.parent / "docs" / "promises.md").read_text()
+    )
     assert len(named) > 30
     for file, name in named:
-        defined = {node.name for node in ast.walk(ast.parse((tests/file).read_text())) if isinstance(node, ast.FunctionDef)}
+        defined = {
+            node.name
+            for node in ast.walk(ast.parse((tests / file).read_text()))
+            if isinstance(node, ast.FunctionDef)
+        }
         assert name in defined, f"{file}: no {name}"

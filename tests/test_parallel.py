@@ -1,9 +1,16 @@
-"Several processes that train as one: the same losses as one process, stages that launch themselves, errors in one line (see nbs/03a_parallel.ipynb)."
-import json, os, subprocess, sys
+"""Several processes that train as one: the same losses as one process, stages that launch
+themselves, errors in one line (see nbs/03a_parallel.ipynb).
+"""
+
+import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from safetensors.torch import load_file
 from affnb.benchmark import Knobs, write_benchmark
 from affnb.core import AffnbError, load_config, write_json
@@ -12,27 +19,45 @@ from affnb.model import make_autoencoder, make_encoder, save_weights
 from affnb.parallel import launch
 from affnb.train import open_run
 
-STILL = ["dropout=0", "drop_path=0", "augment=none", "lr=5e-4", "weight_decay=0"]   # nothing is left to chance, and rounding (1e-7 a step) is not blown up:
-# at higher rates Adam turns differences in gradients that are zero but for rounding into steps, in one process with other threads as well
-ODD = ["epochs=5", "epoch_frames=300", "batch_frames=31", "head_epochs=3", "head_batch_frames=25"]   # shares of a batch differ, and a last batch is short
+# nothing is left to chance, and rounding (1e-7 a step) is not blown up:
+STILL = ["dropout=0", "drop_path=0", "augment=none", "lr=5e-4", "weight_decay=0"]
+# at higher rates Adam turns differences in gradients that are zero but for rounding into steps, in
+# one process with other threads as well
+# shares of a batch differ, and a last batch is short
+ODD = ["epochs=5", "epoch_frames=300", "batch_frames=31", "head_epochs=3", "head_batch_frames=25"]
 
 
 def plan(folder, packed, faces, *settings):
     config = load_config("tiny", settings)
-    write_json(folder/"plan.json", dict(config=asdict(config), packed=str(packed), folder=str(faces), benchmark=True))
-    (folder/"sources").mkdir(exist_ok=True)
+    write_json(
+        folder / "plan.json",
+        dict(config=asdict(config), packed=str(packed), folder=str(faces), benchmark=True),
+    )
+    (folder / "sources").mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     made = tmp_path_factory.mktemp("data")
-    write_benchmark(made/"faces", clips=80, clip_frames=3, long_videos=8, long_frames=24, validation_videos=4, validation_frames=14, test_videos=2, size=32, seed=0, knobs=Knobs(draws=1))
-    pack(made/"faces", made/"packed", 32)
-    return made/"packed", made/"faces"
+    write_benchmark(
+        made / "faces",
+        clips=80,
+        clip_frames=3,
+        long_videos=8,
+        long_frames=24,
+        validation_videos=4,
+        validation_frames=14,
+        test_videos=2,
+        size=32,
+        seed=0,
+        knobs=Knobs(draws=1),
+    )
+    pack(made / "faces", made / "packed", 32)
+    return made / "packed", made / "faces"
 
 
-PROGRAM = '''
+PROGRAM = """
 "Trains a joint model, then fusion and time, and writes down the loss of every step."
 import json, sys
 from pathlib import Path
@@ -47,39 +72,56 @@ def recorded(*words):
         return loss, parts
     return record
 train.make_loss = heads.make_loss = recorded
-joint.launch_stage = lambda *words, **more: None                                           # this program is launched by the test
+joint.launch_stage = lambda *words, **more: None  # this program is launched by the test
 joint.train_arm(run, "joint", 0)
 first = len(losses)
 joint.train_arm(run, "joint+temporal", 0)
-if train.rank() == 0: Path(sys.argv[2]).write_text(json.dumps(dict(encoder=losses[:first], head=losses[first:])))
+if train.rank() == 0:
+    found = dict(encoder=losses[:first], head=losses[first:])
+    Path(sys.argv[2]).write_text(json.dumps(found))
 train.disband()
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def told(data, tmp_path_factory):
     "Losses of the same training in one process and in two."
-    folder, found = tmp_path_factory.mktemp("runs"), {}
-    (folder/"program.py").write_text(PROGRAM)
-    os.environ["PYTHONPATH"], before = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]), os.environ.get("PYTHONPATH")
+    folder = tmp_path_factory.mktemp("runs")
+    found = {}
+    (folder / "program.py").write_text(PROGRAM)
+    os.environ["PYTHONPATH"], before = (
+        os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
+        os.environ.get("PYTHONPATH"),
+    )
     try:
         for processes in (1, 2):
-            run = plan(folder/f"run{processes}", *data, *STILL, *ODD)
+            run = plan(folder / f"run{processes}", *data, *STILL, *ODD)
             torch.manual_seed(0)
             config = open_run(run).config
-            save_weights(make_autoencoder(config, make_encoder(config)), run/"seed0"/"mae"/"model.safetensors")   # to start from
-            out = folder/f"{processes}.json"
-            if processes > 1: launch("program", processes, run, out)
-            else: subprocess.run([sys.executable, "-m", "program", run, out], check=True, capture_output=True)
+            # to start from
+            save_weights(
+                make_autoencoder(config, make_encoder(config)),
+                run / "seed0" / "mae" / "model.safetensors",
+            )
+            out = folder / f"{processes}.json"
+            if processes > 1:
+                launch("program", processes, run, out)
+            else:
+                subprocess.run(
+                    [sys.executable, "-m", "program", run, out], check=True, capture_output=True
+                )
             found[processes] = json.loads(out.read_text()) | dict(run=run)
-    finally: os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     return found
 
 
 def test_two_processes_have_the_losses_of_one(told):
     "Masks, concordance, batch norms and clipping included, with shares of 15 and 16 frames."
     one, two = (told[n]["encoder"] for n in (1, 2))
-    assert len(one) == len(two) >= 50 and np.mean(one[:10]) > 1.1*np.mean(one[40:50])       # it learns: equal losses are no triviality
+    # it learns: equal losses are no triviality
+    assert len(one) == len(two) >= 50
+    assert np.mean(one[:10]) > 1.1 * np.mean(one[40:50])
     apart = np.abs(np.array(one[:50]) - two[:50]).max()
     print(f"largest difference in the first 50 steps: {apart:.1e}")
     assert apart < 1e-5
@@ -87,19 +129,28 @@ def test_two_processes_have_the_losses_of_one(told):
 
 def test_fusion_and_time_too(told):
     one, two = (told[n]["head"] for n in (1, 2))
-    assert len(one) == len(two) >= 10 and np.abs(np.array(one[:10]) - two[:10]).max() < 1e-4   # on features that are stored in half precision
+    # on features that are stored in half precision
+    assert len(one) == len(two) >= 10
+    assert np.abs(np.array(one[:10]) - two[:10]).max() < 1e-4
 
 
 def test_what_they_leave_is_that_of_one(told):
     for arm in ("joint", "joint+temporal"):
-        one, two = (load_file(told[n]["run"]/"seed0"/arm/"predictions.safetensors") for n in (1, 2))
-        assert one.keys() == two.keys() and torch.equal(one["rows"], two["rows"])
-        for task in ("AU", "EXPR", "VA"): assert torch.allclose(one[task], two[task], atol=2e-3, equal_nan=True), task
-    records = [json.loads((told[n]["run"]/"records"/"train-joint-seed0.json").read_text()) for n in (1, 2)]
-    assert records[0]["frames_seen"] == records[1]["frames_seen"] == 5*300
+        one, two = (
+            load_file(told[n]["run"] / "seed0" / arm / "predictions.safetensors") for n in (1, 2)
+        )
+        assert one.keys() == two.keys()
+        assert torch.equal(one["rows"], two["rows"])
+        for task in ("AU", "EXPR", "VA"):
+            assert torch.allclose(one[task], two[task], atol=2e-3, equal_nan=True), task
+    records = [
+        json.loads((told[n]["run"] / "records" / "train-joint-seed0.json").read_text())
+        for n in (1, 2)
+    ]
+    assert records[0]["frames_seen"] == records[1]["frames_seen"] == 5 * 300
 
 
-CUT = '''
+CUT = """
 "Trains a joint model with all that chance brings; process 1 dies after so many steps."
 import os, sys
 from affnb import joint, train
@@ -116,50 +167,106 @@ joint.launch_stage = lambda *words, **more: None
 joint.train_arm(run, "joint", 0)
 if train.rank() == 0: (run.folder/"steps.txt").write_text(str(len(steps)))
 train.disband()
-'''
+"""
 
 
 def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeypatch):
-    "Two processes, dropout and augmentation on; checkpoints every 25 steps: the weights are those of two that nobody killed."
-    (tmp_path/"cut.py").write_text(CUT)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    """Two processes, dropout and augmentation on; checkpoints every 25 steps: the weights are those
+    of two that nobody killed.
+    """
+    (tmp_path / "cut.py").write_text(CUT)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
+
     def trained(name, limit):
-        run = plan(tmp_path/name, *data, "epochs=1", "epoch_frames=280", "batch_frames=8", "checkpoint_seconds=0", "drop_path=.1")
-        if not (run/"seed0").exists():
+        run = plan(
+            tmp_path / name,
+            *data,
+            "epochs=1",
+            "epoch_frames=280",
+            "batch_frames=8",
+            "checkpoint_seconds=0",
+            "drop_path=.1",
+        )
+        if not (run / "seed0").exists():
             torch.manual_seed(0)
             config = open_run(run).config
-            save_weights(make_autoencoder(config, make_encoder(config)), run/"seed0"/"mae"/"model.safetensors")
+            save_weights(
+                make_autoencoder(config, make_encoder(config)),
+                run / "seed0" / "mae" / "model.safetensors",
+            )
         launch("cut", 2, run, limit)
-        return load_file(run/"seed0"/"joint"/"model.safetensors"), int((run/"steps.txt").read_text())
+        return load_file(run / "seed0" / "joint" / "model.safetensors"), int(
+            (run / "steps.txt").read_text()
+        )
+
     straight, steps = trained("straight", 999)
-    with pytest.raises(AffnbError): trained("killed", 30)
-    assert not (tmp_path/"killed"/"seed0"/"joint"/"model.safetensors").exists()
+    with pytest.raises(AffnbError):
+        trained("killed", 30)
+    assert not (tmp_path / "killed" / "seed0" / "joint" / "model.safetensors").exists()
     again, left = trained("killed", 999)
-    assert steps == 35 and left == 10 and again.keys() == straight.keys() and all(torch.equal(again[name], straight[name]) for name in straight)
+    assert steps == 35
+    assert left == 10
+    assert again.keys() == straight.keys()
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
 
 
 def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monkeypatch):
     from affnb import pretrain, separate, train
+
     run = open_run(plan(tmp_path, *data, "processes=2"))
-    steps, one_epoch = [], train.train_epoch
-    monkeypatch.setattr(train, "train_epoch", lambda *words, **more: steps.append(1) or one_epoch(*words, **more))
+    steps = []
+    one_epoch = train.train_epoch
+    monkeypatch.setattr(
+        train, "train_epoch", lambda *words, **more: steps.append(1) or one_epoch(*words, **more)
+    )
     mae, history = pretrain.pretrain(run, "mae", 0)
     model, more, features, predictions = separate.train_task(run, "AU", 0)
-    assert not steps and len(history) == len(more) == 2                                     # trained elsewhere, by two
-    assert np.isfinite(history[-1]["dev"]["loss"]) and features.shape == (len(run.table), 32)
-    left = load_file(tmp_path/"seed0"/"AU"/"predictions.safetensors")
-    assert torch.allclose(left["AU"], torch.from_numpy(predictions["AU"][left["rows"].numpy()]).float(), atol=1e-4)
+    # trained elsewhere, by two
+    assert not steps
+    assert len(history) == len(more) == 2
+    assert np.isfinite(history[-1]["dev"]["loss"])
+    assert features.shape == (len(run.table), 32)
+    left = load_file(tmp_path / "seed0" / "AU" / "predictions.safetensors")
+    assert torch.allclose(
+        left["AU"], torch.from_numpy(predictions["AU"][left["rows"].numpy()]).float(), atol=1e-4
+    )
 
 
 def test_several_processes_fail_in_one_line(data, tmp_path):
     run = plan(tmp_path, *data)
-    with pytest.raises(AffnbError) as error: launch("affnb.separate", 2, run, "--task", "AU")   # no autoencoder to start from
-    assert "\n" not in str(error.value) and "mae/model.safetensors" in str(error.value) and "2 processes" in str(error.value)
+    # no autoencoder to start from
+    with pytest.raises(AffnbError) as error:
+        launch("affnb.separate", 2, run, "--task", "AU")
+    assert "\n" not in str(error.value)
+    assert "mae/model.safetensors" in str(error.value)
+    assert "2 processes" in str(error.value)
 
 
 def test_a_stage_runs_under_torchrun_by_hand(data, tmp_path):
     run = plan(tmp_path, *data)
     torchrun = Path(sys.executable).with_name("torchrun")
-    done = subprocess.run([torchrun, "--standalone", "--nproc-per-node", "2", "-m", "affnb.joint", run, "--arm", "scratch", "--seed", "0"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            torchrun,
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "affnb.joint",
+            run,
+            "--arm",
+            "scratch",
+            "--seed",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-800:]
-    assert (run/"seed0"/"scratch"/"predictions.safetensors").exists() and json.loads((run/"records"/"train-scratch-seed0.json").read_text())["frames_seen"] == 2*64
+    assert (run / "seed0" / "scratch" / "predictions.safetensors").exists()
+    assert (
+        json.loads((run / "records" / "train-scratch-seed0.json").read_text())["frames_seen"]
+        == 2 * 64
+    )

@@ -1,73 +1,164 @@
-"Faces that are found, followed and asked about; model folders; answers as files; what happens otherwise."
-import json, math, os, re, shutil, subprocess
+"""Faces that are found, followed and asked about; model folders; answers as files; what happens
+otherwise.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
-import numpy as np, pandas as pd
-import pytest, torch
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 from PIL import Image
 from torch.nn import functional as F
 from affnb.cli import main
 from affnb.core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, UsageError, generator, load_config
 from affnb.faces import FaceKnobs, render, sample_identities
 from affnb.model import AffectModel, make_encoder, make_model
-from affnb.predict import COLUMNS, TEMPLATE, UNITS, Face, cascade, cut_out, draw_faces, find_sources, frames_of, load_model, overlap, predict, video_frames, write_answers, write_video, yunet
+from affnb.predict import (
+    COLUMNS,
+    TEMPLATE,
+    UNITS,
+    Face,
+    cascade,
+    cut_out,
+    draw_faces,
+    find_sources,
+    frames_of,
+    load_model,
+    overlap,
+    predict,
+    video_frames,
+    write_answers,
+    write_video,
+    yunet,
+)
 from in_step import ROOT
 
-REAL = ROOT.parent/"shared"/"real-faces"
+REAL = ROOT.parent / "shared" / "real-faces"
 
 
 def drawn(n, seed=3, side=160):
     "(n, 240, 240, 3) uint8: drawn people, each on a wall."
-    views = {name: torch.full((n,), float(centre)) for name, centre, _ in FaceKnobs().views} | dict(occlusion=torch.full((n,), -1.))
-    faces = (render(sample_identities(n, generator(seed, "wall"), FaceKnobs()), torch.zeros(n, 12), torch.zeros(n, 2), views, side)*255).byte().permute(0, 2, 3, 1).numpy()
+    views = {name: torch.full((n,), float(centre)) for name, centre, _ in FaceKnobs().views} | dict(
+        occlusion=torch.full((n,), -1.0)
+    )
+    faces = (
+        (
+            render(
+                sample_identities(n, generator(seed, "wall"), FaceKnobs()),
+                torch.zeros(n, 12),
+                torch.zeros(n, 2),
+                views,
+                side,
+            )
+            * 255
+        )
+        .byte()
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     walls = np.full((n, 240, 240, 3), 150, np.uint8)
-    walls[:, 50:50 + side, 40:40 + side] = faces
+    walls[:, 50 : 50 + side, 40 : 40 + side] = faces
     return walls
 
 
 def small_model(source="synthetic", tasks=TASKS, **changes):
-    config = load_config("tiny", [f"{k}={v}" for k, v in (dict(window=4, stride=2) | changes).items()])
+    config = load_config(
+        "tiny", [f"{k}={v}" for k, v in (dict(window=4, stride=2) | changes).items()]
+    )
     torch.manual_seed(0)
-    model = make_model(config, tasks, make_encoder(config), fusion=True, temporal=True, others=[make_encoder(config) for _ in config.fused]).eval()
-    return model, dict(settings=asdict(config), tasks=list(tasks), fused=list(config.fused), arm="untrained", seed=0, data=dict(source=source, hash="0", name="x"), profile="tiny")
+    model = make_model(
+        config,
+        tasks,
+        make_encoder(config),
+        fusion=True,
+        temporal=True,
+        others=[make_encoder(config) for _ in config.fused],
+    ).eval()
+    return model, dict(
+        settings=asdict(config),
+        tasks=list(tasks),
+        fused=list(config.fused),
+        arm="untrained",
+        seed=0,
+        data=dict(source=source, hash="0", name="x"),
+        profile="tiny",
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("predict")
     model, about = small_model()
-    model.save_pretrained(place/"model", config=about)
-    (place/"photos"/"holiday").mkdir(parents=True)
-    for k, wall in enumerate(drawn(8)): Image.fromarray(wall).save(place/"photos"/"holiday"/f"{k}.png")
+    model.save_pretrained(place / "model", config=about)
+    (place / "photos" / "holiday").mkdir(parents=True)
+    for k, wall in enumerate(drawn(8)):
+        Image.fromarray(wall).save(place / "photos" / "holiday" / f"{k}.png")
     wall = next(wall for wall in drawn(8) if len(cascade()(wall)) == 1)
-    Image.fromarray(wall).save(place/"one.jpg", quality=95)
-    write_video(place/"walk.mp4", [np.roll(np.pad(wall, ((0, 0), (0, 80), (0, 0)), "edge"), k, 1) for k in range(12)], 10)
+    Image.fromarray(wall).save(place / "one.jpg", quality=95)
+    write_video(
+        place / "walk.mp4",
+        [np.roll(np.pad(wall, ((0, 0), (0, 80), (0, 0)), "edge"), k, 1) for k in range(12)],
+        10,
+    )
     return place
 
 
 @pytest.fixture(scope="module")
-def model(folder): return AffectModel.from_pretrained(folder/"model")
+def model(folder):
+    return AffectModel.from_pretrained(folder / "model")
 
 
 # ---------------------------------------------------------------- finding
 class Blobs(torch.nn.Module):
-    "A network with YuNet's outputs that finds bright squares of 32 pixels: made here, since the real one cannot be fetched."
+    """A network with YuNet's outputs that finds bright squares of 32 pixels: made here, since the
+    real one cannot be fetched.
+    """
+
     def forward(self, x):
         found = {}
         for stride in (8, 16, 32):
-            bright = torch.sigmoid(.5*(F.avg_pool2d(x.mean(1, keepdim=True), stride) - 230)) * float(stride == 32)
+            bright = torch.sigmoid(
+                0.5 * (F.avg_pool2d(x.mean(1, keepdim=True), stride) - 230)
+            ) * float(stride == 32)
             sure = bright.flatten(2).transpose(1, 2)
-            zero = sure*0
-            points = torch.cat([zero + v for v in (-.3, -.3, .3, -.3, 0, 0, -.25, .35, .25, .35)], 2)   # from the cell's corner, in strides
-            found |= {f"cls_{stride}": sure, f"obj_{stride}": sure, f"bbox_{stride}": torch.cat([zero + .5, zero + .5, zero, zero], 2), f"kps_{stride}": points + .5}
-        return tuple(found[f"{kind}_{stride}"] for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32))
+            zero = sure * 0
+            # from the cell's corner, in strides
+            points = torch.cat(
+                [zero + v for v in (-0.3, -0.3, 0.3, -0.3, 0, 0, -0.25, 0.35, 0.25, 0.35)], 2
+            )
+            found |= {
+                f"cls_{stride}": sure,
+                f"obj_{stride}": sure,
+                f"bbox_{stride}": torch.cat([zero + 0.5, zero + 0.5, zero, zero], 2),
+                f"kps_{stride}": points + 0.5,
+            }
+        return tuple(
+            found[f"{kind}_{stride}"]
+            for kind in ("cls", "obj", "bbox", "kps")
+            for stride in (8, 16, 32)
+        )
 
 
 @pytest.fixture(scope="module")
 def blobs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("yunet")/"blobs.onnx"
+    path = tmp_path_factory.mktemp("yunet") / "blobs.onnx"
     names = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)]
-    torch.onnx.export(Blobs().eval(), (torch.zeros(1, 3, 320, 320),), str(path), input_names=["input"], output_names=names, dynamo=False, opset_version=13)
+    torch.onnx.export(
+        Blobs().eval(),
+        (torch.zeros(1, 3, 320, 320),),
+        str(path),
+        input_names=["input"],
+        output_names=names,
+        dynamo=False,
+        opset_version=13,
+    )
     return path
 
 
@@ -75,200 +166,374 @@ def test_a_yunet_file_gives_boxes_and_landmarks(blobs):
     picture = np.zeros((320, 320, 3), np.uint8)
     picture[96:128, 64:96] = 255
     [face] = yunet(blobs)(picture)
-    assert np.allclose(face.box, (64, 96, 32, 32), atol=2) and face.score > .6 and face.landmarks.shape == (5, 2)
-    assert (face.landmarks >= (64, 96)).all() and (face.landmarks <= (96, 128)).all() and face.landmarks[0, 0] < face.landmarks[1, 0]
+    assert np.allclose(face.box, (64, 96, 32, 32), atol=2)
+    assert face.score > 0.6
+    assert face.landmarks.shape == (5, 2)
+    assert (face.landmarks >= (64, 96)).all()
+    assert (face.landmarks <= (96, 128)).all()
+    assert face.landmarks[0, 0] < face.landmarks[1, 0]
     assert yunet(blobs)(np.zeros((320, 320, 3), np.uint8)) == []
 
 
 def test_a_crop_has_its_landmarks_where_the_template_has_them():
     "A face that is turned, small and off the middle comes out upright, in size and in place."
-    for angle, scale, shift in ((.4, .5, (30, 90)), (-.7, 2.2, (150, 80)), (0, 1, (0, 0))):
-        turn = scale*np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        marks = 112*TEMPLATE @ turn.T + shift + 120
+    for angle, scale, shift in ((0.4, 0.5, (30, 90)), (-0.7, 2.2, (150, 80)), (0, 1, (0, 0))):
+        turn = scale * np.array(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        marks = 112 * TEMPLATE @ turn.T + shift + 120
         picture = np.zeros((560, 560, 3), np.uint8)
-        for (x, y), colour in zip(marks, np.eye(3, dtype=np.uint8)[[0, 1, 2, 0, 1]]*255):
-            r = max(2, round(4*scale)); picture[round(y) - r:round(y) + r + 1, round(x) - r:round(x) + r + 1] = colour
-        crop = cut_out(picture, Face((*marks.min(0), *np.ptp(marks, 0)), 1., marks), 112).astype(int)
-        for (x, y), channel in zip(112*TEMPLATE, (0, 1, 2, 0, 1)): assert crop[round(y), round(x), channel] > 150, (angle, scale)
+        for (x, y), colour in zip(marks, np.eye(3, dtype=np.uint8)[[0, 1, 2, 0, 1]] * 255):
+            r = max(2, round(4 * scale))
+            picture[round(y) - r : round(y) + r + 1, round(x) - r : round(x) + r + 1] = colour
+        crop = cut_out(picture, Face((*marks.min(0), *np.ptp(marks, 0)), 1.0, marks), 112).astype(
+            int
+        )
+        for (x, y), channel in zip(112 * TEMPLATE, (0, 1, 2, 0, 1)):
+            assert crop[round(y), round(x), channel] > 150, (angle, scale)
 
 
 def test_the_cascade_finds_most_drawn_faces_and_the_wall_none():
     walls = drawn(12, seed=5)
     found = [cascade()(wall) for wall in walls]
-    assert sum(len(faces) == 1 for faces in found) >= 5 and cascade()(np.full((240, 240, 3), 150, np.uint8)) == []
+    assert sum(len(faces) == 1 for faces in found) >= 5
+    assert cascade()(np.full((240, 240, 3), 150, np.uint8)) == []
     for faces in found:
-        for face in faces: assert overlap([face.box], [(55, 65, 130, 130)])[0, 0] > .4
+        for face in faces:
+            assert overlap([face.box], [(55, 65, 130, 130)])[0, 0] > 0.4
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: no real faces are looked for")
 def test_real_faces_are_found_and_asked_about(model, tmp_path, capsys):
     paths = sorted(REAL.glob("cropped_aligned/*/*.jpg"))[::20]
     table = predict(model, *paths)
-    assert table["input"].nunique() > .9*len(paths) and "drawn faces only" in capsys.readouterr().err
-    assert np.allclose(table[list(EXPRESSIONS)].sum(axis=1), 1, atol=1e-4) and table["valence"].between(-1, 1).all()
+    assert table["input"].nunique() > 0.9 * len(paths)
+    assert "drawn faces only" in capsys.readouterr().err
+    assert np.allclose(table[list(EXPRESSIONS)].sum(axis=1), 1, atol=1e-4)
+    assert table["valence"].between(-1, 1).all()
     assert len(predict(model, *paths, aligned=True)) == len(paths)
 
 
 # ---------------------------------------------------------------- asking
 def test_columns_say_what_they_hold(model, folder):
-    table = predict(model, folder/"one.jpg")
-    assert list(table.columns) == [*COLUMNS, "valence", "arousal", "expression", *EXPRESSIONS, *UNITS.values()] and len(table) == 1
+    table = predict(model, folder / "one.jpg")
+    assert list(table.columns) == [
+        *COLUMNS,
+        "valence",
+        "arousal",
+        "expression",
+        *EXPRESSIONS,
+        *UNITS.values(),
+    ]
+    assert len(table) == 1
     row = table.iloc[0]
-    assert row["expression"] == max(EXPRESSIONS, key=lambda name: row[name]) and "AU12 " in " ".join(UNITS.values()) and row["AU12 " + UNITS["AU12"].removeprefix("AU12 ")] == row[UNITS["AU12"]]
-    assert table[list(UNITS.values())].ge(0).all(axis=None) and table[list(UNITS.values())].le(1).all(axis=None)
+    assert row["expression"] == max(EXPRESSIONS, key=lambda name: row[name])
+    assert "AU12 " in " ".join(UNITS.values())
+    assert row["AU12 " + UNITS["AU12"].removeprefix("AU12 ")] == row[UNITS["AU12"]]
+    assert table[list(UNITS.values())].ge(0).all(axis=None)
+    assert table[list(UNITS.values())].le(1).all(axis=None)
 
 
 def test_a_model_of_one_task_answers_that_task_alone(tmp_path, folder):
     model, about = small_model(tasks=("EXPR",))
-    model.save_pretrained(tmp_path/"m", config=about)
-    table = predict(load_model(tmp_path/"m"), folder/"one.jpg")
+    model.save_pretrained(tmp_path / "m", config=about)
+    table = predict(load_model(tmp_path / "m"), folder / "one.jpg")
     assert list(table.columns) == [*COLUMNS, "expression", *EXPRESSIONS]
 
 
 def test_a_video_is_followed_and_asked_along_time(model, folder):
-    table = predict(model, folder/"walk.mp4")
-    assert table["frame"].tolist() == sorted(table["frame"]) and table["face"].nunique() <= 2 and len(table) >= 8
-    assert np.allclose(table["seconds"], table["frame"]/10, atol=1e-3)
-    frames = np.stack([frame for _, _, frame in video_frames(folder/"walk.mp4")])
+    table = predict(model, folder / "walk.mp4")
+    assert table["frame"].tolist() == sorted(table["frame"])
+    assert table["face"].nunique() <= 2
+    assert len(table) >= 8
+    assert np.allclose(table["seconds"], table["frame"] / 10, atol=1e-3)
+    frames = np.stack([frame for _, _, frame in video_frames(folder / "walk.mp4")])
     array = predict(model, frames)
-    assert np.allclose(array["valence"], table["valence"], atol=1e-5) and (array["input"] == "array 0").all()
-    assert predict(model, folder/"walk.mp4", every=3)["frame"].isin([0, 3, 6, 9]).all()
+    assert np.allclose(array["valence"], table["valence"], atol=1e-5)
+    assert (array["input"] == "array 0").all()
+    assert predict(model, folder / "walk.mp4", every=3)["frame"].isin([0, 3, 6, 9]).all()
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(model, folder):
-    alone = predict(model, folder/"one.jpg")
-    together = predict(model, folder/"photos", folder/"walk.mp4", folder/"one.jpg")
-    same = together[together["input"] == str(folder/"one.jpg")].reset_index(drop=True)
-    assert np.allclose(alone["valence"], same["valence"], atol=1e-5) and np.allclose(alone[list(EXPRESSIONS)], same[list(EXPRESSIONS)], atol=1e-5)
+    alone = predict(model, folder / "one.jpg")
+    together = predict(model, folder / "photos", folder / "walk.mp4", folder / "one.jpg")
+    same = together[together["input"] == str(folder / "one.jpg")].reset_index(drop=True)
+    assert np.allclose(alone["valence"], same["valence"], atol=1e-5)
+    assert np.allclose(alone[list(EXPRESSIONS)], same[list(EXPRESSIONS)], atol=1e-5)
 
 
 def test_a_model_of_drawn_faces_warns_and_one_of_real_faces_does_not(folder, tmp_path, capsys):
-    predict(load_model(folder/"model"), folder/"one.jpg")
+    predict(load_model(folder / "model"), folder / "one.jpg")
     assert "drawn faces only" in capsys.readouterr().err
     model, about = small_model(source="real")
-    model.save_pretrained(tmp_path/"real", config=about)
-    predict(load_model(tmp_path/"real"), folder/"one.jpg")
+    model.save_pretrained(tmp_path / "real", config=about)
+    predict(load_model(tmp_path / "real"), folder / "one.jpg")
     assert "drawn faces" not in capsys.readouterr().err
 
 
 def test_pictures_turned_by_their_camera_are_upright(model, folder, tmp_path):
-    image, exif = Image.open(folder/"one.jpg"), Image.Exif()
-    exif[274] = 6   # turned by 270 degrees when shown
-    image.rotate(90, expand=True).save(tmp_path/"turned.png", exif=exif)
-    assert len(predict(model, tmp_path/"turned.png")) == 1
+    image = Image.open(folder / "one.jpg")
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 270 degrees when shown
+    image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    assert len(predict(model, tmp_path / "turned.png")) == 1
 
 
 # ---------------------------------------------------------------- files
 def test_answers_as_csv_and_parquet(model, folder, tmp_path):
-    table = predict(model, folder/"photos")
-    write_answers(table, tmp_path/"a.csv"); write_answers(table, tmp_path/"a.parquet")
-    csv, parquet = pd.read_csv(tmp_path/"a.csv"), pd.read_parquet(tmp_path/"a.parquet")
-    assert list(csv.columns) == list(parquet.columns) == list(table.columns) and np.allclose(csv["valence"], parquet["valence"], atol=1e-5) and len(csv) == len(table)
-    with pytest.raises(UsageError, match="must end with .csv or .parquet"): write_answers(table, tmp_path/"a.xls")
+    table = predict(model, folder / "photos")
+    write_answers(table, tmp_path / "a.csv")
+    write_answers(table, tmp_path / "a.parquet")
+    csv = pd.read_csv(tmp_path / "a.csv")
+    parquet = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(csv.columns) == list(parquet.columns) == list(table.columns)
+    assert np.allclose(csv["valence"], parquet["valence"], atol=1e-5)
+    assert len(csv) == len(table)
+    with pytest.raises(UsageError, match="must end with .csv or .parquet"):
+        write_answers(table, tmp_path / "a.xls")
 
 
 def test_what_is_drawn_covers_no_face(model):
-    wall = np.repeat(np.repeat(drawn(1)[0], 2, 0), 2, 1)   # high enough: nothing is enlarged
-    rows = pd.DataFrame([dict(face=k, x=40. + 200*k, y=140., width=180., height=180., expression="Fear", Fear=.91, valence=-.2, arousal=.4) for k in range(2)])
-    shown, wider = draw_faces(wall, rows), draw_faces(wall, rows, 5)
-    assert shown.shape[0] == wall.shape[0] and wider.shape[1] > shown.shape[1] > wall.shape[1]
-    for k in range(2):   # within the box, below its number
-        inside = (slice(165, 314), slice(46 + 200*k, 214 + 200*k))
+    wall = np.repeat(np.repeat(drawn(1)[0], 2, 0), 2, 1)  # high enough: nothing is enlarged
+    rows = pd.DataFrame(
+        [
+            dict(
+                face=k,
+                x=40.0 + 200 * k,
+                y=140.0,
+                width=180.0,
+                height=180.0,
+                expression="Fear",
+                Fear=0.91,
+                valence=-0.2,
+                arousal=0.4,
+            )
+            for k in range(2)
+        ]
+    )
+    shown = draw_faces(wall, rows)
+    wider = draw_faces(wall, rows, 5)
+    assert shown.shape[0] == wall.shape[0]
+    assert wider.shape[1] > shown.shape[1] > wall.shape[1]
+    for k in range(2):  # within the box, below its number
+        inside = (slice(165, 314), slice(46 + 200 * k, 214 + 200 * k))
         assert np.array_equal(shown[inside], wall[inside])
-    written = (shown[:, wall.shape[1]:] < 128).any(-1)
-    assert written.sum() > 500 and not written[:, -6:].any() and not written[-6:].any(), "a caption is cut off"
+    written = (shown[:, wall.shape[1] :] < 128).any(-1)
+    assert written.sum() > 500, "a caption is cut off"
+    assert not written[:, -6:].any(), "a caption is cut off"
+    assert not written[-6:].any(), "a caption is cut off"
 
 
 def test_a_small_crop_is_enlarged_and_its_caption_stands_beside_it():
     crop = drawn(1)[0][50:162, 40:152]
-    rows = pd.DataFrame([dict(face=0, x=0., y=0., width=112., height=112., expression="Happiness", Happiness=.91, valence=-.2, arousal=.4) | dict.fromkeys(UNITS.values(), .9)])
+    rows = pd.DataFrame(
+        [
+            dict(
+                face=0,
+                x=0.0,
+                y=0.0,
+                width=112.0,
+                height=112.0,
+                expression="Happiness",
+                Happiness=0.91,
+                valence=-0.2,
+                arousal=0.4,
+            )
+            | dict.fromkeys(UNITS.values(), 0.9)
+        ]
+    )
     shown = draw_faces(crop, rows)
-    assert shown.shape[0] == 480 and np.array_equal(shown[30:470, 10:470], np.asarray(Image.fromarray(crop).resize((480, 480), Image.Resampling.BICUBIC))[30:470, 10:470])
+    assert shown.shape[0] == 480
+    assert np.array_equal(
+        shown[30:470, 10:470],
+        np.asarray(Image.fromarray(crop).resize((480, 480), Image.Resampling.BICUBIC))[
+            30:470, 10:470
+        ],
+    )
     written = (shown[:, 480:] < 128).any(-1)
-    assert written.any(1).sum() > 100 and not written[:, -6:].any() and not written[-6:].any(), "a caption is cut off"
+    assert written.any(1).sum() > 100, "a caption is cut off"
+    assert not written[:, -6:].any(), "a caption is cut off"
+    assert not written[-6:].any(), "a caption is cut off"
 
 
 def test_copies_never_take_the_places_of_what_is_read(folder, tmp_path, capsys):
     "Into the folder of the inputs, below it, beside a video: refused before anything is done."
-    shutil.copytree(folder/"photos", tmp_path/"photos"); shutil.copyfile(folder/"walk.mp4", tmp_path/"photos"/"walk.mp4")
-    (tmp_path/"links").mkdir(); (tmp_path/"links"/"a.png").symlink_to(tmp_path/"photos"/"holiday"/"1.png"); (tmp_path/"full").mkdir(); (tmp_path/"full"/"0.png").touch()
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    shutil.copyfile(folder / "walk.mp4", tmp_path / "photos" / "walk.mp4")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(tmp_path / "photos" / "holiday" / "1.png")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "0.png").touch()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    for words in ([tmp_path/"links"/"a.png", "--draw", tmp_path/"links"], [tmp_path/"photos"/"holiday"/"0.png", "--draw", tmp_path/"full"], [tmp_path/"photos", "--draw", tmp_path/"photos"], [tmp_path/"photos", "--draw", tmp_path/"photos"/"drawn"], [tmp_path/"photos"/"walk.mp4", "--draw", tmp_path/"photos"], [tmp_path/"photos"/"holiday"/"0.png", "--draw", tmp_path/"photos"/"holiday"/".."/"holiday"]):
-        assert main(["predict", str(folder/"model"), *map(str, words), "--aligned"]) == 2 and re.search("name a folder apart from it|holds something already", capsys.readouterr().err)
+    for words in (
+        [tmp_path / "links" / "a.png", "--draw", tmp_path / "links"],
+        [tmp_path / "photos" / "holiday" / "0.png", "--draw", tmp_path / "full"],
+        [tmp_path / "photos", "--draw", tmp_path / "photos"],
+        [tmp_path / "photos", "--draw", tmp_path / "photos" / "drawn"],
+        [tmp_path / "photos" / "walk.mp4", "--draw", tmp_path / "photos"],
+        [
+            tmp_path / "photos" / "holiday" / "0.png",
+            "--draw",
+            tmp_path / "photos" / "holiday" / ".." / "holiday",
+        ],
+    ):
+        assert main(["predict", str(folder / "model"), *map(str, words), "--aligned"]) == 2
+        assert re.search(
+            "name a folder apart from it|holds something already", capsys.readouterr().err
+        )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_file_is_read_once_however_often_it_is_named(model, folder):
-    inside = folder/"photos"/"holiday"
-    alone = predict(model, inside/"3.png", aligned=True)
-    again = predict(model, inside/"3.png", inside/".."/"holiday"/"3.png", str(inside/"3.png"), aligned=True)
-    assert len(again) == 1 and again.equals(alone)
-    assert [Path(name).name for name in predict(model, inside/"5.png", inside, aligned=True)["input"]] == ["5.png", *(f"{k}.png" for k in range(8) if k != 5)]
+    inside = folder / "photos" / "holiday"
+    alone = predict(model, inside / "3.png", aligned=True)
+    again = predict(
+        model,
+        inside / "3.png",
+        inside / ".." / "holiday" / "3.png",
+        str(inside / "3.png"),
+        aligned=True,
+    )
+    assert len(again) == 1
+    assert again.equals(alone)
+    assert [
+        Path(name).name for name in predict(model, inside / "5.png", inside, aligned=True)["input"]
+    ] == ["5.png", *(f"{k}.png" for k in range(8) if k != 5)]
 
 
 def test_a_name_that_is_no_utf_8_loses_nothing(folder, tmp_path, capsys):
-    (tmp_path/"in").mkdir()
-    for name in (b"Gr\xfc\xdfe.png", b"Gr\xfc\xdf.png"): shutil.copyfile(folder/"photos"/"holiday"/"0.png", Path(os.fsdecode(os.fsencode(tmp_path/"in") + b"/" + name)))
+    (tmp_path / "in").mkdir()
+    for name in (b"Gr\xfc\xdfe.png", b"Gr\xfc\xdf.png"):
+        shutil.copyfile(
+            folder / "photos" / "holiday" / "0.png",
+            Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)),
+        )
     for ending in ("csv", "parquet"):
-        assert main(["predict", str(folder/"model"), str(tmp_path/"in"), "--aligned", "-o", str(tmp_path/f"answers.{ending}"), "--draw", str(tmp_path/f"drawn.{ending}")]) == 0, capsys.readouterr().err
-    names = pd.read_csv(tmp_path/"answers.csv")["input"]
-    assert names.is_unique and names.str.contains("Gr", regex=False).all() and pd.read_parquet(tmp_path/"answers.parquet")["input"].equals(names) and len(list((tmp_path/"drawn.csv").iterdir())) == 2
+        assert (
+            main(
+                [
+                    "predict",
+                    str(folder / "model"),
+                    str(tmp_path / "in"),
+                    "--aligned",
+                    "-o",
+                    str(tmp_path / f"answers.{ending}"),
+                    "--draw",
+                    str(tmp_path / f"drawn.{ending}"),
+                ]
+            )
+            == 0
+        ), capsys.readouterr().err
+    names = pd.read_csv(tmp_path / "answers.csv")["input"]
+    assert names.is_unique
+    assert names.str.contains("Gr", regex=False).all()
+    assert pd.read_parquet(tmp_path / "answers.parquet")["input"].equals(names)
+    assert len(list((tmp_path / "drawn.csv").iterdir())) == 2
 
 
-@pytest.mark.parametrize("ending, said", [("avi", "{n} frames of 40"), ("mkv", "{n} frames, {seconds:.1f} of 4.0 seconds")])
+@pytest.mark.parametrize(
+    "ending, said",
+    [("avi", "{n} frames of 40"), ("mkv", "{n} frames, {seconds:.1f} of 4.0 seconds")],
+)
 def test_a_video_that_is_cut_short_is_said(ending, said, folder, tmp_path, capsys):
-    whole = tmp_path/f"whole.{ending}"
+    whole = tmp_path / f"whole.{ending}"
     import av
+
     with av.open(str(whole), "w") as film:
-        stream = film.add_stream("mjpeg", rate=10); stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-        for k in range(40): [film.mux(packet) for packet in stream.encode(av.VideoFrame.from_ndarray(np.random.default_rng(k).integers(0, 255, (48, 64, 3), dtype=np.uint8), "rgb24"))]
-        for packet in stream.encode(): film.mux(packet)
-    assert len(list(video_frames(whole))) == 40 and not capsys.readouterr().err
-    half = tmp_path/f"half.{ending}"
-    half.write_bytes(whole.read_bytes()[:whole.stat().st_size//2])
+        stream = film.add_stream("mjpeg", rate=10)
+        stream.width = 64
+        stream.height = 48
+        stream.pix_fmt = "yuvj420p"
+        for k in range(40):
+            [
+                film.mux(packet)
+                for packet in stream.encode(
+                    av.VideoFrame.from_ndarray(
+                        np.random.default_rng(k).integers(0, 255, (48, 64, 3), dtype=np.uint8),
+                        "rgb24",
+                    )
+                )
+            ]
+        for packet in stream.encode():
+            film.mux(packet)
+    assert len(list(video_frames(whole))) == 40
+    assert not capsys.readouterr().err
+    half = tmp_path / f"half.{ending}"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     n = len(list(video_frames(half)))
-    assert 0 < n < 40 and f"{half.name}: {said.format(n=n, seconds=(n - 1)/10)} could be decoded" in capsys.readouterr().err
+    assert 0 < n < 40
+    assert (
+        f"{half.name}: {said.format(n=n, seconds=(n - 1) / 10)} could be decoded"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(folder, tmp_path, capsys, monkeypatch):
     from affnb import cli, predict as module
+
     monkeypatch.setattr(module, "predict", lambda *_, **__: pytest.fail("the work was begun"))
-    (tmp_path/"file").touch(); (tmp_path/"folder.csv").mkdir()
-    for words, said in ((["-o", tmp_path/"folder.csv"], "is a folder"), (["-o", tmp_path/"file"/"x.csv"], "is a file"), (["--draw", tmp_path/"file"], "is a file"), (["--draw", tmp_path/"file"/"deep"], "is a file")):
-        assert cli.main(["predict", str(folder/"model"), str(folder/"one.jpg"), *map(str, words)]) == 1 and said in capsys.readouterr().err, words
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    for words, said in (
+        (["-o", tmp_path / "folder.csv"], "is a folder"),
+        (["-o", tmp_path / "file" / "x.csv"], "is a file"),
+        (["--draw", tmp_path / "file"], "is a file"),
+        (["--draw", tmp_path / "file" / "deep"], "is a file"),
+    ):
+        assert (
+            cli.main(["predict", str(folder / "model"), str(folder / "one.jpg"), *map(str, words)])
+            == 1
+        ), words
+        assert said in capsys.readouterr().err, words
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named(model, folder, tmp_path, capsys):
-    shutil.copyfile(folder/"one.jpg", tmp_path/"a.jpg"); (tmp_path/"IMG_1.HEIC").write_bytes(b"ftypheic"); (tmp_path/"notes.txt").touch()
+    shutil.copyfile(folder / "one.jpg", tmp_path / "a.jpg")
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"ftypheic")
+    (tmp_path / "notes.txt").touch()
     assert len(predict(model, tmp_path, aligned=True)) == 1
     said = capsys.readouterr().err
-    assert "IMG_1.HEIC: pictures of this kind are not read: save it as JPEG or PNG" in said and "notes.txt" not in said
+    assert "IMG_1.HEIC: pictures of this kind are not read: save it as JPEG or PNG" in said
+    assert "notes.txt" not in said
 
 
 def test_a_drawn_video_has_its_length_and_rate(model, folder, tmp_path):
-    predict(model, folder/"walk.mp4", folder/"one.jpg", draw=tmp_path/"drawn")
-    frames = list(video_frames(tmp_path/"drawn"/"walk.mp4"))
-    assert len(frames) == 12 and abs(frames[10][1] - 1) < .01 and (tmp_path/"drawn"/"one.png").exists()
+    predict(model, folder / "walk.mp4", folder / "one.jpg", draw=tmp_path / "drawn")
+    frames = list(video_frames(tmp_path / "drawn" / "walk.mp4"))
+    assert len(frames) == 12
+    assert abs(frames[10][1] - 1) < 0.01
+    assert (tmp_path / "drawn" / "one.png").exists()
 
 
 def test_a_model_folder_is_plain_and_whole(folder):
-    names = {path.name for path in (folder/"model").iterdir()}
-    assert {"config.json", "model.safetensors"} <= names and not any(name.endswith((".bin", ".pkl", ".pt")) for name in names)
-    about = json.loads((folder/"model"/"config.json").read_text())
-    assert about["tasks"] == list(TASKS) and about["settings"]["window"] == 4 and about["data"]["source"] == "synthetic"
-    plain, again = small_model()[0].state_dict(), load_model(folder/"model").state_dict()
-    assert plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert {"config.json", "model.safetensors"} <= names
+    assert not any(name.endswith((".bin", ".pkl", ".pt")) for name in names)
+    about = json.loads((folder / "model" / "config.json").read_text())
+    assert about["tasks"] == list(TASKS)
+    assert about["settings"]["window"] == 4
+    assert about["data"]["source"] == "synthetic"
+    plain = small_model()[0].state_dict()
+    again = load_model(folder / "model").state_dict()
+    assert plain.keys() == again.keys()
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
 def test_onnx_says_the_same(model, tmp_path):
     import onnxruntime
     from affnb.predict import Answers, export_onnx
-    export_onnx(model, tmp_path/"model.onnx")
-    frames, valid = torch.randn(5, 4, 3, 32, 32), torch.rand(5, 4) > .3
+
+    export_onnx(model, tmp_path / "model.onnx")
+    frames = torch.randn(5, 4, 3, 32, 32)
+    valid = torch.rand(5, 4) > 0.3
     valid[:, 0] = True
-    theirs = onnxruntime.InferenceSession(str(tmp_path/"model.onnx")).run(None, dict(frames=frames.numpy(), valid=valid.numpy()))
-    with torch.inference_mode(): ours = Answers(model)(frames, valid)
-    assert len(theirs) == 3 and all(np.abs(a.numpy() - b)[valid.numpy()].max() < 1e-4 for a, b in zip(ours, theirs))
+    theirs = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(
+        None, dict(frames=frames.numpy(), valid=valid.numpy())
+    )
+    with torch.inference_mode():
+        ours = Answers(model)(frames, valid)
+    assert len(theirs) == 3
+    assert all(np.abs(a.numpy() - b)[valid.numpy()].max() < 1e-4 for a, b in zip(ours, theirs))
 
 
 # ---------------------------------------------------------------- what happens otherwise
@@ -279,9 +544,21 @@ WRONG = {
     "an empty folder": (["MODEL", "empty"], 1, "no picture and no video"),
     "nothing that can be read": (["MODEL", "torn.jpg"], 1, "cannot be decoded as a picture"),
     "a film that is none": (["MODEL", "torn.mp4"], 1, "cannot be decoded as a video"),
-    "no such detector": (["MODEL", "one.jpg", "--detector", "none.onnx"], 1, "no such file: fetch face_detection_yunet"),
-    "a detector that is none": (["MODEL", "one.jpg", "--detector", "torn.jpg"], 1, "cannot read it as YuNet"),
-    "crops and a detector": (["MODEL", "one.jpg", "--detector", "torn.jpg", "--aligned"], 2, "leave one of them out"),
+    "no such detector": (
+        ["MODEL", "one.jpg", "--detector", "none.onnx"],
+        1,
+        "no such file: fetch face_detection_yunet",
+    ),
+    "a detector that is none": (
+        ["MODEL", "one.jpg", "--detector", "torn.jpg"],
+        1,
+        "cannot read it as YuNet",
+    ),
+    "crops and a detector": (
+        ["MODEL", "one.jpg", "--detector", "torn.jpg", "--aligned"],
+        2,
+        "leave one of them out",
+    ),
     "every none": (["MODEL", "one.jpg", "--every", "0"], 2, "--every 0"),
     "a spreadsheet": (["MODEL", "one.jpg", "-o", "a.xlsx"], 2, ".csv or .parquet"),
     "a model without its settings": (["hollow", "one.jpg"], 1, "hollow"),
@@ -292,17 +569,22 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def wrong(folder, tmp_path_factory):
-    import pickle, shutil
+    import pickle
+    import shutil
+
     place = tmp_path_factory.mktemp("wrong")
-    shutil.copytree(folder/"model", place/"MODEL"); shutil.copy(folder/"one.jpg", place)
-    (place/"empty").mkdir()
-    for name in ("torn.jpg", "torn.mp4"): (place/name).write_bytes(b"no picture")
-    for name in ("hollow", "bent", "pickle"): shutil.copytree(folder/"model", place/name)
-    (place/"hollow"/"config.json").write_text("{}")
-    about = json.loads((place/"bent"/"config.json").read_text())
+    shutil.copytree(folder / "model", place / "MODEL")
+    shutil.copy(folder / "one.jpg", place)
+    (place / "empty").mkdir()
+    for name in ("torn.jpg", "torn.mp4"):
+        (place / name).write_bytes(b"no picture")
+    for name in ("hollow", "bent", "pickle"):
+        shutil.copytree(folder / "model", place / name)
+    (place / "hollow" / "config.json").write_text("{}")
+    about = json.loads((place / "bent" / "config.json").read_text())
     about["settings"]["width"] *= 2
-    (place/"bent"/"config.json").write_text(json.dumps(about))
-    (place/"pickle"/"model.safetensors").write_bytes(pickle.dumps({"a": 1}))
+    (place / "bent" / "config.json").write_text(json.dumps(about))
+    (place / "pickle" / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))
     return place
 
 
@@ -312,27 +594,56 @@ def test_what_cannot_be_done_is_one_line(case, wrong, monkeypatch, capsys):
     monkeypatch.chdir(wrong)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["predict", *words]) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("WARNING")]
-    assert len(lines) == 1 and lines[0].startswith("affnb: ") and said in lines[0] and "defect" not in lines[0], lines
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if not line.startswith("WARNING")
+    ]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("affnb: "), lines
+    assert said in lines[0], lines
+    assert "defect" not in lines[0], lines
     assert not list(wrong.glob("a.*"))
 
 
 def test_what_is_left_out_is_said_and_the_rest_is_answered(model, folder, wrong, capsys):
-    table = predict(model, folder/"one.jpg", wrong/"torn.jpg", np.full((64, 64, 3), 90, np.uint8))
+    table = predict(
+        model, folder / "one.jpg", wrong / "torn.jpg", np.full((64, 64, 3), 90, np.uint8)
+    )
     said = capsys.readouterr().err
-    assert len(table) == 1 and "torn.jpg: cannot be decoded" in said and "no face found: array 2" in said
-    for k in range(9): Image.new("RGB", (32, 32)).save(wrong/"empty"/f"{k}.png")
-    assert predict(model, wrong/"empty").empty and "and 4 more" in capsys.readouterr().err
+    assert len(table) == 1
+    assert "torn.jpg: cannot be decoded" in said
+    assert "no face found: array 2" in said
+    for k in range(9):
+        Image.new("RGB", (32, 32)).save(wrong / "empty" / f"{k}.png")
+    assert predict(model, wrong / "empty").empty
+    assert "and 4 more" in capsys.readouterr().err
 
 
 def test_arrays_that_are_no_frames_are_refused():
     for array in (np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 4), np.uint8)):
-        with pytest.raises(UsageError, match="must be uint8"): find_sources([array])
+        with pytest.raises(UsageError, match="must be uint8"):
+            find_sources([array])
 
 
 def test_the_command_writes_the_table(folder, tmp_path, capsys):
-    assert main(["predict", str(folder/"model"), str(folder/"photos"), str(folder/"one.jpg"), "-o", str(tmp_path/"out.csv"), "--draw", str(tmp_path/"drawn")]) == 0
-    table = pd.read_csv(tmp_path/"out.csv")
-    assert f"{len(table)} faces in {table['input'].nunique()} inputs" in capsys.readouterr().out and len(list((tmp_path/"drawn").iterdir())) == table["input"].nunique()
-    assert main(["predict", str(folder/"model"), str(folder/"one.jpg")]) == 0 and capsys.readouterr().out.startswith("input,frame,seconds,face,")
-    assert main(["export", str(folder/"model"), str(tmp_path/"m.onnx")]) == 0 and (tmp_path/"m.onnx").stat().st_size > 10_000
+    assert (
+        main(
+            [
+                "predict",
+                str(folder / "model"),
+                str(folder / "photos"),
+                str(folder / "one.jpg"),
+                "-o",
+                str(tmp_path / "out.csv"),
+                "--draw",
+                str(tmp_path / "drawn"),
+            ]
+        )
+        == 0
+    )
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert f"{len(table)} faces in {table['input'].nunique()} inputs" in capsys.readouterr().out
+    assert len(list((tmp_path / "drawn").iterdir())) == table["input"].nunique()
+    assert main(["predict", str(folder / "model"), str(folder / "one.jpg")]) == 0
+    assert capsys.readouterr().out.startswith("input,frame,seconds,face,")
+    assert main(["export", str(folder / "model"), str(tmp_path / "m.onnx")]) == 0
+    assert (tmp_path / "m.onnx").stat().st_size > 10_000

@@ -1,25 +1,40 @@
-"The site and the slides, built from what is committed and looked at in a browser: links, pictures, tables, contrast, no network."
-import re, shutil, subprocess, sys, time
+"""The site and the slides, built from what is committed and looked at in a browser: links,
+pictures, tables, contrast, no network.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 import pytest
 from affnb.data import hold
 from in_step import ROOT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, request):
     "Built once, whichever process of pytest-xdist asks first."
     beside = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"): beside = beside.parent
-    out = beside/"docs"/"site"
+    if hasattr(request.config, "workerinput"):
+        beside = beside.parent
+    out = beside / "docs" / "site"
     out.parent.mkdir(exist_ok=True)
-    with hold(out.parent/"lock"):
-        if not (out/"slides"/"index.html").exists():
+    with hold(out.parent / "lock"):
+        if not (out / "slides" / "index.html").exists():
             start = time.perf_counter()
-            done = subprocess.run([sys.executable, "docs/build.py", "site", str(out)], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "docs/build.py", "site", str(out)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, done.stderr[-3000:]
             assert time.perf_counter() - start < 300, "`make docs` in under five minutes"
     return out
@@ -27,30 +42,48 @@ def site(tmp_path_factory, request):
 
 class Page(HTMLParser):
     "Links, anchors and pictures of a page."
+
     def __init__(self, path):
         super().__init__()
-        self.links, self.anchors, self.pictures = [], set(), []
+        self.links = []
+        self.anchors = set()
+        self.pictures = []
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
-        if given.get("id"): self.anchors.add(given["id"])
-        if tag == "a" and given.get("href"): self.links.append(given["href"])
-        if tag == "img": self.pictures.append(given)
+        if given.get("id"):
+            self.anchors.add(given["id"])
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if tag == "img":
+            self.pictures.append(given)
         for name in ("src", "href"):
-            if tag in ("script", "link", "img") and given.get(name): self.links.append(given[name])
+            if tag in ("script", "link", "img") and given.get(name):
+                self.links.append(given[name])
 
 
 @pytest.fixture(scope="module")
-def pages(site): return {path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
+def pages(site):
+    return {
+        path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts
+    }
 
 
 def test_every_notebook_and_page_is_there(site, pages):
     names = {str(path.relative_to(site)) for path in pages}
-    assert {f"nbs/{path.stem}.html" for path in (ROOT/"nbs").glob("*.ipynb")} <= names
-    assert {f"docs/{path.stem}.html" for path in (ROOT/"docs").glob("*.md") if path.stem != "index"} <= names
-    assert {f"docs/api/{path.stem}.html" for path in (ROOT/"affnb").glob("[a-z]*.py")} <= names
-    assert {"index.html", "search.html", "docs/gallery.html", "docs/commands.html", "slides/index.html"} <= names
+    assert {f"nbs/{path.stem}.html" for path in (ROOT / "nbs").glob("*.ipynb")} <= names
+    assert {
+        f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md") if path.stem != "index"
+    } <= names
+    assert {f"docs/api/{path.stem}.html" for path in (ROOT / "affnb").glob("[a-z]*.py")} <= names
+    assert {
+        "index.html",
+        "search.html",
+        "docs/gallery.html",
+        "docs/commands.html",
+        "slides/index.html",
+    } <= names
 
 
 def test_internal_links_resolve_and_nothing_is_fetched(site, pages):
@@ -58,51 +91,77 @@ def test_internal_links_resolve_and_nothing_is_fetched(site, pages):
         for link in page.links:
             parts = urlparse(link)
             if parts.scheme in ("http", "https", "mailto"):
-                assert not re.search(r"\.(js|css|woff2?|png|svg)($|\?)", parts.path), f"{path}: {link} would be fetched"
+                assert not re.search(r"\.(js|css|woff2?|png|svg)($|\?)", parts.path), (
+                    f"{path}: {link} would be fetched"
+                )
                 continue
-            if parts.scheme == "data": continue
-            target = (path.parent/unquote(parts.path)).resolve() if parts.path else path
-            assert target.exists() and target.is_relative_to(site), f"{path.relative_to(site)}: {link} leads nowhere"
-            if parts.fragment and target in pages and "slides" not in target.parts: assert unquote(parts.fragment) in pages[target].anchors | {""}, f"{path.relative_to(site)}: {link}: no such place"
+            if parts.scheme == "data":
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.exists(), f"{path.relative_to(site)}: {link} leads nowhere"
+            assert target.is_relative_to(site), f"{path.relative_to(site)}: {link} leads nowhere"
+            if parts.fragment and target in pages and "slides" not in target.parts:
+                assert unquote(parts.fragment) in pages[target].anchors | {""}, (
+                    f"{path.relative_to(site)}: {link}: no such place"
+                )
 
 
 def test_every_picture_has_a_text_that_stands_for_it(pages):
     seen = 0
     for path, page in pages.items():
         for picture in page.pictures:
-            assert len((picture.get("alt") or "").strip()) > 10, f"{path}: {picture.get('src', '')[:80]}"
+            assert len((picture.get("alt") or "").strip()) > 10, (
+                f"{path}: {picture.get('src', '')[:80]}"
+            )
             seen += 1
     assert seen > 100
 
 
 def test_every_figure_is_in_the_gallery_with_its_notebook_and_command(site):
-    text = re.sub(r"<[^>]+>", "", (site/"docs"/"gallery.html").read_text())
-    figures = list((ROOT/"figures").glob("*/fig_*.png"))
-    assert len(figures) > 20 and all(path.stem in text for path in figures)
-    assert text.count("data/records/") >= len(figures) and "affnb bench" in text and "affnb reproduce --profile laptop" in text
+    text = re.sub(r"<[^>]+>", "", (site / "docs" / "gallery.html").read_text())
+    figures = list((ROOT / "figures").glob("*/fig_*.png"))
+    assert len(figures) > 20
+    assert all(path.stem in text for path in figures)
+    assert text.count("data/records/") >= len(figures)
+    assert "affnb bench" in text
+    assert "affnb reproduce --profile laptop" in text
 
 
 def test_the_api_says_what_the_docments_say(site):
-    text = re.sub(r"<[^>]+>", "", (site/"docs"/"api"/"metrics.html").read_text())
-    assert "def ccc(" in text and "def bootstrap(" in text and "affnb.metrics" in text
-    assert "a YuNet file; None: OpenCV" in re.sub(r"<[^>]+>", "", (site/"docs"/"api"/"predict.html").read_text()).replace("&#39;", "'")
+    text = re.sub(r"<[^>]+>", "", (site / "docs" / "api" / "metrics.html").read_text())
+    assert "def ccc(" in text
+    assert "def bootstrap(" in text
+    assert "affnb.metrics" in text
+    assert "a YuNet file; None: OpenCV" in re.sub(
+        r"<[^>]+>", "", (site / "docs" / "api" / "predict.html").read_text()
+    ).replace("&#39;", "'")
 
 
 def test_slides_hold_what_is_marked(site):
     import nbformat
     from affnb.course import SESSIONS
+
     for session, (title, names) in SESSIONS.items():
-        text = (site/"slides"/f"{session}.html").read_text()
-        marked = [cell for name in names for cell in nbformat.read(ROOT/"nbs"/f"{name}.ipynb", 4).cells if cell.metadata.get("slideshow", {}).get("slide_type") == "slide"]
-        assert title in text and len(marked) >= 4 and text.count("<section") > len(marked)
+        text = (site / "slides" / f"{session}.html").read_text()
+        marked = [
+            cell
+            for name in names
+            for cell in nbformat.read(ROOT / "nbs" / f"{name}.ipynb", 4).cells
+            if cell.metadata.get("slideshow", {}).get("slide_type") == "slide"
+        ]
+        assert title in text
+        assert len(marked) >= 4
+        assert text.count("<section") > len(marked)
         assert 'class="notes"' in text, "what the speaker says"
 
 
 # ---------------------------------------------------------------- in a browser
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM: pytest.skip("no chromium here: the site is not opened (Debian: apt-get install chromium)")
+    if not CHROMIUM:
+        pytest.skip("no chromium here: the site is not opened (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -110,64 +169,130 @@ def browser():
 
 
 def visit(browser, paths, **options):
-    "Page after page in one window, and what went wrong on each: errors on the console, requests that leave the folder."
-    page, wrong = browser.new_context(**options).new_page(), []
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    """Page after page in one window, and what went wrong on each: errors on the console, requests
+    that leave the folder.
+    """
+    page = browser.new_context(**options).new_page()
+    wrong = []
+    page.on(
+        "console", lambda message: wrong.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None)
+    page.on(
+        "request",
+        lambda request: (
+            wrong.append(request.url)
+            if not request.url.startswith(("file:", "data:", "blob:"))
+            else None
+        ),
+    )
     for path in paths:
         page.goto(path.as_uri())
         yield page, wrong
     page.context.close()
 
 
-def opened(browser, path, **options): return next(visit(browser, [path], **options))
+def opened(browser, path, **options):
+    return next(visit(browser, [path], **options))
 
 
 def test_every_page_opens_without_errors_and_without_a_network(browser, pages):
-    for page, wrong in visit(browser, pages): assert not wrong, f"{page.url}: {wrong[:3]}"
+    for page, wrong in visit(browser, pages):
+        assert not wrong, f"{page.url}: {wrong[:3]}"
 
 
-LOOKED_AT = ["index.html", "figures/laptop/table_headline.html", "docs/gallery.html", "docs/ethics.html", "docs/own_faces.html", "docs/teach.html", "docs/api/predict.html", "docs/commands.html", "nbs/lab.html"]
+LOOKED_AT = [
+    "index.html",
+    "figures/laptop/table_headline.html",
+    "docs/gallery.html",
+    "docs/ethics.html",
+    "docs/own_faces.html",
+    "docs/teach.html",
+    "docs/api/predict.html",
+    "docs/commands.html",
+    "nbs/lab.html",
+]
 
 
-@pytest.mark.parametrize("scheme, names, rules", [("light", [*LOOKED_AT, "nbs/03_metrics.html"], ["wcag2a", "wcag2aa"]), ("dark", LOOKED_AT, ["color-contrast"])], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "scheme, names, rules",
+    [
+        ("light", [*LOOKED_AT, "nbs/03_metrics.html"], ["wcag2a", "wcag2aa"]),
+        ("dark", LOOKED_AT, ["color-contrast"]),
+    ],
+    ids=["light", "dark"],
+)
 def test_contrast_names_and_roles(browser, site, scheme, names, rules):
-    "axe finds nothing wrong at the levels A and AA of WCAG; in dark nothing but colours is another."
+    """axe finds nothing wrong at the levels A and AA of WCAG; in dark nothing but colours is
+    another.
+    """
     from axe_playwright_python.sync_playwright import Axe
-    for page, _ in visit(browser, [site/name for name in names], color_scheme=scheme):
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(c => c > 127)") == (scheme == "light")
-        found = Axe().run(page, options=dict(runOnly=rules, resultTypes=["violations"])).response["violations"]
-        assert not found, f"{page.url} ({scheme}): " + "; ".join(f"{v['id']}: {v['nodes'][0]['html'][:150]} {v['nodes'][0]['failureSummary'][:200]}" for v in found)
+
+    for page, _ in visit(browser, [site / name for name in names], color_scheme=scheme):
+        assert page.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(c =>"
+            " c > 127)"
+        ) == (scheme == "light")
+        found = (
+            Axe()
+            .run(page, options=dict(runOnly=rules, resultTypes=["violations"]))
+            .response["violations"]
+        )
+        assert not found, f"{page.url} ({scheme}): " + "; ".join(
+            f"{v['id']}: {v['nodes'][0]['html'][:150]} {v['nodes'][0]['failureSummary'][:200]}"
+            for v in found
+        )
 
 
 def test_tables_sort(browser, site):
-    page, _ = opened(browser, site/"docs"/"results_laptop.html")
+    page, _ = opened(browser, site / "docs" / "results_laptop.html")
     table = page.locator("table.sortable").first
-    column = lambda: [float(cell.split()[0]) for cell in table.locator("tbody tr td:nth-child(7)").all_inner_texts()]
+
+    def column():
+        return [
+            float(cell.split()[0])
+            for cell in table.locator("tbody tr td:nth-child(7)").all_inner_texts()
+        ]
+
     button = table.locator("thead th:nth-child(7) button")
     button.click()
-    assert column() == sorted(column()) and len(set(column())) > 2 and table.locator("thead th:nth-child(7)").get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(column())
+    assert len(set(column())) > 2
+    assert table.locator("thead th:nth-child(7)").get_attribute("aria-sort") == "ascending"
     button.press("Enter")
     assert column() == sorted(column(), reverse=True)
 
 
 def test_a_phone_can_read_it(browser, site):
-    for page, _ in visit(browser, [site/name for name in ("index.html", "nbs/03_metrics.html", "docs/results_laptop.html", "docs/gallery.html")], viewport=dict(width=390, height=800)):
+    for page, _ in visit(
+        browser,
+        [
+            site / name
+            for name in (
+                "index.html",
+                "nbs/03_metrics.html",
+                "docs/results_laptop.html",
+                "docs/gallery.html",
+            )
+        ],
+        viewport=dict(width=390, height=800),
+    ):
         assert page.evaluate("document.documentElement.scrollWidth") <= 391, page.url
 
 
 def test_search_finds(browser, site):
-    page, _ = opened(browser, site/"search.html")
-    page.goto((site/"search.html").as_uri() + "?q=concordance")
+    page, _ = opened(browser, site / "search.html")
+    page.goto((site / "search.html").as_uri() + "?q=concordance")
     page.wait_for_selector("#search-results li", timeout=20_000)
     assert "metrics" in page.locator("#search-results").inner_text()
 
 
 def test_formulas_are_set_and_decks_move(browser, site):
-    page, _ = opened(browser, site/"nbs"/"03_metrics.html")
+    page, _ = opened(browser, site / "nbs" / "03_metrics.html")
     page.wait_for_selector("mjx-container", timeout=30_000)
-    deck, wrong = opened(browser, site/"slides"/"1-labels.html", viewport=dict(width=1280, height=800))
+    deck, wrong = opened(
+        browser, site / "slides" / "1-labels.html", viewport=dict(width=1280, height=800)
+    )
     deck.wait_for_selector(".reveal.ready", timeout=20_000)
     before = deck.url
     deck.keyboard.press("Space")
@@ -181,27 +306,38 @@ OVER = """async () => {   // what of a deck does not fit on the screen
     const {h, v} = Reveal.getIndices(slide);
     Reveal.slide(h, v);
     await new Promise(done => setTimeout(done, 50));
-    const {top, bottom} = slide.getBoundingClientRect(), name = slide.innerText.trim().split("\\n")[0];
+    const {top, bottom} = slide.getBoundingClientRect();
+    const name = slide.innerText.trim().split("\\n")[0];
     if (top < -1 || bottom > innerHeight + 1) over.push([name, top, bottom]);
-    for (const code of slide.querySelectorAll("pre, pre code")) if (code.scrollWidth > code.clientWidth + 2) over.push([name, "a line is cut off"]);
-    for (const image of slide.querySelectorAll("img")) if (!image.naturalWidth) over.push([name, "a picture is missing"]);
+    for (const code of slide.querySelectorAll("pre, pre code"))
+        if (code.scrollWidth > code.clientWidth + 2) over.push([name, "a line is cut off"]);
+    for (const image of slide.querySelectorAll("img"))
+        if (!image.naturalWidth) over.push([name, "a picture is missing"]);
     if (slide.innerText.includes("<Figure size")) over.push([name, "a figure is only named"]);
   }
   return over;
 }"""
 
+
 def test_nothing_on_a_slide_runs_over_the_edge(browser, site):
     from affnb.course import SESSIONS
-    for deck, wrong in visit(browser, [site/"slides"/f"{session}.html" for session in SESSIONS], viewport=dict(width=1300, height=800)):
+
+    for deck, wrong in visit(
+        browser,
+        [site / "slides" / f"{session}.html" for session in SESSIONS],
+        viewport=dict(width=1300, height=800),
+    ):
         deck.wait_for_selector(".reveal.ready", timeout=20_000)
         assert not deck.evaluate(OVER) and not wrong, deck.url
 
 
 def test_code_is_shown_as_it_is_read_and_pictures_open_in_full(browser, site):
-    text = (site/"nbs"/"03_metrics.html").read_text()
-    assert "default_exp" not in text and "#| export" not in re.sub(r"<[^>]+>", "", text)
-    page, _ = opened(browser, site/"index.html")
+    text = (site / "nbs" / "03_metrics.html").read_text()
+    assert "default_exp" not in text
+    assert "#| export" not in re.sub(r"<[^>]+>", "", text)
+    page, _ = opened(browser, site / "index.html")
     picture = page.locator("article img").first
     wide = picture.evaluate("image => image.clientWidth")
     picture.click()
-    assert page.url.endswith(".png") and page.evaluate("document.images[0].naturalWidth") > 1.5*wide
+    assert page.url.endswith(".png")
+    assert page.evaluate("document.images[0].naturalWidth") > 1.5 * wide
