@@ -822,7 +822,7 @@ def test_want_of_memory_in_a_command_is_one_line(monkeypatch, capsys, folder):
     def hungry(folder):
         raise MemoryError("Unable to allocate 99. GiB for an array")
 
-    monkeypatch.setattr(cli, "check", hungry)
+    monkeypatch.setattr(cli, "check_data", hungry)
     assert main(["check", str(folder)]) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
@@ -833,7 +833,7 @@ def test_want_of_memory_in_a_command_is_one_line(monkeypatch, capsys, folder):
 def test_a_defect_of_our_own_is_one_line_too(monkeypatch, capsys):
     from affnb import cli
 
-    monkeypatch.setattr(cli, "check", lambda folder: 1 / 0)
+    monkeypatch.setattr(cli, "check_data", lambda folder: 1 / 0)
     assert main(["check", "x"]) == 1
     assert "report what the same command says with --debug" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):

@@ -16,7 +16,7 @@ from affnb.claims import (
     NEUTRAL,
     TASK_METRICS,
     Judged,
-    blind,
+    resamples_warning,
     claim_rows,
     claim_words,
     claims_summary,
@@ -27,8 +27,8 @@ from affnb.claims import (
     judge,
     judge_all,
     judge_best,
-    linked,
-    said,
+    link_tables,
+    findings_text,
     settled,
     source_of,
     word_of,
@@ -36,7 +36,7 @@ from affnb.claims import (
 )
 from affnb.compare import FINER, MARGIN
 from affnb.core import AU_NAMES, AffnbError, Config, write_json
-from affnb.metrics import COLUMNS, Statistics, paired_bootstrap, score, video_statistics
+from affnb.metrics import SUM_COLUMNS, Statistics, paired_bootstrap, score, video_statistics
 from affnb.pictures import (
     affinity,
     draw_claims,
@@ -121,7 +121,7 @@ def table_record(folder, name, seed, arms, pairs, noise={}, tasks=TASKS, **setti
         head("table", name, seed, **settings)
         | dict(
             names=sorted(set(NAMES)),
-            columns=list(COLUMNS),
+            columns=list(SUM_COLUMNS),
             arms=arms,
             pairs=[list(p) for p in pairs],
         ),
@@ -163,7 +163,7 @@ def search_record(folder, target, seed, tasks=TASKS, source="synthetic"):
             target=target,
             space={},
             names=sorted(set(NAMES)),
-            columns=list(COLUMNS),
+            columns=list(SUM_COLUMNS),
             trials=trials if here else [],
             arms=arms if here else [],
             pairs=(
@@ -202,7 +202,9 @@ def post_record(folder, seed, tasks=TASKS, source="synthetic"):
     write_json(
         folder / f"post-seed{seed}.json",
         head("post", "post", seed, source)
-        | dict(names=sorted(set(NAMES)), columns=list(COLUMNS), arms=arms, pairs=pairs, fitted=[]),
+        | dict(
+            names=sorted(set(NAMES)), columns=list(SUM_COLUMNS), arms=arms, pairs=pairs, fitted=[]
+        ),
     )
 
 
@@ -286,7 +288,7 @@ def headline_records(folder, seed, tasks=TASKS, source="synthetic"):
                 arm=arm,
                 metrics=found["metrics"],
                 statistics=dict(
-                    names=sorted(set(NAMES)), columns=list(COLUMNS), values=found["statistics"]
+                    names=sorted(set(NAMES)), columns=list(SUM_COLUMNS), values=found["statistics"]
                 ),
             ),
         )
@@ -352,14 +354,14 @@ def test_planted_effects_get_their_verdicts(planted):
 
 def test_sentences_count_what_the_table_says(planted):
     pairs = judge(planted, "training").pairs
-    text = said(pairs, 4000)
+    text = findings_text(pairs, 4000)
     assert text.startswith(
         "Of 8 comparisons (2 pairs of arms), 4 are shown: joint-from-AU - joint in "
     )
     assert "None is reversed" in text
     assert text.endswith("1 is equivalent (within .03), 3 are undecided.")
-    assert "1 is shown" in said(pairs.head(1), 4000)
-    assert "Nothing" in said(pairs.assign(verdict="–"), 4000)
+    assert "1 is shown" in findings_text(pairs.head(1), 4000)
+    assert "Nothing" in findings_text(pairs.assign(verdict="–"), 4000)
     lines = {
         re.match(r"Claim (\w+)", line)[1]: line
         for line in claim_words(claims_table(planted, judge_all(planted)))
@@ -421,10 +423,10 @@ def test_a_claim_is_said_with_its_controls(planted):
 
 
 def test_too_few_resamples_are_said():
-    assert "none can be shown" in blind(30, 1000)
-    assert "hang on single resamples" in blind(24, 1000)
-    assert blind(12, 1000) == ""
-    assert blind(30, 10_000) == ""
+    assert "none can be shown" in resamples_warning(30, 1000)
+    assert "hang on single resamples" in resamples_warning(24, 1000)
+    assert resamples_warning(12, 1000) == ""
+    assert resamples_warning(30, 10_000) == ""
 
 
 def test_one_seed_is_never_shown(tmp_path):
@@ -739,7 +741,7 @@ def test_tuning_where_one_reports_is_optimism_and_no_find(tmp_path):
             head("post", "post", seed, bootstrap=2000)
             | dict(
                 names=sorted(set(NAMES)),
-                columns=list(COLUMNS),
+                columns=list(SUM_COLUMNS),
                 arms=arms,
                 fitted=[],
                 pairs=[
@@ -750,8 +752,10 @@ def test_tuning_where_one_reports_is_optimism_and_no_find(tmp_path):
         )
     pairs = judge(read_records(tmp_path), "post").pairs
     assert set(pairs.verdict[pairs.arm.str.contains("optimistic")]) == {"optimism"}
-    assert "none is shown" in said(pairs, 2000)
-    assert "are optimism (tuned where they are reported, which is no find): " in said(pairs, 2000)
+    assert "none is shown" in findings_text(pairs, 2000)
+    assert "are optimism (tuned where they are reported, which is no find): " in findings_text(
+        pairs, 2000
+    )
 
 
 def test_pairs_that_claim_nothing_are_higher_or_lower(tmp_path):
@@ -770,7 +774,7 @@ def test_pairs_that_claim_nothing_are_higher_or_lower(tmp_path):
         "joint-long": {"higher"},
         "joint-twice": {"lower"},
     }
-    text = said(judged.pairs, 2000)
+    text = findings_text(judged.pairs, 2000)
     assert "none is shown. None is reversed." in text
     assert "4 are higher (where nothing is claimed): joint-long - joint in" in text
     assert "4 are lower (where nothing is claimed): " in text
@@ -838,7 +842,7 @@ def test_the_best_window_is_tested_on_others_than_it_was_chosen_on(tmp_path):
             write_json(
                 tmp_path / name / f"table-temporal-seed{seed}.json",
                 head("table", "temporal", seed, bootstrap=2000)
-                | dict(names=sorted(set(NAMES)), columns=list(COLUMNS), arms=arms, pairs=[]),
+                | dict(names=sorted(set(NAMES)), columns=list(SUM_COLUMNS), arms=arms, pairs=[]),
             )
         return judge_best(judge(read_records(tmp_path / name), "temporal"), 2000)
 
@@ -1081,12 +1085,14 @@ def test_what_was_added_later_says_so(full):
 def test_a_sentence_leads_to_its_table_and_the_table_to_its_records(full):
     folder = full[1]["table_claims.md"].parent
     for sentence in json.loads(full[1]["table_claims.json"].read_text())["findings"]:
-        links = re.findall(r"\]\(([^)]+)\)", linked(sentence, folder))
-        assert links and linked(sentence, folder).startswith(sentence), sentence
+        links = re.findall(r"\]\(([^)]+)\)", link_tables(sentence, folder))
+        assert links and link_tables(sentence, folder).startswith(sentence), sentence
         assert all(
             Path(link).exists() and "Records: [" in Path(link).read_text() for link in links
         ), sentence
-    assert linked("Claim 1 (x): shown in AU.", folder / "nowhere") == "Claim 1 (x): shown in AU."
+    assert (
+        link_tables("Claim 1 (x): shown in AU.", folder / "nowhere") == "Claim 1 (x): shown in AU."
+    )
 
 
 def test_a_design_of_more_people_and_seeds_has_a_smaller_error(full):
@@ -1238,7 +1244,7 @@ def test_seeds_that_not_all_arms_have(tmp_path):
         equal=2, searched=1
     )
     assert set(judged.pairs.verdict[judged.pairs.arm == "searched"]) == {"one seed"}
-    assert "4 are of one seed and not judged." in said(judged.pairs, 200)
+    assert "4 are of one seed and not judged." in findings_text(judged.pairs, 200)
 
 
 def test_nothing_to_say(tmp_path):

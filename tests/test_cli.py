@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from affnb.cli import (
-    alone,
+    lock_run,
     cancel,
     find_profile,
     main,
@@ -24,7 +24,7 @@ from affnb.cli import (
     pack_data,
     publish,
     reap,
-    set_back,
+    reset_future_times,
     take_gpus,
     write_changed,
     write_sources,
@@ -383,7 +383,7 @@ def test_one_command_at_a_time_works_on_a_run(tmp_path, capsys):
     finally:
         other.kill()
         other.wait()
-    with alone(run):
+    with lock_run(run):
         pass
 
 
@@ -458,7 +458,7 @@ def published(tmp_path, monkeypatch):
 
 
 def test_the_luck_of_training_is_measured_and_kept_with_the_published_records(published, capsys):
-    from affnb.report import half_band
+    from affnb.report import half_width
 
     run, kept = published
     assert main(["luck", str(run)]) == 0
@@ -467,7 +467,7 @@ def test_the_luck_of_training_is_measured_and_kept_with_the_published_records(pu
     assert luck["seeds"] == [1, 2, 3]
     assert luck["scores"]["AU"]["df"] == 12
     assert {"commit", "versions", "device", "date", "machine"} < set(luck)
-    assert f"a rerun may lie {half_band(luck, 'P', 1, 1):.4f} away" in said
+    assert f"a rerun may lie {half_width(luck, 'P', 1, 1):.4f} away" in said
     assert said.splitlines()[-1] == f"kept in {kept / 'luck.json'}"
 
 
@@ -638,7 +638,7 @@ def test_a_clock_that_was_ahead_does_not_hide_a_change(folder, tmp_path):
     for path in results:
         path.touch()
         os.utime(path, (ahead, ahead))
-    set_back(plan)
+    reset_future_times(plan)
     changed = write_sources(plan | dict(source="two"))
     assert "settings" in changed
     assert all(

@@ -16,7 +16,7 @@ from affnb.compare import (
     MARGIN,
     METRICS,
     NEAR,
-    WORDS,
+    VERDICTS,
     compare,
     contrast,
     contrast_rows,
@@ -416,7 +416,7 @@ def words_of(effect, tables=20, **design):
         ]
     finally:
         gc.unfreeze()
-    rates = {word: np.mean([v == word for t in verdicts for v in t]) for word in WORDS}
+    rates = {word: np.mean([v == word for t in verdicts for v in t]) for word in VERDICTS}
     print(effect, design, rates)
     return (
         rates,

@@ -17,7 +17,7 @@ from PIL import Image
 from affnb import data
 from affnb.core import AU_NAMES, AffnbError, UsageError, generator, read_json
 from affnb.data import (
-    COLUMNS,
+    LABEL_COLUMNS,
     HEADER,
     Batches,
     assign_parts,
@@ -117,7 +117,7 @@ def test_values_land_in_their_columns(listing):
     )
     assert (first.valence, first.arousal, first.expression) == (0.25, -0.5, 4)
     assert [first[a] for a in AU_NAMES] == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]
-    assert second[list(COLUMNS)].isna().all()
+    assert second[list(LABEL_COLUMNS)].isna().all()
     assert second.frame == "frame_0002"
     assert str(table.expression.dtype) == str(table.AU26.dtype) == "Int8"
     assert table.valence.dtype == table.arousal.dtype == np.float32
@@ -125,10 +125,10 @@ def test_values_land_in_their_columns(listing):
 
 def test_each_missing_value_is_missing_alone(listing):
     fields = FULL.split(",")
-    for c, name in enumerate(COLUMNS):
+    for c, name in enumerate(LABEL_COLUMNS):
         one = fields[:c] + ["-5" if c < 2 else "-1"] + fields[c + 1 :]
         row = read_annotations(listing("v/1.jpg," + ",".join(one))).iloc[0]
-        assert row[list(COLUMNS)].isna().sum() == 1
+        assert row[list(LABEL_COLUMNS)].isna().sum() == 1
         assert pd.isna(row[name])
 
 
@@ -160,8 +160,8 @@ def test_harmless_oddities_change_nothing(listing, data):
 def test_list_of_images_alone(listing, rows, header):
     table = read_annotations(listing(*rows, header=header))
     assert len(table) == 2
-    assert table[list(COLUMNS)].isna().all(axis=None)
-    assert list(table.columns) == ["image", "video", "frame", "line", *COLUMNS]
+    assert table[list(LABEL_COLUMNS)].isna().all(axis=None)
+    assert list(table.columns) == ["image", "video", "frame", "line", *LABEL_COLUMNS]
 
 
 def changed(column, word):
@@ -529,13 +529,13 @@ def test_a_packing_may_be_killed_at_any_step(tmp_path, monkeypatch, decoded):
 
         def packs():
             for where, name in (
-                (data, "put"),
+                (data, "write_at"),
                 (data, "set_length"),
                 (os, "rename"),
                 (os, "replace"),
                 (shutil, "rmtree"),
             ):
-                monkeypatch.setattr(where, name, dying(getattr(where, name), name == "put"))
+                monkeypatch.setattr(where, name, dying(getattr(where, name), name == "write_at"))
             pack(folder, tmp_path / "q", 16)
             os._exit(7)
 
@@ -690,17 +690,17 @@ def test_memory_does_not_grow_with_the_frames(tmp_path, workers):
 
 def test_a_disk_that_fills_up_and_a_worker_that_dies_are_named(tmp_path, monkeypatch, decoded):
     folder = write_folder(tmp_path / "f", {"a": clip(30)}, {"b": clip(3)})
-    put = data.put
+    really_write = data.write_at
     decode = data.decode_image
 
     def full(file, place, pixels):
         if place > 10_000:
             raise OSError(28, "No space left on device")
-        put(file, place, pixels)
+        really_write(file, place, pixels)
 
-    monkeypatch.setattr(data, "put", full)
+    monkeypatch.setattr(data, "write_at", full)
     assert "No space left on device" in error(pack, folder, tmp_path / "p", 16)
-    monkeypatch.setattr(data, "put", put)
+    monkeypatch.setattr(data, "write_at", really_write)
     monkeypatch.setattr(data, "decode_image", lambda path, size: os._exit(1))
     assert "decoding process died" in error(pack, folder, tmp_path / "p", 16, workers=2)
     # the rest

@@ -14,20 +14,20 @@ from affnb.benchmark import write_benchmark
 from affnb.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
 from affnb.data import pack
 from affnb.focus import (
-    FRAMES,
-    LEAST,
+    FACES_PER_TASK,
+    LEAST_VIDEOS,
     OUTPUTS,
     SHARES,
     attribute,
     halves_of,
-    leave_focus,
-    look_at_all,
+    save_focus,
+    all_focus_maps,
     own_and_others,
-    pair_rows,
+    map_pair_rows,
     plan_faces,
     saliency,
     smallest_region,
-    spread,
+    evenly_spaced,
     sums_of_maps,
     take_faces,
     unit_changes,
@@ -104,7 +104,7 @@ def run(tmp_path_factory, data):
 
 @pytest.fixture(scope="module")
 def found(run):
-    return look_at_all(run, 0, 10, 3)
+    return all_focus_maps(run, 0, 10, 3)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_model_that_reads_only_a_units_region_is_found_there(run, regions):
     assert len(shown) >= 8
     assert all(row["inside"] > 0.999 for row in shown)
     assert all(row["inside"] > 3 * row["chance_area"] and row["gain"] > 0.25 for row in shown)
-    sure = [row for row in shown if row["videos"] >= LEAST]
+    sure = [row for row in shown if row["videos"] >= LEAST_VIDEOS]
     assert len(sure) >= 4
     assert all(row["gain_lo"] > 0.2 and row["inside_lo"] > 0.999 for row in sure)
     assert mean["gain_lo"] > 0.3
@@ -281,7 +281,7 @@ def test_pairs_of_tasks_are_told_apart_only_where_they_differ(run):
     above, below = (
         sums_of_maps("AU", *seen_of(reads(mask), run), names)["AU"] for mask in (top, ~top)
     )
-    rows = pair_rows(
+    rows = map_pair_rows(
         dict(AU=above, EXPR=above, VA=below),
         np.concatenate([np.ones((1, len(names))), resample_counts(len(names), 60, 0)]),
     )
@@ -298,7 +298,7 @@ def test_noise_alone_is_no_difference_of_focus():
     wrong = 0
     for k in range(20):
         a, b = ((rng.dirichlet(np.ones(25), 20).reshape(20, 5, 5), np.ones(20)) for _ in range(2))
-        row = pair_rows(
+        row = map_pair_rows(
             dict(AU=a, VA=b), np.concatenate([np.ones((1, 20)), resample_counts(20, 60, k)])
         )[0]
         assert row["distance"] > 0.1  # two maps do differ,
@@ -363,12 +363,12 @@ def test_attribution_is_complete_on_a_network_and_agrees_with_captum():
 
 def test_faces_are_spread_over_videos_and_along_them():
     table = pd.DataFrame(dict(video=["long"] * 100 + ["short"] * 3 + ["mid"] * 20, row=range(123)))
-    some = spread(table, 30)
+    some = evenly_spaced(table, 30)
     assert some["video"].value_counts().to_dict() == {"long": 10, "mid": 10, "short": 3}
     assert some[some["video"] == "long"]["row"].diff().dropna().between(9, 11).all()
-    assert spread(table, 2)["video"].tolist() == ["long", "mid"]
-    assert spread(table[:0], 5).empty
-    assert spread(table, 0).empty
+    assert evenly_spaced(table, 2)["video"].tolist() == ["long", "mid"]
+    assert evenly_spaced(table[:0], 5).empty
+    assert evenly_spaced(table, 0).empty
 
 
 def test_active_faces_are_active_and_tasks_are_compared_on_the_same_ones(run):
@@ -386,7 +386,7 @@ def test_active_faces_are_active_and_tasks_are_compared_on_the_same_ones(run):
     assert there[~faces["common"].to_numpy()].any(1).all()
     assert faces["row"].is_unique
     assert plans["VA"][0]["common"].all()
-    assert len(plan_faces(table, run.targets, run.masks, "AU")[0].query("common")) <= FRAMES
+    assert len(plan_faces(table, run.targets, run.masks, "AU")[0].query("common")) <= FACES_PER_TASK
 
 
 def test_labels_that_are_missing_make_no_face_active(run):
@@ -409,7 +409,7 @@ def test_halves_are_halves():
 
 
 def test_record_and_arrays(run, found):
-    record, arrays = leave_focus(run, 0, found)
+    record, arrays = save_focus(run, 0, found)
     text = (run.folder / "records" / "focus-seed0.json").read_text()
     stored = json.loads(text)
     kept = np.load(run.folder / "records" / "focus-seed0.npz")
@@ -460,9 +460,9 @@ def test_record_and_arrays(run, found):
 
 
 def test_the_same_faces_give_the_same_numbers_and_bytes(run, found):
-    first, _ = leave_focus(run, 0, found)
+    first, _ = save_focus(run, 0, found)
     before = (run.folder / "records" / "focus-seed0.npz").read_bytes()
-    again, _ = leave_focus(run, 0, look_at_all(run, 0, 10, 3))
+    again, _ = save_focus(run, 0, all_focus_maps(run, 0, 10, 3))
     assert again["aus"] == first["aus"]
     assert again["pairs"] == first["pairs"]
     assert (run.folder / "records" / "focus-seed0.npz").read_bytes() == before
@@ -470,7 +470,7 @@ def test_the_same_faces_give_the_same_numbers_and_bytes(run, found):
 
 def test_real_data_have_no_regions_and_a_task_without_labels_drops_out(tmp_path, data):
     run = planned(tmp_path, data, ("AU", "VA"), synthetic=False)
-    record, arrays = leave_focus(run, 0, look_at_all(run, 0, 10, 3))
+    record, arrays = save_focus(run, 0, all_focus_maps(run, 0, 10, 3))
     assert record["source"] == "real"
     assert record["aus"] == []
     assert record["aus_mean"] is None
@@ -483,4 +483,4 @@ def test_real_data_have_no_regions_and_a_task_without_labels_drops_out(tmp_path,
 
 def test_no_model_at_all_says_so(tmp_path, data):
     with pytest.raises(AffnbError, match="no separate model"):
-        look_at_all(planned(tmp_path, data, ()), 0)
+        all_focus_maps(planned(tmp_path, data, ()), 0)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError
 from affnb.metrics import (
-    COLUMNS,
+    SUM_COLUMNS,
     Statistics,
     bootstrap,
     ccc,
@@ -484,14 +484,14 @@ def many(arms, columns, seed=0):
 
 
 def test_sums_beside_a_record_say_the_same_in_a_fifth_of_the_place(tmp_path):
-    record = many(12, list(COLUMNS))
+    record = many(12, list(SUM_COLUMNS))
     before = json.dumps(record)
     write_record(tmp_path / "table-a-seed0.json", record)
     assert json.dumps(record) == before, "what is in memory stays as it was"
     again = read_record(tmp_path / "table-a-seed0.json")
     assert again["names"] == record["names"]
     assert [arm["arm"] for arm in again["arms"]] == [arm["arm"] for arm in record["arms"]]
-    counted = np.isin([column.split(":")[1] for column in COLUMNS], ("n", "tp", "fp", "fn"))
+    counted = np.isin([column.split(":")[1] for column in SUM_COLUMNS], ("n", "tp", "fp", "fn"))
     for old, new in zip(record["arms"], again["arms"]):
         old = np.array(old["statistics"])
         new = new["statistics"]
@@ -515,9 +515,11 @@ def test_sums_beside_a_record_say_the_same_in_a_fifth_of_the_place(tmp_path):
 @pytest.mark.parametrize("arms", [0, 1])
 def test_records_of_nobody_and_of_no_arm(arms, videos, tmp_path):
     # more frames than 16 bits can count
-    values = np.full((videos, len(COLUMNS)), 70_000.0).tolist()
+    values = np.full((videos, len(SUM_COLUMNS)), 70_000.0).tolist()
     record = dict(
-        names=["a"][:videos], columns=list(COLUMNS), arms=[dict(arm="x", statistics=values)][:arms]
+        names=["a"][:videos],
+        columns=list(SUM_COLUMNS),
+        arms=[dict(arm="x", statistics=values)][:arms],
     )
     write_record(tmp_path / "table-a-seed0.json", record)
     found = read_record(tmp_path / "table-a-seed0.json")["arms"]
@@ -529,7 +531,7 @@ def test_records_of_nobody_and_of_no_arm(arms, videos, tmp_path):
 def test_sums_that_are_not_the_records_are_named(harm, tmp_path):
     path = tmp_path / "table-a-seed0.json"
     beside = tmp_path / "table-a-seed0.npz"
-    write_record(path, many(3, list(COLUMNS)))
+    write_record(path, many(3, list(SUM_COLUMNS)))
     whole = beside.read_bytes()
     if harm == "gone":
         beside.unlink()
@@ -540,7 +542,7 @@ def test_sums_that_are_not_the_records_are_named(harm, tmp_path):
     elif harm == "another's":
         np.savez(beside, maps=np.zeros(3))
     else:
-        write_record(tmp_path / "table-b-seed0.json", many(2, list(COLUMNS)))
+        write_record(tmp_path / "table-b-seed0.json", many(2, list(SUM_COLUMNS)))
         (tmp_path / "table-b-seed0.npz").replace(beside)
     with pytest.raises(
         AffnbError, match=r"table-a-seed0\.npz: .*delete .*run `affnb reproduce` again"
@@ -689,7 +691,7 @@ def test_bom_crlf_blank_lines_and_equal_repeats_are_read(tmp_path):
 
 
 def test_columns_are_what_records_hold():
-    assert len(COLUMNS) == 74
-    assert COLUMNS[0] == "valence:n"
-    assert f"{AU_NAMES[-1]}:fn" == COLUMNS[-1]
-    assert f"{EXPRESSIONS[0]}:tp" in COLUMNS
+    assert len(SUM_COLUMNS) == 74
+    assert SUM_COLUMNS[0] == "valence:n"
+    assert f"{AU_NAMES[-1]}:fn" == SUM_COLUMNS[-1]
+    assert f"{EXPRESSIONS[0]}:tp" in SUM_COLUMNS

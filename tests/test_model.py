@@ -21,7 +21,7 @@ from affnb.model import (
     count_flops,
     count_parameters,
     draw_mask,
-    fill,
+    fill_module,
     hide_patches,
     load_weights,
     make_autoencoder,

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from affnb.evaluate import (
-    STEPS,
+    POST_STEPS,
     THRESHOLDS,
-    Answers,
+    SplitPredictions,
     best_bias,
     best_thresholds,
     best_window,
-    chain,
-    halves,
-    only,
+    post_process,
+    split_videos,
+    select_frames,
     post_arms,
     post_pairs,
     shift_classes,
@@ -23,12 +23,12 @@ from affnb.evaluate import (
     task_score,
     three_ways,
 )
-from affnb.metrics import COLUMNS, score_from_statistics
+from affnb.metrics import SUM_COLUMNS, score_from_statistics
 
 
 def answers(found, targets, videos, numbers=None, masks=None):
     masks = masks or {task: np.ones(np.shape(t), bool) for task, t in targets.items()}
-    return Answers(
+    return SplitPredictions(
         found,
         targets,
         masks,
@@ -164,7 +164,7 @@ def test_bias_recovers_a_suppressed_class():
 def test_nothing_of_the_reported_half_enters_its_parameters():
     validation = people(24, 20, 3)
     dev = people(10, 20, 4)
-    half = halves(validation.videos, "test")
+    half = split_videos(validation.videos, "test")
     rng = np.random.default_rng(5)
     other = {
         task: np.where((half if t.ndim == 1 else half[:, None]), t, rng.permutation(t))
@@ -186,13 +186,13 @@ def test_nothing_of_the_reported_half_enters_its_parameters():
     # where they should matter, they do
     assert of(fitted, "B") != of(refitted, "B")
     assert of(fitted, "validation") != of(refitted, "validation")
-    for step in ("raw", *STEPS):
+    for step in ("raw", *POST_STEPS):
         for task in validation.found:
             first = ways["crossfit"][step][task]
             second = again["crossfit"][step][task]
             assert np.array_equal(first[~half], second[~half])  # what is reported of half B
             assert np.array_equal(ways["dev"][step][task], again["dev"][step][task])
-    last = list(STEPS)[-1]
+    last = list(POST_STEPS)[-1]
     assert any(
         not np.array_equal(ways["crossfit"][last][task][half], again["crossfit"][last][task][half])
         for task in validation.found
@@ -203,19 +203,19 @@ def test_halves_are_the_same_for_every_order_balanced_in_frames_and_whole_videos
     rng = np.random.default_rng(6)
     sizes = rng.integers(11, 400, 41)
     videos = np.repeat([f"v{i}" for i in range(41)], sizes)
-    half = halves(videos, "data")
+    half = split_videos(videos, "data")
     order = rng.permutation(len(videos))
     assert not set(videos[half]) & set(videos[~half])
     assert abs(half.sum() - (~half).sum()) < 20
-    assert np.array_equal(half[order], halves(videos[order], "data"))
-    assert any(not np.array_equal(half, halves(videos, k)) for k in range(5))
+    assert np.array_equal(half[order], split_videos(videos[order], "data"))
+    assert any(not np.array_equal(half, split_videos(videos, k)) for k in range(5))
 
 
 def test_tuned_where_reported_is_above_cross_fitted_on_pure_noise():
     gains = {"optimistic": [], "crossfit": []}
     for seed in range(6):
         noise = people(16, 15, seed, informed=0.0)
-        ways, _ = three_ways(noise, noise, halves(noise.videos, seed))
+        ways, _ = three_ways(noise, noise, split_videos(noise.videos, seed))
         for way, rows in gains.items():
 
             def total(step):
@@ -233,19 +233,19 @@ def test_tuned_where_reported_is_above_cross_fitted_on_pure_noise():
 def test_optimistic_never_falls_where_it_is_fitted_and_crossfit_helps_where_there_is_something():
     given = people(40, 30, 7)
     dev = people(20, 30, 8)
-    ways, _ = three_ways(given, dev, halves(given.videos, 0))
+    ways, _ = three_ways(given, dev, split_videos(given.videos, 0))
 
     def at(way, step, task):
         return task_score(replace(given, found=ways[way][step]), task)
 
-    for before, (step, (tasks, *_)) in zip(["raw", *STEPS], STEPS.items()):
+    for before, (step, (tasks, *_)) in zip(["raw", *POST_STEPS], POST_STEPS.items()):
         for task in ("AU", "EXPR", "VA"):
             if task in tasks:
                 assert at("optimistic", step, task) >= at("optimistic", before, task)
             # and leaves the others
             else:
                 assert at("optimistic", step, task) == at("optimistic", before, task)
-    last = list(STEPS)[-1]
+    last = list(POST_STEPS)[-1]
     for way in ("crossfit", "dev"):
         assert all(
             at(way, last, task) > at(way, "raw", task) + 0.05 for task in ("AU", "EXPR", "VA")
@@ -254,7 +254,7 @@ def test_optimistic_never_falls_where_it_is_fitted_and_crossfit_helps_where_ther
 
 def test_arms_hold_sums_from_which_their_scores_follow_and_pairs_name_arms():
     given = people(12, 20, 9)
-    arms, fitted = post_arms("joint", given, people(6, 20, 10), halves(given.videos, 0))
+    arms, fitted = post_arms("joint", given, people(6, 20, 10), split_videos(given.videos, 0))
     names = [arm["arm"] for arm in arms]
     assert len(set(names)) == len(names) == 15
     assert names[0] == "joint crossfit: raw"
@@ -262,16 +262,18 @@ def test_arms_hold_sums_from_which_their_scores_follow_and_pairs_name_arms():
     compared = {name for pair in pairs for name in pair}
     assert compared < set(names), "a step tuned where it is reported can only gain: no test"
     assert len(pairs) == 10, "a step tuned where it is reported can only gain: no test"
-    assert set(names) - compared == {f"joint optimistic: {step}" for step in ("raw", *STEPS)} - {
-        "joint optimistic: + EXPR bias"
-    }, "a step tuned where it is reported can only gain: no test"
+    assert set(names) - compared == {
+        f"joint optimistic: {step}" for step in ("raw", *POST_STEPS)
+    } - {"joint optimistic: + EXPR bias"}, (
+        "a step tuned where it is reported can only gain: no test"
+    )
     assert ["joint optimistic: + EXPR bias", "joint crossfit: + EXPR bias"] in pairs
     assert [
         "joint crossfit: + EXPR bias",
         "joint crossfit: raw",
     ] in pairs
     for arm in arms:
-        assert np.shape(arm["statistics"]) == (12, len(COLUMNS))
+        assert np.shape(arm["statistics"]) == (12, len(SUM_COLUMNS))
         found = score_from_statistics(np.sum(arm["statistics"], 0))
         assert all(
             found[metric] == pytest.approx(arm["metrics"][metric], abs=1e-6)
@@ -282,7 +284,7 @@ def test_arms_hold_sums_from_which_their_scores_follow_and_pairs_name_arms():
     assert {(f["half"], f["step"], f["task"]) for f in fitted} == {
         (half, step, task)
         for half in ("A", "B", "validation", "dev")
-        for step, (tasks, *_) in STEPS.items()
+        for step, (tasks, *_) in POST_STEPS.items()
         for task in tasks
     }
 
@@ -291,14 +293,16 @@ def test_what_is_absent_drops_out_and_what_has_no_label_is_left_alone():
     given = people(8, 15, 11)
     dev = people(4, 15, 12)
     blind = replace(dev, masks=dev.masks | {"EXPR": np.zeros_like(dev.masks["EXPR"])})
-    stages, fitted = chain(blind, given)
+    stages, fitted = post_process(blind, given)
     assert {f["value"] for f in fitted if f["task"] == "EXPR"} == {None}
     assert all(np.array_equal(found["EXPR"], given.found["EXPR"]) for _, found in stages)
     units = replace(given, found={"AU": given.found["AU"]})
-    arms, fitted = post_arms("joint", units, dev, halves(given.videos, 0))
+    arms, fitted = post_arms("joint", units, dev, split_videos(given.videos, 0))
     assert all(arm["metrics"]["EXPR"] is None and arm["metrics"]["AU"] is not None for arm in arms)
     assert {f["task"] for f in fitted} == {"AU"}
-    alone = only(given, given.videos == given.videos[0])  # a single video leaves one half empty
-    arms, fitted = post_arms("joint", alone, dev, halves(alone.videos, 0))
+    alone = select_frames(
+        given, given.videos == given.videos[0]
+    )  # a single video leaves one half empty
+    arms, fitted = post_arms("joint", alone, dev, split_videos(alone.videos, 0))
     assert len(arms) == 15
     assert all(f["value"] is None for f in fitted if f["half"] == "B")

@@ -21,7 +21,7 @@ from affnb.core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, UsageError, gen
 from affnb.faces import FaceKnobs, render, sample_identities
 from affnb.model import AffectModel, make_encoder, make_model
 from affnb.predict import (
-    COLUMNS,
+    ANSWER_COLUMNS,
     TEMPLATE,
     UNITS,
     Face,
@@ -218,7 +218,7 @@ def test_real_faces_are_found_and_asked_about(model, tmp_path, capsys):
 def test_columns_say_what_they_hold(model, folder):
     table = predict(model, folder / "one.jpg")
     assert list(table.columns) == [
-        *COLUMNS,
+        *ANSWER_COLUMNS,
         "valence",
         "arousal",
         "expression",
@@ -238,7 +238,7 @@ def test_a_model_of_one_task_answers_that_task_alone(tmp_path, folder):
     model, about = small_model(tasks=("EXPR",))
     model.save_pretrained(tmp_path / "m", config=about)
     table = predict(load_model(tmp_path / "m"), folder / "one.jpg")
-    assert list(table.columns) == [*COLUMNS, "expression", *EXPRESSIONS]
+    assert list(table.columns) == [*ANSWER_COLUMNS, "expression", *EXPRESSIONS]
 
 
 def test_a_video_is_followed_and_asked_along_time(model, folder):
@@ -521,7 +521,7 @@ def test_a_model_folder_is_plain_and_whole(folder):
 
 def test_onnx_says_the_same(model, tmp_path):
     import onnxruntime
-    from affnb.predict import Answers, export_onnx
+    from affnb.predict import AnswersModule, export_onnx
 
     export_onnx(model, tmp_path / "model.onnx")
     frames = torch.randn(5, 4, 3, 32, 32)
@@ -531,7 +531,7 @@ def test_onnx_says_the_same(model, tmp_path):
         None, dict(frames=frames.numpy(), valid=valid.numpy())
     )
     with torch.inference_mode():
-        ours = Answers(model)(frames, valid)
+        ours = AnswersModule(model)(frames, valid)
     assert len(theirs) == 3
     assert all(np.abs(a.numpy() - b)[valid.numpy()].max() < 1e-4 for a, b in zip(ours, theirs))
 

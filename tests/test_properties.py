@@ -24,7 +24,7 @@ from affnb.core import (
     parse_setting,
 )
 from affnb.data import (
-    COLUMNS,
+    LABEL_COLUMNS,
     HEADER,
     SAFE_PATH,
     Batch,
@@ -115,7 +115,7 @@ def test_what_was_written_is_what_is_read(tmp_path_factory, rows, newline, mark)
         assert [None if pd.isna(x) else x for x in table[name]] == [
             None if row[2][i] == -5 else np.float32(row[2][i]) for row in rows
         ]
-    for i, name in enumerate(COLUMNS[2:]):
+    for i, name in enumerate(LABEL_COLUMNS[2:]):
         assert [-1 if pd.isna(x) else x for x in table[name]] == [
             row[2][2] if i == 0 else row[2][3][i - 1] for row in rows
         ]
@@ -125,7 +125,7 @@ def test_what_was_written_is_what_is_read(tmp_path_factory, rows, newline, mark)
 def test_labels_of_ones_own_are_read_as_they_were_given(tmp_path_factory, rows):
     table = pd.DataFrame(
         [(f"v/{i}.jpg", "train", v, a, e, *units) for i, (v, a, e, units) in enumerate(rows)],
-        columns=["image", "split", *COLUMNS],
+        columns=["image", "split", *LABEL_COLUMNS],
     )
     write_lists(
         tmp_path_factory.getbasetemp(), pd.concat([table, table.assign(split="validation")])
@@ -133,7 +133,7 @@ def test_labels_of_ones_own_are_read_as_they_were_given(tmp_path_factory, rows):
     for name in ("training", "validation"):
         found = read_annotations(tmp_path_factory.getbasetemp() / f"{name}_set_annotations.txt")
         assert found["image"].tolist() == table["image"].tolist()
-        for column in COLUMNS:
+        for column in LABEL_COLUMNS:
             missing, kind = (-5, np.float32) if column in ("valence", "arousal") else (-1, int)
             assert [missing if pd.isna(x) else x for x in found[column]] == table[column].astype(
                 kind
@@ -168,7 +168,7 @@ def test_a_prediction_file_says_what_was_predicted(tmp_path_factory, rows, chanc
         ),
     )
     found = read_predictions(predictions).set_index("image").loc[[f"{v}/{f}.jpg" for v, f in names]]
-    assert found[list(COLUMNS)].to_numpy().tolist() == [
+    assert found[list(LABEL_COLUMNS)].to_numpy().tolist() == [
         [v, a, e, *units] for _, (v, a, e, units) in rows
     ]
     targets, masks = targets_of(read_annotations(truth))
@@ -302,7 +302,7 @@ def test_no_file_upsets_the_reader_or_the_score(tmp_path):
                 (table[["valence", "arousal"]].abs() <= 1) | table[["valence", "arousal"]].isna()
             ).all(axis=None)
             assert all(SAFE_PATH.fullmatch(image) for image in table["image"])
-            assert table[list(COLUMNS[2:])].isin([*range(8), pd.NA]).all(axis=None)
+            assert table[list(LABEL_COLUMNS[2:])].isin([*range(8), pd.NA]).all(axis=None)
         predicted = clean(read_predictions, a)
         said = clean(score_files, a, b)
         if said is not None:

@@ -20,24 +20,24 @@ from affnb.report import (
     ARMS,
     BOUNDS,
     LUCK,
-    band,
+    accepted_band,
     caption,
     cell,
     comparison_table,
     dev_score,
-    finding,
-    half_band,
+    finding_text,
+    half_width,
     headline_table,
     headline_text,
     longer_arms,
     measure_luck,
-    misfit,
+    luck_mismatch,
     read_luck,
     read_records,
     readable,
     renew_luck,
     score_table,
-    verdict,
+    reproduction_verdict,
     write_report,
 )
 
@@ -453,7 +453,7 @@ def test_seeds_that_differ_are_compared_where_both_are(tmp_path):
     for seed in (0, 2):
         (folder / f"arm-joint-seed{seed}.json").unlink()
     assert comparison_table(read_records(folder)).empty
-    assert "reaches P" in finding(read_records(folder))
+    assert "reaches P" in finding_text(read_records(folder))
 
 
 def test_the_lead_is_given_without_a_verdict(records, tmp_path):
@@ -462,11 +462,11 @@ def test_the_lead_is_given_without_a_verdict(records, tmp_path):
     text = (folder / "arm-joint-seed0.json").read_text().replace('"joint"', '"progressive"')
     # the same predictions under another name
     (folder / "arm-progressive-seed0.json").write_text(text)
-    said = finding(read_records(folder))
+    said = finding_text(read_records(folder))
     assert "frames seen in its own training), .00 [.00, .00] above progressive" in said
     assert said.endswith("(chosen after looking at two arms, so no verdict)")
-    assert "chosen after looking at six arms" in finding(read_records(records))
-    assert "show" not in finding(read_records(records))
+    assert "chosen after looking at six arms" in finding_text(read_records(records))
+    assert "show" not in finding_text(read_records(records))
     difference = comparison_table(read_records(folder)).iloc[0]
     assert difference.difference == difference.difference_lo == difference.difference_hi == 0
     assert difference.p == 1
@@ -569,24 +569,24 @@ BANDS = "scores lie within the bands of the luck of training"
 def test_without_a_measured_luck_the_intervals_decide_and_that_is_said(report):
     path = report[0] / "table_headline.csv"
     committed = path.read_text()
-    same = verdict(path, committed)
+    same = reproduction_verdict(path, committed)
     assert same == f"reproduction: 36 of 36 scores lie within the {PEOPLE}: reproduced"
     table = pd.read_csv(path)
     inside = table.copy()
     outside = table.copy()
     inside["AU"] = inside["AU_hi"]
     outside.loc[5, "VA"] = outside.loc[5, "VA_lo"] - 0.01
-    assert verdict(inside.to_csv(index=False), path).endswith("reproduced")
-    said = verdict(outside.to_csv(index=False), path)
+    assert reproduction_verdict(inside.to_csv(index=False), path).endswith("reproduced")
+    said = reproduction_verdict(outside.to_csv(index=False), path)
     assert "35 of 36" in said
     assert "progressive VA" in said
     assert "reproduced" not in said
-    gone = verdict(table.iloc[:-1].to_csv(index=False), path)
+    gone = reproduction_verdict(table.iloc[:-1].to_csv(index=False), path)
     assert "30 of 36" in gone
     assert "missing now" in gone
     for wrong in ("a,b\n1,2\n", "/nowhere.csv", report[0] / "fig_data.png"):
         with pytest.raises(AffnbError):
-            verdict(wrong, path)
+            reproduction_verdict(wrong, path)
 
 
 def read_made(folder, seeds, **words):
@@ -632,14 +632,16 @@ def test_a_band_is_as_wide_as_two_trainings_differ():
     "t, the root of two trainings, and the seeds: a factor that is dropped is seen."
     of = dict(scores={"AU": dict(sd=0.02, df=10)})
     t = 3.169273  # of 10 degrees of freedom at .995, from a printed table
-    assert half_band(of, "AU", 1, 1) == pytest.approx(t * 0.02 * 2**0.5, rel=1e-6)
-    assert half_band(of, "AU", 8, 8) == pytest.approx(t * 0.02 * 0.5, rel=1e-6)
-    assert half_band(of, "AU", 1, 4) == pytest.approx(t * 0.02 * 1.25**0.5, rel=1e-6)
+    assert half_width(of, "AU", 1, 1) == pytest.approx(t * 0.02 * 2**0.5, rel=1e-6)
+    assert half_width(of, "AU", 8, 8) == pytest.approx(t * 0.02 * 0.5, rel=1e-6)
+    assert half_width(of, "AU", 1, 4) == pytest.approx(t * 0.02 * 1.25**0.5, rel=1e-6)
     t42 = student.ppf(1 - 0.005 / 42, 10)
-    assert half_band(of, "AU", 8, 8, cells=42) == pytest.approx(t42 * 0.02 * 0.5, rel=1e-6)
+    assert half_width(of, "AU", 8, 8, cells=42) == pytest.approx(t42 * 0.02 * 0.5, rel=1e-6)
     row = dict(AU=0.5, AU_lo=0.1, AU_hi=0.9, EXPR=0.3, EXPR_lo=0.2, EXPR_hi=0.4, n_seeds=8)
-    assert band(row, "AU", of, 8) == pytest.approx((0.5 - t * 0.01, 0.5 + t * 0.01), rel=1e-6)
-    assert band(row, "EXPR", of, 8) == (0.2, 0.4) == band(row, "EXPR", None, 8)
+    assert accepted_band(row, "AU", of, 8) == pytest.approx(
+        (0.5 - t * 0.01, 0.5 + t * 0.01), rel=1e-6
+    )
+    assert accepted_band(row, "EXPR", of, 8) == (0.2, 0.4) == accepted_band(row, "EXPR", None, 8)
 
 
 def test_bands_hold_as_often_as_they_say():
@@ -649,7 +651,7 @@ def test_bands_hold_as_often_as_they_say():
         held = narrow = 0
         for _ in range(4000):
             sd = np.sqrt(rng.normal(0, 0.03, (6, 5)).var(axis=1, ddof=1).mean())
-            half = half_band(dict(scores=dict(AU=dict(sd=sd, df=24))), "AU", seeds, seeds)
+            half = half_width(dict(scores=dict(AU=dict(sd=sd, df=24))), "AU", seeds, seeds)
             apart = abs(np.diff(rng.normal(0.5, 0.03 / seeds**0.5, 2))[0])
             held += apart <= half
             narrow += apart <= half / 2**0.5
@@ -662,21 +664,21 @@ def test_another_training_of_the_same_is_reproduced(luck, committed, tmp_path):
     runs = [headline_csv(tmp_path / f"seed{seed}", (seed,)) for seed in (6, 7, 8, 9)]
     words = []
     for run in runs:
-        first, *lines = verdict(run, committed, luck, dict(hash="abc")).splitlines()
+        first, *lines = reproduction_verdict(run, committed, luck, dict(hash="abc")).splitlines()
         within, word = re.fullmatch(rf"reproduction: (\d+) of 36 {BANDS}: (.*)", first).groups()
         assert int(within) == 36 - len(lines) >= 33  # a cell outside has its line
         assert not any("far outside" in line for line in lines)
         assert word == ("reproduced" if int(within) >= 35 else "not reproduced")
         words.append(word)
     assert words.count("reproduced") >= 3  # about nine in ten are: 12 counts them
-    same = verdict(committed, committed, luck, dict(hash="abc"))
+    same = reproduction_verdict(committed, committed, luck, dict(hash="abc"))
     assert same == f"reproduction: 36 of 36 {BANDS}: reproduced"
 
 
 def test_a_broken_stage_is_not_reproduced(luck, committed, tmp_path):
     broken = ("joint", "joint+fusion", "joint+temporal")
     worse = headline_csv(tmp_path / "broken", (0,), NOISE | dict.fromkeys(broken, 3))
-    first, *lines = verdict(worse, committed, luck, dict(hash="abc")).splitlines()
+    first, *lines = reproduction_verdict(worse, committed, luck, dict(hash="abc")).splitlines()
     assert first.endswith(": not reproduced")
     assert int(first.split()[1]) <= 24
     assert {line.split()[0] for line in lines} >= set(broken)
@@ -687,8 +689,8 @@ def test_a_broken_stage_is_not_reproduced(luck, committed, tmp_path):
 def shifted(headline, luck, arms, bands):
     "The lines of the verdict when AU of the first `arms` lies `bands` half bands away."
     table = pd.read_csv(io.StringIO(headline))
-    table.loc[: arms - 1, "AU"] += bands * half_band(luck, "AU", 1, 1)
-    return verdict(table.to_csv(index=False), headline, luck).splitlines()
+    table.loc[: arms - 1, "AU"] += bands * half_width(luck, "AU", 1, 1)
+    return reproduction_verdict(table.to_csv(index=False), headline, luck).splitlines()
 
 
 @pytest.mark.parametrize("outside", [0, 1, 2])
@@ -710,17 +712,19 @@ def test_one_score_far_outside_is_enough(luck, committed):
     assert line.startswith(f"  {arm} AU: ")
     assert "far outside: of all 36 together [" in line
     table = pd.read_csv(io.StringIO(committed))
-    table.loc[0, "AU"] += 2 * half_band(luck, "AU", 1, 1)
-    table.loc[1, "valence"] -= 4 * half_band(luck, "valence", 1, 1)
-    assert f" and {ARMS[1]} valence lies far" in verdict(table.to_csv(index=False), committed, luck)
+    table.loc[0, "AU"] += 2 * half_width(luck, "AU", 1, 1)
+    table.loc[1, "valence"] -= 4 * half_width(luck, "valence", 1, 1)
+    assert f" and {ARMS[1]} valence lies far" in reproduction_verdict(
+        table.to_csv(index=False), committed, luck
+    )
     table.loc[0, "AU"] = np.nan
-    said = verdict(table.to_csv(index=False), committed, luck)
+    said = reproduction_verdict(table.to_csv(index=False), committed, luck)
     assert f" and {arm} AU lies far" in said
     assert f"{arm} AU: missing now" in said
 
 
 def test_other_data_are_said_and_not_judged(luck, committed):
-    said = verdict(committed, committed, luck, dict(hash="def"))
+    said = reproduction_verdict(committed, committed, luck, dict(hash="def"))
     assert "not compared" in said
     assert "data are other ones" in said
     assert "reproduced" not in said
@@ -732,19 +736,21 @@ def test_the_benchmark_is_the_same_on_a_machine_that_rounds_its_pictures_differe
 ):
     "What it was drawn from decides, where both know it; else the hash of lists, names and sizes."
     luck = luck | dict(data=luck["data"] | dict(origin="drawn"))
-    assert "36 of 36" in verdict(committed, committed, luck, dict(hash="def", origin="drawn"))
-    assert "not compared" in verdict(
+    assert "36 of 36" in reproduction_verdict(
+        committed, committed, luck, dict(hash="def", origin="drawn")
+    )
+    assert "not compared" in reproduction_verdict(
         committed, committed, luck, dict(hash="abc", origin="drawn otherwise")
     )
-    assert "not compared" in verdict(committed, committed, luck, dict(hash="def"))
+    assert "not compared" in reproduction_verdict(committed, committed, luck, dict(hash="def"))
 
 
 def test_rows_that_only_one_side_has_are_not_compared(luck, committed):
     "A longer training in the committed table and none in the fresh one, or the other way round."
     longer = committed + committed.splitlines()[3].replace("joint", "joint-long", 1) + "\n"
-    assert " 36 of 36 " in verdict(committed, longer, luck)
-    assert " 36 of 36 " in verdict(longer, committed, luck)
-    assert " 42 of 42 " in verdict(longer, longer, luck)
+    assert " 36 of 36 " in reproduction_verdict(committed, longer, luck)
+    assert " 36 of 36 " in reproduction_verdict(longer, committed, luck)
+    assert " 42 of 42 " in reproduction_verdict(longer, longer, luck)
 
 
 # -- the luck of training, as it is kept -----------------------------------------------------------
@@ -802,7 +808,7 @@ def test_of_one_seed_the_luck_stays_only_while_data_and_training_do(tmp_path, lu
     folder = changed(make(tmp_path / "records", ARMS, (0,), extras=False), **fields)
     assert renew_luck(folder) == "" and not (folder / LUCK).exists(), "nothing was there"
     write_json(folder / LUCK, luck)
-    assert said in misfit(luck, read_records(folder))
+    assert said in luck_mismatch(luck, read_records(folder))
     words = renew_luck(folder)
     assert said in words
     assert bool(words) == bool(said)
@@ -869,7 +875,7 @@ def test_the_sentence_names_the_best_of_all_arms_and_what_it_cost(tmp_path):
     make_table(folder, "fusion", arms, (0, 1), **fields)  # nobody trained an average or a choice
     for path in folder.glob("arm-progressive-*"):
         path.unlink()
-    said = finding(read_records(folder))
+    said = finding_text(read_records(folder))
     first, second = said.split("; of the headline's, ")
     cost = r"\(167 k parameters of its own, 192 k frames seen in its own training\)"
     best = rf"gate:AU has the highest P of all four arms, \d\.\d\d {cost}"
@@ -916,7 +922,7 @@ def test_links_lead_from_a_published_table_to_its_records(report):
 def test_verdict_leaves_out_what_was_never_scored(tmp_path):
     folder = make(tmp_path / "records", ["joint"], (0,), ("EXPR",), extras=False)
     write_report(folder, tmp_path / "f")
-    assert verdict(
+    assert reproduction_verdict(
         tmp_path / "f" / "table_headline.csv", tmp_path / "f" / "table_headline.csv"
     ).startswith("reproduction: 1 of 1 ")
 

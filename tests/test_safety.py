@@ -268,7 +268,7 @@ def test_what_works_for_a_command_ends_with_it(tmp_path):
 
 def test_a_warning_reaches_the_terminal_where_ipykernel_is_only_imported(capsys):
     import ipykernel.kernelapp
-    from affnb.watch import shout
+    from affnb.watch import show_warnings
 
-    shout("an arm", ["its loss is flat"])
+    show_warnings("an arm", ["its loss is flat"])
     assert capsys.readouterr().err == "WARNING: an arm: its loss is flat\n"

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.arms import TOGETHER, Table, arm_config, models_of, second_steps, strategy, tables_of
+from affnb.arms import TOGETHER, Table, arm_config, models_of, head_arms, strategy, tables_of
 from affnb.core import TASKS, Config, UsageError
 from affnb.heads import labelled_tasks, only_tasks, train_head
 from affnb import ablations, search
@@ -204,7 +204,7 @@ def test_every_strategy_of_the_space_is_a_config(target):
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(60):
-        change = strategy(target, search.choose(study.ask(), target))
+        change = strategy(target, search.draw_strategy(study.ask(), target))
         config = check_config(replace(Config(), **change))
         assert target in (*config.tasks, "P")
         assert target != "P" or len(config.tasks) == 3
@@ -221,7 +221,7 @@ def test_every_arm_of_every_table_has_settings_that_hold():
                     check_config(arm_config(config, arm))
     changes = {
         name: sorted(change.items(), key=str)
-        for name, change in second_steps(Config(temporal="lstm", window=25)).items()
+        for name, change in head_arms(Config(temporal="lstm", window=25)).items()
     }
     assert {"lstm@25", "lstm@25 shuffled", "gru@30"} <= set(changes)
 

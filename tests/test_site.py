@@ -10,7 +10,7 @@ import time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 import pytest
-from affnb.data import hold
+from affnb.data import lock_folder
 from in_step import ROOT
 
 CHROMIUM = (
@@ -26,7 +26,7 @@ def site(tmp_path_factory, request):
         beside = beside.parent
     out = beside / "docs" / "site"
     out.parent.mkdir(exist_ok=True)
-    with hold(out.parent / "lock"):
+    with lock_folder(out.parent / "lock"):
         if not (out / "slides" / "index.html").exists():
             start = time.perf_counter()
             done = subprocess.run(

@@ -22,7 +22,7 @@ from affnb.data import (
     prepare_frames,
     targets_of,
 )
-from affnb.metrics import COLUMNS, ccc, f1_binary, score, video_statistics
+from affnb.metrics import SUM_COLUMNS, ccc, f1_binary, score, video_statistics
 from affnb.model import (
     MaskedAutoencoder,
     draw_mask,
@@ -295,14 +295,14 @@ def test_scores_are_those_of_loops_over_classes_and_videos():
     for v, name in enumerate(sums.names):
         at = videos == name
         assert (
-            sums.values[v, COLUMNS.index("AU6:fn")]
+            sums.values[v, SUM_COLUMNS.index("AU6:fn")]
             == ((said["AU"][at, 3] < 0.5) & (targets["AU"][at, 3] > 0) & masks["AU"][at, 3]).sum()
         )
         assert (
-            sums.values[v, COLUMNS.index("Fear:fp")]
+            sums.values[v, SUM_COLUMNS.index("Fear:fp")]
             == ((said["EXPR"][at].argmax(1) == 3) & (targets["EXPR"][at] != 3) & m[at]).sum()
         )
-        assert sums.values[v, COLUMNS.index("arousal:n")] == masks["VA"][at, 1].sum()
+        assert sums.values[v, SUM_COLUMNS.index("arousal:n")] == masks["VA"][at, 1].sum()
 
 
 # ---------------------------------------------------------------- the bench

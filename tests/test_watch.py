@@ -10,7 +10,7 @@ from affnb.data import targets_of
 from affnb.evaluate import describe_data
 from affnb.separate import train_task
 from affnb.tables import warnings_text
-from affnb.watch import KINDS, OTHER, kind_of_warning, rank_of_warning
+from affnb.watch import WARNING_KINDS, OTHER_WARNING, kind_of_warning, rank_of_warning
 from toy import toy_run
 
 
@@ -85,11 +85,11 @@ UNSCORED = "AU: no frame has a label: there is nothing to score"
 
 
 def test_every_kind_of_warning_is_known_and_ranked():
-    assert [kind_of_warning(line) for line in SENTENCES] == [name for name, _ in KINDS]
+    assert [kind_of_warning(line) for line in SENTENCES] == [name for name, _ in WARNING_KINDS]
     assert kind_of_warning(UNIT) == "never predicted or found"
     assert kind_of_warning(UNSCORED) == "no frame has a label"
-    assert [rank_of_warning(kind) for kind, _ in KINDS] == list(range(len(KINDS)))
-    assert rank_of_warning(OTHER) == rank_of_warning("unheard of") == len(KINDS)
+    assert [rank_of_warning(kind) for kind, _ in WARNING_KINDS] == list(range(len(WARNING_KINDS)))
+    assert rank_of_warning(OTHER_WARNING) == rank_of_warning("unheard of") == len(WARNING_KINDS)
 
 
 def warned_of(*rows):
