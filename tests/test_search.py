@@ -200,25 +200,21 @@ def test_unknown_names_are_refused(tmp_path):
 
 @pytest.mark.parametrize("target", ["AU", "EXPR", "VA", "P"])
 def test_every_strategy_of_the_space_is_a_config(target):
-    from affnb.core import Config, check_config
-
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(60):
         change = strategy(target, search.draw_strategy(study.ask(), target))
-        config = check_config(replace(Config(), **change))
+        config = replace(Config(), **change)
         assert target in (*config.tasks, "P")
         assert target != "P" or len(config.tasks) == 3
 
 
 def test_every_arm_of_every_table_has_settings_that_hold():
-    from affnb.core import Config, check_config
-
     for ablations_ in ("few", "all", "more"):
         config = Config(ablations=ablations_)
         for table in tables_of(config).values():
             for arm in table.arms:
                 if arm not in (*TOGETHER, "searched"):
-                    check_config(arm_config(config, arm))
+                    arm_config(config, arm)
     changes = {
         name: sorted(change.items(), key=str)
         for name, change in head_arms(Config(temporal="lstm", window=25)).items()
