@@ -254,13 +254,7 @@ def test_the_setting_compile_is_heard(tmp_path, monkeypatch, on):
         [1, 2],
         None,
         lambda m: (1.0, {}),
-        tmp_path,
-        Config(compile=on),
-        1,
-        1e-3,
-        "toy",
-        0,
-        "",
+        train.Stage("toy", 0, tmp_path, Config(compile=on), 1, 1e-3),
     )
     assert len(compiled) == on
 

@@ -16,6 +16,7 @@ from torch import nn
 from affnb.core import AffnbError, Config
 from affnb.data import Batch
 from affnb.train import (
+    Stage,
     ccc_loss,
     class_weights,
     fit,
@@ -201,7 +202,11 @@ def run_fit(folder, judge, epochs=4, **config):
     torch.manual_seed(0)
     model = Linear(("AU", "EXPR"))
     return model, fit(
-        model, Some(), loss_of(), judge, folder, Config(**config), epochs, 5e-3, "toy", 0, "key"
+        model,
+        Some(),
+        loss_of(),
+        judge,
+        Stage("toy", 0, folder, Config(**config), epochs, 5e-3, "key"),
     )
 
 
@@ -285,13 +290,7 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_weights(tmp_pa
             Some(),
             loss,
             lambda m: (-float(m.heads["AU"].weight.norm()), {}),
-            folder,
-            Config(checkpoint_seconds=every),
-            3,
-            5e-3,
-            "toy",
-            0,
-            "key",
+            Stage("toy", 0, folder, Config(checkpoint_seconds=every), 3, 5e-3, "key"),
         )
 
     straight, history = training(tmp_path / "a", losing())
@@ -341,13 +340,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_rows(tmp_path):
             Broken(),
             loss_of(),
             lambda m: (1.0, {}),
-            tmp_path,
-            Config(),
-            3,
-            1e-3,
-            "toy",
-            0,
-            "",
+            Stage("toy", 0, tmp_path, Config(), 3, 1e-3),
         )
     with safe_open(tmp_path / "last.safetensors", "pt") as file:
         # the last good epoch is kept
