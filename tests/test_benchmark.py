@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from affnb import benchmark
 from affnb.benchmark import (
+    BenchmarkSize,
     HEADER,
     LISTS,
     REASONS,
@@ -62,7 +63,7 @@ SMALL = dict(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmark") / "made"
-    counts = write_benchmark(path, **SMALL, seed=3)
+    counts = write_benchmark(path, BenchmarkSize(**SMALL, seed=3))
     return path, counts
 
 
@@ -87,12 +88,12 @@ def rows_of(path, split):
 
 
 def test_same_seed_same_bytes_on_any_number_of_workers(folder, tmp_path):
-    write_benchmark(tmp_path / "two", **SMALL, seed=3, workers=2)
+    write_benchmark(tmp_path / "two", BenchmarkSize(**SMALL, seed=3), workers=2)
     assert digest(tmp_path / "two") == digest(folder[0])
 
 
 def test_another_seed_gives_other_people_and_labels(folder, tmp_path):
-    write_benchmark(tmp_path / "other", **SMALL, seed=4)
+    write_benchmark(tmp_path / "other", BenchmarkSize(**SMALL, seed=4))
     mine, other = (set(digest(path).values()) for path in (folder[0], tmp_path / "other"))
     assert not mine & other
 
@@ -146,15 +147,17 @@ def test_the_files_show_those_people(tmp_path, monkeypatch):
     )
     write_benchmark(
         tmp_path / "b",
-        clips=4,
-        clip_frames=3,
-        long_videos=1,
-        long_frames=70,
-        validation_videos=2,
-        validation_frames=40,
-        test_videos=1,
-        size=16,
-        seed=5,
+        BenchmarkSize(
+            clips=4,
+            clip_frames=3,
+            long_videos=1,
+            long_frames=70,
+            validation_videos=2,
+            validation_frames=40,
+            test_videos=1,
+            size=16,
+            seed=5,
+        ),
     )
     # the long video takes several batches
     assert len(order) == 8
@@ -229,8 +232,8 @@ def test_a_benchmark_of_nothing_is_refused_in_one_line(tmp_path, wrong):
     with pytest.raises(AffnbError) as error:
         write_benchmark(
             tmp_path / "b",
-            **(
-                dict(
+            BenchmarkSize(
+                **dict(
                     clips=2,
                     clip_frames=2,
                     long_videos=1,
@@ -251,7 +254,9 @@ def test_a_benchmark_of_nothing_is_refused_in_one_line(tmp_path, wrong):
 
 def test_blemishes_at_their_rates(tmp_path):
     knobs = dataclasses.replace(KNOBS, duplicates=0.2, absent=0.1)
-    counts = write_benchmark(tmp_path / "b", 60, 5, 0, 0, 4, 50, 1, size=8, seed=0, knobs=knobs)
+    counts = write_benchmark(
+        tmp_path / "b", BenchmarkSize(60, 5, 0, 0, 4, 50, 1, size=8, seed=0), knobs=knobs
+    )
     rows = [row[0] for split in ("train", "validation") for row in rows_of(tmp_path / "b", split)]
     assert 0.12 < (len(rows) - len(set(rows))) / len(set(rows)) < 0.28
     assert 0.05 < counts["absent"] / len(set(rows)) < 0.16
@@ -261,20 +266,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for target in (tmp_path, tmp_path / "thesis.txt"):
         with pytest.raises(AffnbError, match="no benchmark") as error:
-            write_benchmark(target, 1, 2, 0, 0, 1, 2, 0, size=8, seed=0)
+            write_benchmark(target, BenchmarkSize(1, 2, 0, 0, 1, 2, 0, size=8, seed=0))
         assert "\n" not in str(error.value)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
 def test_an_earlier_benchmark_with_something_else_in_it_is_left_alone(tmp_path, monkeypatch):
-    write_benchmark(tmp_path / "b", 1, 2, 0, 0, 1, 2, 0, size=8, seed=0)
+    write_benchmark(tmp_path / "b", BenchmarkSize(1, 2, 0, 0, 1, 2, 0, size=8, seed=0))
     (tmp_path / "b" / "my_results.txt").write_text("precious")
     monkeypatch.chdir(tmp_path / "b")
     before = digest(tmp_path / "b")
     for target in (".", tmp_path / "b", tmp_path / "new" / ".." / "b"):
         with pytest.raises(AffnbError, match="holds other files too"):
-            write_benchmark(target, 1, 2, 0, 0, 1, 2, 0, size=8, seed=1)
+            write_benchmark(target, BenchmarkSize(1, 2, 0, 0, 1, 2, 0, size=8, seed=1))
     assert digest(tmp_path / "b") == before
 
 
@@ -325,20 +330,12 @@ going = False
 
 def test_an_earlier_benchmark_is_replaced_and_a_failed_one_leaves_nothing(tmp_path):
     for seed in (0, 1):
-        write_benchmark(tmp_path / "b", 2, 2, 0, 0, 1, 2, 0, size=8, seed=seed)
+        write_benchmark(tmp_path / "b", BenchmarkSize(2, 2, 0, 0, 1, 2, 0, size=8, seed=seed))
     before = digest(tmp_path / "b")
     with pytest.raises(Exception):
         write_benchmark(
             tmp_path / "b",
-            2,
-            2,
-            0,
-            0,
-            1,
-            2,
-            0,
-            size=8,
-            seed=2,
+            BenchmarkSize(2, 2, 0, 0, 1, 2, 0, size=8, seed=2),
             knobs=dataclasses.replace(KNOBS, quality="no such quality"),
         )
     assert digest(tmp_path / "b") == before

@@ -626,7 +626,7 @@ def test_a_row_is_the_paired_bootstrap():
 
 def test_small_p_values_come_from_more_resamples_and_agree_with_their_interval():
     of = arms()
-    coarse = pair_rows("b", "a", of, ["P"], 300, 3, kept_scores(["P"]))[0]
+    coarse = pair_rows(("b", "a"), of, ["P"], 300, 3, kept_scores(["P"]))[0]
     fine = compare([("b", "a")], of, ["P"], n=300, seed=3).iloc[0]
     assert coarse["p"] == 2 / 301
     assert 2 / (FINER * 300 + 1) <= fine.p < coarse["p"]

@@ -17,6 +17,7 @@ from PIL import Image
 from affnb import data
 from affnb.core import AU_NAMES, AffnbError, UsageError, generator, read_json
 from affnb.data import (
+    Augmentation,
     LABEL_COLUMNS,
     HEADER,
     Batches,
@@ -973,18 +974,20 @@ STILL = dict(flip=0.0, scale=(1, 1), rotation=0, shift=0, zoom=(1, 1), jitter=(0
 @pytest.mark.parametrize("per", ["window", "frame"])
 def test_nothing_drawn_changes_nothing_and_a_flip_is_a_flip(per):
     x = pictures()
-    assert torch.allclose(augment_frames(x, generator(0), per, **STILL), x, atol=1e-5)
+    assert torch.allclose(augment_frames(x, generator(0), Augmentation(per, **STILL)), x, atol=1e-5)
     assert torch.allclose(
-        augment_frames(x, generator(0), per, **STILL | dict(flip=1.0)), x.flip(-1), atol=1e-5
+        augment_frames(x, generator(0), Augmentation(per, **STILL | dict(flip=1.0))),
+        x.flip(-1),
+        atol=1e-5,
     )
 
 
 def test_known_shift_zoom_and_turn():
     x = torch.zeros(1, 1, 3, 41, 41)
     x[..., 20, 30] = 1  # a point to the right of the centre
-    turned = augment_frames(x.expand(200, 1, 3, 41, 41), generator(1), **STILL | dict(rotation=10))[
-        :, 0, 0
-    ]
+    turned = augment_frames(
+        x.expand(200, 1, 3, 41, 41), generator(1), Augmentation(**STILL | dict(rotation=10))
+    )[:, 0, 0]
     angle = torch.tensor(
         [torch.atan2(20.0 - p.argmax() // 41, p.argmax() % 41 - 20.0).rad2deg() for p in turned]
     )
@@ -992,15 +995,15 @@ def test_known_shift_zoom_and_turn():
     assert -13 <= angle.min() < -6
     assert turned.flatten(1).argmax(1).remainder(41).min() >= 29
     shifted = (
-        augment_frames(x.expand(200, 1, 3, 41, 41), generator(2), **STILL | dict(shift=0.1))[
-            :, 0, 0
-        ]
+        augment_frames(
+            x.expand(200, 1, 3, 41, 41), generator(2), Augmentation(**STILL | dict(shift=0.1))
+        )[:, 0, 0]
         .flatten(1)
         .argmax(1)
     )
     assert 3 <= (shifted % 41 - 30).abs().max() <= 5
     assert 3 <= (shifted // 41 - 20).abs().max() <= 5
-    zoomed = augment_frames(x, generator(3), **STILL | dict(zoom=(1.5, 1.5)))[0, 0, 0]
+    zoomed = augment_frames(x, generator(3), Augmentation(**STILL | dict(zoom=(1.5, 1.5))))[0, 0, 0]
     assert zoomed.argmax() % 41 == 35
     assert zoomed.argmax() // 41 == 20
 
@@ -1009,7 +1012,9 @@ def test_colour_changes_are_what_their_names_say():
     x = pictures(20, 1)
 
     def draw(*jitter):
-        return augment_frames(x * 0.5 + 0.2, generator(4), **STILL | dict(jitter=jitter))
+        return augment_frames(
+            x * 0.5 + 0.2, generator(4), Augmentation(**STILL | dict(jitter=jitter))
+        )
 
     y = x * 0.5 + 0.2
 
@@ -1029,7 +1034,7 @@ def test_colour_changes_are_what_their_names_say():
     assert not torch.allclose(draw(0, 0, 0.2, 0), y, atol=0.01)
     flat = torch.full((5, 1, 3, 8, 8), 0.4)
     assert torch.allclose(
-        augment_frames(flat, generator(5), **STILL | dict(jitter=(0, 0.2, 0.2, 0.1))),
+        augment_frames(flat, generator(5), Augmentation(**STILL | dict(jitter=(0, 0.2, 0.2, 0.1)))),
         flat,
         atol=1e-5,
     )
@@ -1042,11 +1047,12 @@ def test_drawn_once_a_window_or_for_each_frame():
         return (v - v[:, :1]).abs().amax((1, 2, 3, 4))
 
     # the released loader's way fails here
-    assert spread(augment_frames(still, generator(0), "window")).max() == 0
-    assert spread(augment_frames(still, generator(0), "frame")).min() > 0.05
+    assert spread(augment_frames(still, generator(0), Augmentation("window"))).max() == 0
+    assert spread(augment_frames(still, generator(0), Augmentation("frame"))).min() > 0.05
     # windows differ from each other
     assert not torch.allclose(
-        *augment_frames(still[:1].expand(2, 6, 3, 24, 24), generator(0), "window"), atol=0.05
+        *augment_frames(still[:1].expand(2, 6, 3, 24, 24), generator(0), Augmentation("window")),
+        atol=0.05,
     )
 
 
@@ -1056,21 +1062,21 @@ def test_augmentation_touches_no_global_chance_and_no_input(per):
     before = x.clone()
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = augment_frames(x, generator(9), per)
+    first = augment_frames(x, generator(9), Augmentation(per))
     torch.rand(7)
     torch.manual_seed(2)
-    assert torch.equal(first, augment_frames(x, generator(9), per))
+    assert torch.equal(first, augment_frames(x, generator(9), Augmentation(per)))
     assert torch.equal(x, before)
     assert first.min() >= 0
     assert first.max() <= 1
     torch.manual_seed(1)
-    augment_frames(x, generator(9), per)
+    augment_frames(x, generator(9), Augmentation(per))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_unknown_words_are_refused_with_the_nearest():
     assert "did you mean `window`" in error(
-        augment_frames, pictures(), generator(0), "windows", kind=UsageError
+        augment_frames, pictures(), generator(0), Augmentation("windows"), kind=UsageError
     )
     table = table_of({"v": ["1", "2"]})
     index, valid = make_windows(table, 1, 1)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.benchmark import write_benchmark
+from affnb.benchmark import BenchmarkSize, write_benchmark
 from affnb.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
 from affnb.data import pack
 from affnb.focus import (
@@ -58,15 +58,17 @@ def data(tmp_path_factory):
     made = tmp_path_factory.mktemp("data")
     write_benchmark(
         made / "faces",
-        clips=12,
-        clip_frames=3,
-        long_videos=4,
-        long_frames=12,
-        validation_videos=8,
-        validation_frames=10,
-        test_videos=1,
-        size=32,
-        seed=0,
+        BenchmarkSize(
+            clips=12,
+            clip_frames=3,
+            long_videos=4,
+            long_frames=12,
+            validation_videos=8,
+            validation_frames=10,
+            test_videos=1,
+            size=32,
+            seed=0,
+        ),
     )
     pack(made / "faces", made / "packed", 32)
     return made

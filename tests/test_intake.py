@@ -13,6 +13,7 @@ from PIL import Image
 from affnb.cli import main
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, UsageError
 from affnb.data import check_folder
+from affnb.intake import Cropping
 from affnb.intake import assign_splits, expression_code, read_folders, read_labels, take_in
 from in_step import ROOT
 from test_predict import drawn
@@ -45,7 +46,7 @@ def test_each_label_arrives_where_it_belongs(crops, tmp_path):
             for k in range(12)
         ),
     )
-    counts = take_in(table, tmp_path / "mine", aligned=True)
+    counts = take_in(table, tmp_path / "mine", cropping=Cropping(aligned=True))
     listed, _ = check_folder(tmp_path / "mine")
     came = pd.read_csv(tmp_path / "mine" / "intake.csv").set_index("image")
     assert counts["train"] + counts["validation"] == 12
@@ -74,7 +75,7 @@ def test_what_is_not_there_is_missing_and_not_zero(crops, tmp_path):
             crops, "path,AU12\n" + "".join(f"{k}.png,{'' if k % 3 else 1}\n" for k in range(12))
         ),
         tmp_path / "mine",
-        aligned=True,
+        cropping=Cropping(aligned=True),
     )
     listed, counts = check_folder(tmp_path / "mine")
     assert listed[["valence", "arousal", "expression", "AU6"]].isna().all(axis=None)
@@ -89,7 +90,7 @@ def test_a_split_that_exists_is_kept_and_test_pictures_have_no_labels(crops, tmp
             + "".join(f"{k}.png,fear,{('Train', 'val', 'TEST')[k % 3]}\n" for k in range(12)),
         ),
         tmp_path / "mine",
-        aligned=True,
+        cropping=Cropping(aligned=True),
     )
     listed, _ = check_folder(tmp_path / "mine")
     assert listed["split"].value_counts().to_dict() == dict(train=4, validation=4, test=4)
@@ -102,7 +103,7 @@ def test_folders_named_by_expression(crops, tmp_path):
             parents=True, exist_ok=True
         )
         shutil.copy(path, tmp_path / "in" / ("Happy", "neutral", "7")[k % 3] / "deeper")
-    counts = take_in(tmp_path / "in", tmp_path / "mine", aligned=True, share=0.5)
+    counts = take_in(tmp_path / "in", tmp_path / "mine", cropping=Cropping(aligned=True), share=0.5)
     listed, _ = check_folder(tmp_path / "mine")
     assert listed["expression"].value_counts().to_dict() == {4: 4, 0: 4, 7: 4}
     assert counts["validation"] == 6
@@ -274,7 +275,7 @@ def test_what_is_left_out_is_counted_and_listed(crops, tmp_path):
 def test_the_same_table_gives_the_same_folder(crops, tmp_path):
     table = labels(crops, "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)))
     for name in "ab":
-        take_in(table, tmp_path / name, aligned=True)
+        take_in(table, tmp_path / name, cropping=Cropping(aligned=True))
     files = sorted(
         path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()
     )
@@ -292,7 +293,7 @@ def test_a_picture_that_is_listed_twice_alike_is_taken_once(crops, tmp_path):
         + "".join(f"{k}.png,sad,p{k}\n" for k in range(12))
         + "3.png,sad,p3\n./3.png,sad, p3 \n",
     )
-    assert take_in(table, tmp_path / "mine", aligned=True)["pictures"] == 12
+    assert take_in(table, tmp_path / "mine", cropping=Cropping(aligned=True))["pictures"] == 12
 
 
 def test_na_is_a_missing_label_and_spaces_are_no_part_of_a_name(crops, tmp_path):
@@ -333,9 +334,9 @@ def test_what_a_folder_holds_besides_is_told(crops, tmp_path, capsys):
         crops,
         "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)) + "x" * 300 + ".png,sad\n",
     )
-    assert take_in(table, tmp_path / "long", aligned=True)["left_out"].startswith(
-        "1 is not there (first: xxx"
-    )
+    assert take_in(table, tmp_path / "long", cropping=Cropping(aligned=True))[
+        "left_out"
+    ].startswith("1 is not there (first: xxx")
 
 
 @pytest.mark.parametrize("place", ["new/..", "new/../..", "."])

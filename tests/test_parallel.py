@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from affnb.benchmark import Knobs, write_benchmark
+from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
 from affnb.core import AffnbError, load_config, write_json
 from affnb.data import pack
 from affnb.model import make_autoencoder, make_encoder, save_weights
@@ -42,15 +42,17 @@ def data(tmp_path_factory):
     made = tmp_path_factory.mktemp("data")
     write_benchmark(
         made / "faces",
-        clips=80,
-        clip_frames=3,
-        long_videos=8,
-        long_frames=24,
-        validation_videos=4,
-        validation_frames=14,
-        test_videos=2,
-        size=32,
-        seed=0,
+        BenchmarkSize(
+            clips=80,
+            clip_frames=3,
+            long_videos=8,
+            long_frames=24,
+            validation_videos=4,
+            validation_frames=14,
+            test_videos=2,
+            size=32,
+            seed=0,
+        ),
         knobs=Knobs(draws=1),
     )
     pack(made / "faces", made / "packed", 32)

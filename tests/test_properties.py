@@ -22,6 +22,7 @@ from affnb.core import (
     load_config,
 )
 from affnb.data import (
+    Augmentation,
     LABEL_COLUMNS,
     HEADER,
     SAFE_PATH,
@@ -572,14 +573,16 @@ def test_the_learning_rate_rises_then_falls(steps, warmup):
 def test_augmentation_keeps_shape_range_and_labels(seed, per, B, T, strength):
     x = torch.rand(B, T, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
     before = x.clone()
-    y = augment_frames(x, generator(seed), per, strength=strength)
+    y = augment_frames(x, generator(seed), Augmentation(per, strength=strength))
     assert y.shape == x.shape
     assert torch.equal(x, before)
     assert y.isfinite().all()
     assert 0 <= y.min()
     assert y.max() <= 1
     grey = augment_frames(
-        torch.full_like(x, 0.5), generator(seed), per, strength=strength, jitter=(0, 0, 0, 0)
+        torch.full_like(x, 0.5),
+        generator(seed),
+        Augmentation(per, strength=strength, jitter=(0, 0, 0, 0)),
     )
     # a turn, a crop, a shift bring nothing in from outside
     assert torch.allclose(grey, torch.full_like(x, 0.5), atol=1e-4)

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from affnb.bench import doubling, large_folder, rates, watched
-from affnb.benchmark import Knobs, write_benchmark
+from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
 from affnb.core import AffnbError, Config, generator, load_config, seed_everything
 from affnb.data import (
+    Augmentation,
     Batches,
     augment_frames,
     make_windows,
@@ -53,15 +54,17 @@ def packed(tmp_path_factory):
     made = tmp_path_factory.mktemp("speed")
     write_benchmark(
         made / "faces",
-        clips=12,
-        clip_frames=4,
-        long_videos=3,
-        long_frames=40,
-        validation_videos=3,
-        validation_frames=20,
-        test_videos=1,
-        size=32,
-        seed=0,
+        BenchmarkSize(
+            clips=12,
+            clip_frames=4,
+            long_videos=3,
+            long_frames=40,
+            validation_videos=3,
+            validation_frames=20,
+            test_videos=1,
+            size=32,
+            seed=0,
+        ),
         knobs=Knobs(draws=1),
     )
     pack(made / "faces", made / "packed", 32)
@@ -141,7 +144,7 @@ def test_augmentation_is_the_plain_one(packed, strength):
     x = torch.from_numpy(packed.frames[:20].copy()).permute(0, 3, 1, 2).float() / 255
     u = torch.rand(20, 12, generator=generator("speed"))
     assert torch.allclose(
-        augment_frames(x[:, None], generator("speed"), strength=strength)[:, 0],
+        augment_frames(x[:, None], generator("speed"), Augmentation(strength=strength))[:, 0],
         plain_augmentation(x, u, strength),
         atol=2e-5,
     )
