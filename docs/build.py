@@ -6,7 +6,15 @@
 Pages are laid out in OUT's neighbour `OUT-source`, as the project is (nbs/, figures/, docs/), so that links between notebooks,
 tables and pages hold as they are; what has to be written (the API from the docments, results, gallery, commands) is written there.
 """
-import contextlib, html, importlib, inspect, io, json, re, shutil, sys
+import contextlib
+import html
+import importlib
+import inspect
+import io
+import json
+import re
+import shutil
+import sys
 from pathlib import Path
 import nbformat
 from nbdev.showdoc import BasicMarkdownRenderer, show_doc

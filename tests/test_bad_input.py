@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 from affnb.cli import main
-from affnb.core import AffnbError, UsageError, load_config
+from affnb.core import AffnbError, load_config
 from affnb.data import HEADER, decode_image, open_packed, pack
 
 FULL = "0.25,-0.5,4,1,0,0,0,1,0,0,0,0,0,1,0"

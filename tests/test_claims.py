@@ -11,7 +11,6 @@ import pytest
 from affnb.arms import tables_of
 from affnb.claims import (
     CLAIMS,
-    CONTROLS,
     GAINS,
     NEUTRAL,
     TASK_METRICS,
@@ -31,18 +30,16 @@ from affnb.claims import (
     findings_text,
     settled,
     source_of,
-    word_of,
     write_claims,
 )
-from affnb.compare import FINER, MARGIN
+from affnb.compare import MARGIN
 from affnb.core import AU_NAMES, AffnbError, Config, write_json
-from affnb.metrics import SUM_COLUMNS, Statistics, paired_bootstrap, score, video_statistics
+from affnb.metrics import SUM_COLUMNS, score, video_statistics
 from affnb.pictures import (
     affinity,
     draw_claims,
     draw_convergence,
     draw_focus,
-    draw_windows,
     importances,
     write_pictures,
 )

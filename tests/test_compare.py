@@ -353,7 +353,7 @@ def test_equivalence_agrees_with_the_90_percent_interval(shape):
         close = abs(p - 0.05) < 0.003
         near = near + close
         said = said + (p < 0.05)
-        agreed += ((-MARGIN < lo and hi < MARGIN) == (p < 0.05)) or close
+        agreed += ((lo > -MARGIN and hi < MARGIN) == (p < 0.05)) or close
         assert 1 / 2001 <= p <= 1
         assert equivalence_p(-value, -(value + noise)) == pytest.approx(p, abs=2e-3), (
             "the sign of the difference does not matter"

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient

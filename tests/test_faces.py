@@ -431,7 +431,7 @@ def test_grid_has_people_and_columns():
     assert images.shape == (3, 14, 3, 32, 32)
     assert len(people) == 3
     assert columns == ["Neutral", *AU_NAMES, "Smile"]
-    assert 0 <= images.min()
+    assert images.min() >= 0
     assert images.max() <= 1
 
 

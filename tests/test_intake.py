@@ -14,7 +14,7 @@ from affnb.cli import main
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, UsageError
 from affnb.data import check_folder
 from affnb.intake import Cropping
-from affnb.intake import assign_splits, expression_code, read_folders, read_labels, take_in
+from affnb.intake import expression_code, read_folders, read_labels, take_in
 from in_step import ROOT
 from test_predict import drawn
 
@@ -377,7 +377,6 @@ def test_the_page_from_photographs_to_a_table(tmp_path, monkeypatch, capsys):
     """Every command of docs/own_faces.md, on photographs; the training itself is test_real_faces',
     so that here it is planned only.
     """
-    from affnb.model import AffectModel
     from test_predict import small_model
 
     names = pd.read_csv(

@@ -21,7 +21,6 @@ from affnb.model import (
     count_flops,
     count_parameters,
     draw_mask,
-    fill_module,
     hide_patches,
     load_weights,
     make_autoencoder,

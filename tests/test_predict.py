@@ -7,7 +7,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from affnb.cli import main
-from affnb.core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, UsageError, generator, load_config
+from affnb.core import EXPRESSIONS, TASKS, UsageError, generator, load_config
 from affnb.faces import FaceKnobs, render, sample_identities
 from affnb.model import AffectModel, make_encoder, make_model
 from affnb.predict import (
@@ -29,7 +28,6 @@ from affnb.predict import (
     cut_out,
     draw_faces,
     find_sources,
-    frames_of,
     load_model,
     overlap,
     predict,

@@ -33,7 +33,6 @@ from affnb.data import (
     make_windows,
     merge_windows,
     read_annotations,
-    read_rows,
     targets_of,
 )
 from affnb.intake import write_lists
@@ -555,7 +554,7 @@ def test_a_masked_label_changes_no_loss_and_no_gradient(rng, n, balance):
 def test_the_learning_rate_rises_then_falls(steps, warmup):
     rates = [learning_rate(step, steps, warmup) for step in range(steps)]
     top = rates.index(max(rates))
-    assert 0 <= min(rates)
+    assert min(rates) >= 0
     assert max(rates) <= 1
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
@@ -577,7 +576,7 @@ def test_augmentation_keeps_shape_range_and_labels(seed, per, B, T, strength):
     assert y.shape == x.shape
     assert torch.equal(x, before)
     assert y.isfinite().all()
-    assert 0 <= y.min()
+    assert y.min() >= 0
     assert y.max() <= 1
     grey = augment_frames(
         torch.full_like(x, 0.5),

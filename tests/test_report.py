@@ -8,20 +8,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
-from affnb.metrics import bootstrap, score, to_record, video_statistics
+from affnb.metrics import score, to_record, video_statistics
 from affnb.tables import PAIRS, SCORES, record_links, warnings_table, warnings_text
 from affnb.report import (
     ARMS,
     BOUNDS,
     LUCK,
     accepted_band,
-    caption,
     cell,
     comparison_table,
     dev_score,
@@ -34,7 +32,6 @@ from affnb.report import (
     luck_mismatch,
     read_luck,
     read_records,
-    readable,
     renew_luck,
     score_table,
     reproduction_verdict,
@@ -122,7 +119,7 @@ def make(
                     epoch=e + 1,
                     score=0.1 * e,
                     loss=1 / (e + 1),
-                    losses={t: 0.3 for t in tasks},
+                    losses=dict.fromkeys(tasks, 0.3),
                     lr=1e-3,
                     frames=64,
                     seconds=0.2,

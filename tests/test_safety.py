@@ -267,7 +267,6 @@ def test_what_works_for_a_command_ends_with_it(tmp_path):
 
 
 def test_a_warning_reaches_the_terminal_where_ipykernel_is_only_imported(capsys):
-    import ipykernel.kernelapp
     from affnb.watch import show_warnings
 
     show_warnings("an arm", ["its loss is flat"])

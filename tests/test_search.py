@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from affnb.arms import TOGETHER, Table, arm_config, models_of, head_arms, strategy, tables_of
 from affnb.core import TASKS, Config, UsageError
-from affnb.heads import labelled_tasks, only_tasks, train_head
+from affnb.heads import only_tasks, train_head
 from affnb import ablations, search
 from toy import toy_run
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from affnb.bench import doubling, large_folder, rates, watched
 from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
-from affnb.core import AffnbError, Config, generator, load_config, seed_everything
+from affnb.core import AffnbError, Config, generator, seed_everything
 from affnb.data import (
     Augmentation,
     Batches,
@@ -23,10 +23,8 @@ from affnb.data import (
     prepare_frames,
     targets_of,
 )
-from affnb.metrics import SUM_COLUMNS, ccc, f1_binary, score, video_statistics
+from affnb.metrics import SUM_COLUMNS, f1_binary, score, video_statistics
 from affnb.model import (
-    MaskedAutoencoder,
-    draw_mask,
     hide_patches,
     make_autoencoder,
     make_encoder,

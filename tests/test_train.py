@@ -4,10 +4,7 @@ killing and resuming, real runs.
 
 import json
 import math
-import subprocess
-import sys
 import time
-from pathlib import Path
 import numpy as np
 import pytest
 import torch
