@@ -192,7 +192,7 @@ def test_format(folder):
     assert counts["train"] == dict(videos=42, frames=40 * 4 + 2 * 40)
     assert counts["validation"] == dict(videos=6, frames=180)
     assert counts["test"]["videos"] == 2
-    for split, name in LISTS:
+    for _, name in LISTS:
         assert (path / name).read_text().splitlines()[0] == HEADER
     for row in rows_of(path, "train") + rows_of(path, "validation"):
         assert len(row) == 16

@@ -129,7 +129,7 @@ def test_every_stage_is_the_real_one(project):
 
 def tensors(path):
     with safe_open(path, "pt") as file:
-        for key in file.keys():
+        for key in file.keys():  # noqa: SIM118  (no dict)
             yield key, file.get_tensor(key)
 
 

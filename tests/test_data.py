@@ -361,12 +361,12 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path):
 
 def test_undecodable_files_are_dropped_named_and_leave_no_gap(tmp_path):
     folder = write_folder(tmp_path / "f", {"a": clip(9)}, {"b": clip(3)})
-    for name, data in (
+    for name, content in (
         ("a/00002", b""),
         ("a/00005", b"\xff\xd8\xff\xe0junk"),
         ("b/00003", b"GIF89a"),
     ):
-        (folder / f"cropped_aligned/{name}.jpg").write_bytes(data)
+        (folder / f"cropped_aligned/{name}.jpg").write_bytes(content)
     pack(folder, tmp_path / "p", 16)
     packed = open_packed(tmp_path / "p")
     assert packed.manifest["undecodable"] == ["a/00002.jpg", "a/00005.jpg", "b/00003.jpg"]
