@@ -10,21 +10,35 @@ from dataclasses import replace
 from .arms import arm_config
 from .core import TASKS, AffnbError
 from .model import count_flops
-from .train import Run, as_program, batches_of, labelled_tasks, launch_stage, leave, look_once, train_frames
+from .train import Run, as_program, batches_of, labelled_tasks, launch_stage
+from .train import save_stage_outputs, look_once
+from .train import train_frames
 
 # %% ../nbs/07_separate.ipynb #8dcfc398
-def train_task(run:Run, task:str, seed:int):  # model or None, history, features (N, D) or None, predictions
-    "Stage 1 for one task: trains from the autoencoder's encoder; leaves weights, features, predictions, record."
-    if task not in TASKS: raise AffnbError(f"parameter `task` = {task!r}: must be one of {', '.join(TASKS)}")
+def train_task(
+    run: Run, task: str, seed: int
+):  # model or None, history, features (N, D) or None, predictions
+    """Stage 1 for one task: trains from the autoencoder's encoder; leaves weights, features,
+    predictions, record.
+    """
+    if task not in TASKS:
+        raise AffnbError(f"parameter `task` = {task!r}: must be one of {', '.join(TASKS)}")
     run = replace(run, config=arm_config(run.config, task))
     if task not in labelled_tasks(run):
-        leave(run, task, seed, None, [])
+        save_stage_outputs(run, task, seed, None, [])
         return None, [], None, {}
     launch_stage(run, "affnb.separate", seed, task=task)
-    model, history = train_frames(run, task, (task,), run.folder/f"seed{seed}"/"mae"/"model.safetensors", seed)
-    features, predictions = look_once(run, model)
-    flops = count_flops(model, next(iter(batches_of(run, run.table).ordered())), frames=run.config.batch_frames)
-    leave(run, task, seed, model, history, features, predictions, flops=flops)
-    return model, history, features, predictions
+    model, history = train_frames(
+        run, task, (task,), run.folder / f"seed{seed}" / "mae" / "model.safetensors", seed
+    )
+    outputs = look_once(run, model)
+    flops = count_flops(
+        model, next(iter(batches_of(run, run.table).ordered())), frames=run.config.batch_frames
+    )
+    save_stage_outputs(run, task, seed, model, history, outputs, flops=flops)
+    return model, history, *outputs
 
-if __name__ == "__main__" and "__file__" in globals(): as_program(train_task, "task")   # started by torchrun, not in a notebook
+
+# started by torchrun, not in a notebook
+if __name__ == "__main__" and "__file__" in globals():
+    as_program(train_task, "task")

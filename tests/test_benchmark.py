@@ -20,10 +20,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from affnb import benchmark
+from affnb.data import HEADER, LISTS
 from affnb.benchmark import (
     BenchmarkSize,
-    HEADER,
-    LISTS,
     REASONS,
     UNNAMED,
     Knobs,
@@ -81,7 +80,7 @@ def digest(path):
 
 
 def rows_of(path, split):
-    return [line.split(",") for line in (path / dict(LISTS)[split]).read_text().splitlines()[1:]]
+    return [line.split(",") for line in (path / LISTS[split][0]).read_text().splitlines()[1:]]
 
 
 # ---- bytes and people
@@ -110,9 +109,7 @@ def test_people_never_cross_a_split(folder):
     """No video is in two splits, and each video's person is unlike every other's, at the size of
     the smoke profile too.
     """
-    videos = {
-        split: {row[0].split("/")[0] for row in rows_of(folder[0], split)} for split, _ in LISTS
-    }
+    videos = {split: {row[0].split("/")[0] for row in rows_of(folder[0], split)} for split in LISTS}
     assert sum(map(len, videos.values())) == len(set.union(*videos.values())) == 40 + 2 + 6 + 2
     for seed, names in (
         (3, sorted(set.union(*videos.values()))),
@@ -192,7 +189,7 @@ def test_format(folder):
     assert counts["train"] == dict(videos=42, frames=40 * 4 + 2 * 40)
     assert counts["validation"] == dict(videos=6, frames=180)
     assert counts["test"]["videos"] == 2
-    for _, name in LISTS:
+    for name, *_ in LISTS.values():
         assert (path / name).read_text().splitlines()[0] == HEADER
     for row in rows_of(path, "train") + rows_of(path, "validation"):
         assert len(row) == 16
@@ -207,7 +204,7 @@ def test_format(folder):
     assert all(row[1:] == [""] for row in rows_of(path, "test"))
     # in validation only expressions lack
     assert all(row[1] != "-5" and row[4] != "-1" for row in rows_of(path, "validation"))
-    listed = {row[0] for split, _ in LISTS for row in rows_of(path, split)}
+    listed = {row[0] for split in LISTS for row in rows_of(path, split)}
     there = {f"{f.parent.name}/{f.name}" for f in (path / "cropped_aligned").rglob("*.jpg")}
     assert there <= listed
     assert len(listed - there) == counts["absent"]
