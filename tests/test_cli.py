@@ -363,7 +363,7 @@ def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monk
         both = take_gpus(2)
         assert list(both) == ["3", "GPU-5/0"]
         for lock in both.values():
-            os.close(lock)
+            lock.release()
         with pytest.raises(AffnbError, match="3 GPU.* 2 are to be seen"):
             take_gpus(3)
     finally:
@@ -374,7 +374,7 @@ def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monk
 
 def test_one_command_at_a_time_works_on_a_run(tmp_path, capsys):
     run = Path(make_plan(load_config("tiny"), out=tmp_path)["run"])
-    other = hold(f"from affnb.cli import alone; lock = alone({str(run)!r}); lock.__enter__()")
+    other = hold(f"from affnb.cli import lock_run; lock = lock_run({str(run)!r}); lock.__enter__()")
     try:
         assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path), "--dry-run"]) == 1
         assert f"process {other.pid} on " in capsys.readouterr().err
@@ -410,8 +410,8 @@ def test_runs_with_other_settings_publish_one_after_the_other(tmp_path):
     publish(one)
     before = there()
     other = hold(
-        "from pathlib import Path; from affnb.data import hold; lock ="
-        f" hold(Path({str(Path(two['run']).parent)!r})/'.publishing')"
+        "from pathlib import Path; from affnb.data import lock_folder;"
+        f" lock = lock_folder(Path({str(Path(two['run']).parent)!r})/'.publishing')"
     )
     waiting = threading.Thread(target=publish, args=(two,))
     try:
