@@ -367,7 +367,7 @@ def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, 
     program = """
 import sys
 from affnb import ablations, arms
-from affnb.train import open_run
+from affnb.train import start_stage
 known = arms.tables_of
 
 def tables_of(config):
@@ -378,7 +378,7 @@ def tables_of(config):
     }
 
 ablations.tables_of = tables_of
-run = open_run(sys.argv[1])
+run = start_stage(sys.argv[1])
 for table in ("temporal", "fusion"):
     ablations.run_table(run, table, 0)
 """

@@ -64,7 +64,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from affnb import heads, joint, train
-run = train.open_run(sys.argv[1])
+run = train.start_stage(sys.argv[1])
 losses, make_loss = [], train.make_loss
 def recorded(*words):
     loss_of = make_loss(*words)
@@ -156,7 +156,7 @@ CUT = """
 "Trains a joint model with all that chance brings; process 1 dies after so many steps."
 import os, sys
 from affnb import joint, train
-run, limit, steps, make_loss = train.open_run(sys.argv[1]), int(sys.argv[2]), [], train.make_loss
+run, limit, steps, make_loss = train.start_stage(sys.argv[1]), int(sys.argv[2]), [], train.make_loss
 def counted(*words):
     loss_of = make_loss(*words)
     def count(model, batch):
