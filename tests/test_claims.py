@@ -856,7 +856,7 @@ def test_the_best_window_is_tested_on_others_than_it_was_chosen_on(tmp_path):
     assert judge_best(judge(read_records(tmp_path / "luck"), "temporal"), 2000).pairs.equals(
         luck.pairs
     )
-    lone = Judged({"gru@5": luck.of[next(iter(luck.of))]}, None, None, None)
+    lone = Judged({"gru@5": luck.statistics[next(iter(luck.statistics))]}, None, None, None)
     assert judge_best(lone, 10) is None, "nothing to choose from"
 
 

@@ -73,13 +73,13 @@ def test_smoothing_recovers_a_slow_signal_and_leaves_a_fast_one():
     window = best_window(slow, "VA")
     assert window >= 9
     assert (
-        task_score(replace(slow, found={"VA": smooth(slow, "VA", window)}), "VA")
+        task_score(replace(slow, predictions={"VA": smooth(slow, "VA", window)}), "VA")
         > task_score(slow, "VA") + 0.1
     )
     flicker = rng.choice([-1.0, 1.0], truth.shape)
     fast = answers({"VA": flicker + rng.normal(0, 0.3, truth.shape)}, {"VA": flicker}, videos)
     assert best_window(fast, "VA") == 1
-    assert smooth(fast, "VA", 1) is fast.found["VA"]
+    assert smooth(fast, "VA", 1) is fast.predictions["VA"]
 
 
 @pytest.mark.parametrize("window", [3, 9, 41])
@@ -114,7 +114,7 @@ def test_thresholds_recover_shifted_probabilities():
     given = answers({"AU": shifted}, {"AU": true}, ["a"] * 5000)
     chosen = best_thresholds(given, "AU")
     assert np.abs(chosen - planted).max() <= 0.026
-    moved = replace(given, found={"AU": shift_units(given, "AU", chosen)})
+    moved = replace(given, predictions={"AU": shift_units(given, "AU", chosen)})
     assert task_score(moved, "AU") > 0.95 > 0.9 > task_score(given, "AU")
 
 
@@ -187,7 +187,7 @@ def test_nothing_of_the_reported_half_enters_its_parameters():
     assert of(fitted, "B") != of(refitted, "B")
     assert of(fitted, "validation") != of(refitted, "validation")
     for step in ("raw", *POST_STEPS):
-        for task in validation.found:
+        for task in validation.predictions:
             first = ways["crossfit"][step][task]
             second = again["crossfit"][step][task]
             assert np.array_equal(first[~half], second[~half])  # what is reported of half B
@@ -195,7 +195,7 @@ def test_nothing_of_the_reported_half_enters_its_parameters():
     last = list(POST_STEPS)[-1]
     assert any(
         not np.array_equal(ways["crossfit"][last][task][half], again["crossfit"][last][task][half])
-        for task in validation.found
+        for task in validation.predictions
     )
 
 
@@ -220,7 +220,7 @@ def test_tuned_where_reported_is_above_cross_fitted_on_pure_noise():
 
             def total(step):
                 return sum(
-                    task_score(replace(noise, found=ways[way][step]), task)
+                    task_score(replace(noise, predictions=ways[way][step]), task)
                     for task in ("AU", "EXPR", "VA")
                 )
 
@@ -236,7 +236,7 @@ def test_optimistic_never_falls_where_it_is_fitted_and_crossfit_helps_where_ther
     ways, _ = three_ways(given, dev, split_videos(given.videos, 0))
 
     def at(way, step, task):
-        return task_score(replace(given, found=ways[way][step]), task)
+        return task_score(replace(given, predictions=ways[way][step]), task)
 
     for before, (step, (tasks, *_)) in zip(["raw", *POST_STEPS], POST_STEPS.items()):
         for task in ("AU", "EXPR", "VA"):
@@ -295,8 +295,8 @@ def test_what_is_absent_drops_out_and_what_has_no_label_is_left_alone():
     blind = replace(dev, masks=dev.masks | {"EXPR": np.zeros_like(dev.masks["EXPR"])})
     stages, fitted = post_process(blind, given)
     assert {f["value"] for f in fitted if f["task"] == "EXPR"} == {None}
-    assert all(np.array_equal(found["EXPR"], given.found["EXPR"]) for _, found in stages)
-    units = replace(given, found={"AU": given.found["AU"]})
+    assert all(np.array_equal(found["EXPR"], given.predictions["EXPR"]) for _, found in stages)
+    units = replace(given, predictions={"AU": given.predictions["AU"]})
     arms, fitted = post_arms("joint", units, dev, split_videos(given.videos, 0))
     assert all(arm["metrics"]["EXPR"] is None and arm["metrics"]["AU"] is not None for arm in arms)
     assert {f["task"] for f in fitted} == {"AU"}
