@@ -1,20 +1,35 @@
-# make reproduce | make test | make docs | make slides | make lab | make fuzz | make notebooks | make newest      each sets up .venv if it is missing
+# make reproduce | make check | make test | make nightly | make docs | make slides | make lab | make fuzz | make notebooks | make newest      each sets up .venv if it is missing
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+ALONE  := --dist worksteal
 CHAINS := tests/test_chain.py tests/test_real_faces.py tests/test_site.py   # the first two run the chain as a whole, on cores that they do not keep busy alone
 
-.PHONY: reproduce test docs slides fuzz lab notebooks newest
+.PHONY: reproduce check test nightly docs slides fuzz lab notebooks newest
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
 	@$(BIN)/affnb reproduce
 
-test: $(READY)       ## notebooks clean and in step with the package, README as rendered, tiny chain, pytest
+check: $(READY)      ## in minutes: lint, types, notebooks in step with the package, fast tests
 	$(BIN)/python tests/in_step.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(CHAINS:%=--ignore %)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CHAINS)
+	$(BIN)/ruff check nbs tests docs
+	$(BIN)/ruff format --check nbs tests docs
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	$(PYTEST) $(ALONE) -m "not slow and not nightly and not fuzz" $(CHAINS:%=--ignore %)
+
+test: $(READY)       ## all that `make check` does, every notebook, the chain on a tiny scale
+	$(BIN)/python tests/in_step.py
+	$(BIN)/ruff check nbs tests docs
+	$(BIN)/ruff format --check nbs tests docs
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	$(PYTEST) $(ALONE) -m "not nightly and not fuzz" $(CHAINS:%=--ignore %)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not nightly" $(CHAINS)
+
+nightly: $(READY)    ## what takes long: a storm of kills, real faces, a full disk, ten million rows, every page of the site
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "nightly or fuzz" tests
 
 docs: $(READY)       ## the site, from what is committed: _docs/site/index.html
 	@$(BIN)/python docs/build.py site _docs/site

@@ -3,9 +3,11 @@
     python docs/build.py site OUT      OUT/index.html, with the slides in OUT/slides
     python docs/build.py slides OUT    OUT/1-labels.html and the decks of the other sessions
 
-Pages are laid out in OUT's neighbour `OUT-source`, as the project is (nbs/, figures/, docs/), so that links between notebooks,
-tables and pages hold as they are; what has to be written (the API from the docments, results, gallery, commands) is written there.
+Pages are laid out in OUT's neighbour `OUT-source`, as the project is (nbs/, figures/, docs/), so
+that links between notebooks, tables and pages hold as they are; what has to be written (the API
+from the docments, results, gallery, commands) is written there.
 """
+
 import contextlib
 import html
 import importlib
@@ -23,31 +25,60 @@ from affnb.cli import make_parser
 from affnb.course import SESSIONS, first_sentence, write_decks
 
 ROOT = Path(__file__).resolve().parent.parent
-PROFILES = [name for name in ("full", "laptop", "smoke") if (ROOT/"figures"/name).is_dir()]   # the largest first
+# the largest first
+PROFILES = [name for name in ("full", "laptop", "smoke") if (ROOT / "figures" / name).is_dir()]
 
 
 # ---------------------------------------------------------------- notebooks
-def plain(text): return re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
+def plain(text):
+    return re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
+
 
 def stage_notebook(path, target):
-    "A page of a notebook: solutions folded, every picture with a text that stands for it; of the README what it says, not how."
-    notebook, heading, said = nbformat.read(path, 4), "", ""
+    """A page of a notebook: solutions folded, every picture with a text that stands for it; of the
+    README what it says, not how.
+    """
+    notebook = nbformat.read(path, 4)
+    heading = ""
+    said = ""
     if path.stem == "index":
-        notebook.cells[0].source = notebook.cells[0].source.replace("# affnb", "# The README", 1)   # "affnb" is the first page
-        notebook.cells = [nbformat.v4.new_markdown_cell("\n\n".join(o["data"].get("text/markdown", "") for o in cell.outputs if "data" in o)) if cell.cell_type == "code" else cell for cell in notebook.cells]
+        # "affnb" is the first page
+        notebook.cells[0].source = notebook.cells[0].source.replace("# affnb", "# The README", 1)
+        notebook.cells = [
+            (
+                nbformat.v4.new_markdown_cell(
+                    "\n\n".join(
+                        o["data"].get("text/markdown", "") for o in cell.outputs if "data" in o
+                    )
+                )
+                if cell.cell_type == "code"
+                else cell
+            )
+            for cell in notebook.cells
+        ]
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "markdown":
             found = re.findall(r"^#+ +(.+)$", cell.source, re.M)
-            prose = [block for block in re.split(r"\n{2,}", cell.source) if not block.startswith(("#", ">", "|", "-", "$$"))]
-            heading, said = found[-1] if found else heading, first_sentence(plain(prose[-1]))[:200] if prose else said
-            if "solution" in tags: cell.source = f":::{{dropdown}} Solution, in words\n{cell.source}\n:::"
+            prose = [
+                block
+                for block in re.split(r"\n{2,}", cell.source)
+                if not block.startswith(("#", ">", "|", "-", "$$"))
+            ]
+            heading = found[-1] if found else heading
+            said = first_sentence(plain(prose[-1]))[:200] if prose else said
+            if "solution" in tags:
+                cell.source = f":::{{dropdown}} Solution, in words\n{cell.source}\n:::"
             continue
-        cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)   # what nbdev reads
-        if not cell.source: tags.append("remove-cell")
-        if "solution" in tags: tags.append("hide-cell")
+        cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)  # what nbdev reads
+        if not cell.source:
+            tags.append("remove-cell")
+        if "solution" in tags:
+            tags.append("hide-cell")
         if any(mime.startswith("image/") for o in cell.outputs for mime in o.get("data", {})):
-            cell.metadata["mystnb"] = {"image": {"alt": f"Figure of the section {heading}. {said}".replace("\n", " ")}}
+            cell.metadata["mystnb"] = {
+                "image": {"alt": f"Figure of the section {heading}. {said}".replace("\n", " ")}
+            }
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
 
@@ -55,110 +86,234 @@ def stage_notebook(path, target):
 # ---------------------------------------------------------------- tables and figures
 def tables_in(text):
     "Markdown with each pipe table as an HTML table whose columns can be sorted."
+
     def convert(match):
-        whole = lambda cell: re.sub(r"\S+ \[[^]]*\]", lambda found: found[0].replace(" ", "\u00a0"), cell.strip())   # a number and its interval stay together
-        rows = [[whole(cell) for cell in line.strip().strip("|").split("|")] for line in match[0].strip().splitlines()]
+        # a number and its interval stay together
+        def whole(cell):
+            return re.sub(
+                r"\S+ \[[^]]*\]", lambda found: found[0].replace(" ", "\u00a0"), cell.strip()
+            )
+
+        rows = [
+            [whole(cell) for cell in line.strip().strip("|").split("|")]
+            for line in match[0].strip().splitlines()
+        ]
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in rows[0])
-        body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[2:])
-        return f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
-    text = re.sub(r"^Records: .*\n?", "", text, flags=re.M)   # links to records, which the site does not hold
+        body = "\n".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows[2:]
+        )
+        return (
+            '<div class="wide" tabindex="0" role="region" aria-label="table"><table'
+            f' class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+            "</div>\n"
+        )
+
+    # links to records, which the site does not hold
+    text = re.sub(r"^Records: .*\n?", "", text, flags=re.M)
     return re.sub(r"(^\|.*\|\n?)+", convert, text, flags=re.M)
+
 
 def where_from(beside, profile):
     "One line: what made a table or figure."
     notebook = beside.get("notebook", "")
     command = "affnb bench" if profile == "bench" else f"affnb reproduce --profile {profile}"
     records = beside.get("records", [])
-    named = f"`data/records/{profile}/{records[0]}`" + (f" and {len(records) - 1} more" if len(records) > 1 else "") if records else "no record"
+    named = (
+        f"`data/records/{profile}/{records[0]}`"
+        + (f" and {len(records) - 1} more" if len(records) > 1 else "")
+        if records
+        else "no record"
+    )
     return f"[{Path(notebook).stem}](../{notebook}), from {named}: `{command}`"
 
+
 def stage_figures(source):
-    for folder in sorted(path for path in (ROOT/"figures").iterdir() if path.is_dir()):
-        shutil.copytree(folder, source/"figures"/folder.name)
-        for page in (source/"figures"/folder.name).glob("*.md"):
+    for folder in sorted(path for path in (ROOT / "figures").iterdir() if path.is_dir()):
+        shutil.copytree(folder, source / "figures" / folder.name)
+        for page in (source / "figures" / folder.name).glob("*.md"):
             beside = json.loads(page.with_suffix(".json").read_text())
-            page.write_text(f"---\norphan: true\n---\n# {page.stem} ({folder.name})\n\n{tables_in(page.read_text())}\n\nMade by {where_from(beside, folder.name).replace('](../', '](../../')}\n")
+            page.write_text(
+                f"---\norphan: true\n---\n# {page.stem}"
+                f" ({folder.name})\n\n{tables_in(page.read_text())}\n\nMade by"
+                f" {where_from(beside, folder.name).replace('](../', '](../../')}\n"
+            )
+
 
 def write_gallery(source):
-    lines = ["# Gallery", "", "Every published figure, with the notebook and the records that made it, and the command that makes it again. The title of a figure is its finding, computed from the numbers that it shows.", ""]
+    lines = [
+        "# Gallery",
+        "",
+        (
+            "Every published figure, with the notebook and the records that made it, and the"
+            " command that makes it again. The title of a figure is its finding, computed from the"
+            " numbers that it shows."
+        ),
+        "",
+    ]
     for profile in (*PROFILES, "bench"):
         lines += [f"## {profile}", "", "::::{grid} 1 1 2 2", ":gutter: 3", ""]
-        for path in sorted((ROOT/"figures"/profile).glob("fig_*.png")):
+        for path in sorted((ROOT / "figures" / profile).glob("fig_*.png")):
             beside = json.loads(path.with_suffix(".json").read_text())
-            lines += [f":::{{grid-item-card}} {path.stem}", f"![{beside.get('caption', path.stem)}](../figures/{profile}/{path.name})", "", where_from(beside, profile), ":::", ""]
+            lines += [
+                f":::{{grid-item-card}} {path.stem}",
+                f"![{beside.get('caption', path.stem)}](../figures/{profile}/{path.name})",
+                "",
+                where_from(beside, profile),
+                ":::",
+                "",
+            ]
         lines += ["::::", ""]
-    (source/"docs"/"gallery.md").write_text("\n".join(lines))
+    (source / "docs" / "gallery.md").write_text("\n".join(lines))
+
 
 def write_results(source):
     first = ("headline", "bounds", "claims", "published", "best", "cost", "data", "warnings")
     for profile in PROFILES:
-        folder = ROOT/"figures"/profile
-        names = sorted((path.stem.removeprefix("table_") for path in folder.glob("table_*.md")), key=lambda name: (first.index(name) if name in first else len(first), name))
-        lines = [f"# Results: {profile}", "", "Click on a column's name to sort by it. Each table names its records; a number in brackets is an interval, and a dash says that there were no labels.", ""]
-        for name in names: lines += [f"## {name.replace('_', ' ')}", "", tables_in((folder/f"table_{name}.md").read_text()), "", f"[As a page of its own](../figures/{profile}/table_{name}.md)", ""]
-        (source/"docs"/f"results_{profile}.md").write_text("\n".join(lines))
+        folder = ROOT / "figures" / profile
+        names = sorted(
+            (path.stem.removeprefix("table_") for path in folder.glob("table_*.md")),
+            key=lambda name: (first.index(name) if name in first else len(first), name),
+        )
+        lines = [
+            f"# Results: {profile}",
+            "",
+            (
+                "Click on a column's name to sort by it. Each table names its records; a number in"
+                " brackets is an interval, and a dash says that there were no labels."
+            ),
+            "",
+        ]
+        for name in names:
+            lines += [
+                f"## {name.replace('_', ' ')}",
+                "",
+                tables_in((folder / f"table_{name}.md").read_text()),
+                "",
+                f"[As a page of its own](../figures/{profile}/table_{name}.md)",
+                "",
+            ]
+        (source / "docs" / f"results_{profile}.md").write_text("\n".join(lines))
 
 
 # ---------------------------------------------------------------- API and commands
 def write_api(source):
     "A page a module, from its docments."
-    modules = {path.stem.partition("_")[2]: path.stem for path in sorted((ROOT/"nbs").glob("[01]*.ipynb"))}
-    (source/"docs"/"api").mkdir(parents=True)
+    modules = {
+        path.stem.partition("_")[2]: path.stem
+        for path in sorted((ROOT / "nbs").glob("[01]*.ipynb"))
+    }
+    (source / "docs" / "api").mkdir(parents=True)
     for name, notebook in modules.items():
         module = importlib.import_module(f"affnb.{name}")
-        lines = [f"# affnb.{name}", "", (module.__doc__ or "").strip(), "", f"Explained, with examples, in [{notebook}](../../nbs/{notebook}.ipynb).", ""]
+        lines = [
+            f"# affnb.{name}",
+            "",
+            (module.__doc__ or "").strip(),
+            "",
+            f"Explained, with examples, in [{notebook}](../../nbs/{notebook}.ipynb).",
+            "",
+        ]
         for symbol in module.__all__:
             value = getattr(module, symbol)
             if inspect.isfunction(value) or inspect.isclass(value):
                 shown = show_doc(value, renderer=BasicMarkdownRenderer)._repr_markdown_()
-                shown = shown[shown.index("###"):]
+                shown = shown[shown.index("###") :]
                 lines += [re.sub(r"^#+ ", "## ", shown).replace("NoneType=None", "=None"), ""]
-        (source/"docs"/"api"/f"{name}.md").write_text("\n".join(lines))
+        (source / "docs" / "api" / f"{name}.md").write_text("\n".join(lines))
     listed = "\n".join(f"api/{name}" for name in modules)
-    (source/"docs"/"api.md").write_text("# API\n\nA page a module, written from the comments beside each argument: types, and for arrays shape, unit and range.\n\n```{toctree}\n:maxdepth: 1\n\n" + listed + "\n```\n")
+    (source / "docs" / "api.md").write_text(
+        "# API\n\nA page a module, written from the comments beside each argument: types, and for"
+        " arrays shape, unit and range.\n\n```{toctree}\n:maxdepth: 1\n\n" + listed + "\n```\n"
+    )
+
 
 def write_commands(source):
-    parser, lines = make_parser(), ["# Commands", "", "What `affnb --help` and `affnb COMMAND --help` say.", ""]
+    parser, lines = (
+        make_parser(),
+        ["# Commands", "", "What `affnb --help` and `affnb COMMAND --help` say.", ""],
+    )
     actions = next(action for action in parser._actions if getattr(action, "choices", None))
     shown = {choice.dest for choice in actions._choices_actions}
     for name, command in actions.choices.items():
-        if name in shown: lines += [f"## affnb {name}", "", f"```text\n{command.format_help().rstrip()}\n```", ""]
-    (source/"docs"/"commands.md").write_text("\n".join(lines))
+        if name in shown:
+            lines += [f"## affnb {name}", "", f"```text\n{command.format_help().rstrip()}\n```", ""]
+    (source / "docs" / "commands.md").write_text("\n".join(lines))
 
 
 # ---------------------------------------------------------------- all of it
 def run_sphinx(builder, source, out):
     with contextlib.redirect_stdout(io.StringIO()):
-        code = build_main(["-q", "-W", "--keep-going", "-b", builder, "-t", "slides" if builder == "revealjs" else "site", "-d", f"{source}-doctrees", str(source), str(out)])
-    if code: sys.exit(f"{out}: not built: see the warnings above")
+        code = build_main(
+            [
+                "-q",
+                "-W",
+                "--keep-going",
+                "-b",
+                builder,
+                "-t",
+                "slides" if builder == "revealjs" else "site",
+                "-d",
+                f"{source}-doctrees",
+                str(source),
+                str(out),
+            ]
+        )
+    if code:
+        sys.exit(f"{out}: not built: see the warnings above")
+
 
 def begin(out):
     "An empty folder for pages beside OUT, with the settings and what is static."
     source = Path(f"{out}-source")
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(ROOT/"docs"/"_static", source/"_static")
-    shutil.copy(ROOT/"docs"/"conf.py", source)
+    shutil.copytree(ROOT / "docs" / "_static", source / "_static")
+    shutil.copy(ROOT / "docs" / "conf.py", source)
     return source
+
 
 def build_slides(out):
     source = begin(out)
     write_decks(source)
-    (source/"index.md").write_text("# affnb in four sessions\n\n" + "\n".join(f"- [{title}]({session}.ipynb)" for session, (title, _) in SESSIONS.items()) + "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(SESSIONS) + "\n```\n")
+    (source / "index.md").write_text(
+        "# affnb in four sessions\n\n"
+        + "\n".join(f"- [{title}]({session}.ipynb)" for session, (title, _) in SESSIONS.items())
+        + "\n\n```{toctree}\n:hidden:\n\n"
+        + "\n".join(SESSIONS)
+        + "\n```\n"
+    )
     run_sphinx("revealjs", source, out)
+
 
 def build_site(out):
     source = begin(out)
-    shutil.copytree(ROOT/"docs", source/"docs", ignore=shutil.ignore_patterns("*.py", "_static", "index.md", "__pycache__"))
-    (source/"index.md").write_text((ROOT/"docs"/"index.md").read_text().replace("LARGEST", PROFILES[0]))
-    for name in ("CONTRIBUTING", "CHANGELOG"): (source/f"{name}.md").write_text("---\norphan: true\n---\n" + (ROOT/f"{name}.md").read_text())
-    for path in sorted((ROOT/"nbs").glob("*.ipynb")): stage_notebook(path, source/"nbs"/path.name)
-    stage_figures(source); write_gallery(source); write_results(source); write_api(source); write_commands(source)
+    shutil.copytree(
+        ROOT / "docs",
+        source / "docs",
+        ignore=shutil.ignore_patterns("*.py", "_static", "index.md", "__pycache__"),
+    )
+    (source / "index.md").write_text(
+        (ROOT / "docs" / "index.md").read_text().replace("LARGEST", PROFILES[0])
+    )
+    for name in ("CONTRIBUTING", "CHANGELOG"):
+        (source / f"{name}.md").write_text(
+            "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()
+        )
+    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+        stage_notebook(path, source / "nbs" / path.name)
+    stage_figures(source)
+    write_gallery(source)
+    write_results(source)
+    write_api(source)
+    write_commands(source)
     run_sphinx("html", source, out)
-    build_slides(Path(out)/"slides")
-    shutil.rmtree(Path(out)/"slides-source"); shutil.rmtree(Path(out)/"slides-source-doctrees")
+    build_slides(Path(out) / "slides")
+    shutil.rmtree(Path(out) / "slides-source")
+    shutil.rmtree(Path(out) / "slides-source-doctrees")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("site", "slides"): sys.exit(__doc__)
+    if len(sys.argv) != 3 or sys.argv[1] not in ("site", "slides"):
+        sys.exit(__doc__)
     dict(site=build_site, slides=build_slides)[sys.argv[1]](Path(sys.argv[2]).resolve())
     print(f"{Path(sys.argv[2]).resolve()}/index.html")

@@ -1,19 +1,50 @@
-"Settings of Sphinx for the site and the slides. The pages are laid out by build.py, which says where."
-project, author, copyright, language = "affnb", "the affnb authors", "the affnb authors", "en"
-extensions = ["myst_nb", "sphinx-mathjax-offline", *(["sphinx_revealjs"] if tags.has("slides") else ["sphinx_copybutton", "sphinx_design"])]   # noqa: F821
+"Settings of Sphinx for the site and the slides; build.py lays the pages out, and says where."
+
+project = "affnb"
+author = "the affnb authors"
+copyright = "the affnb authors"
+language = "en"
+slides = tags.has("slides")  # noqa: F821  (Sphinx defines it)
+extensions = [
+    "myst_nb",
+    "sphinx-mathjax-offline",
+    *(["sphinx_revealjs"] if slides else ["sphinx_copybutton", "sphinx_design"]),
+]
 exclude_patterns = ["conf.py"]
-nb_execution_mode = "off"             # pages show what is committed
-nb_mime_priority_overrides = [("revealjs", mime, 10*k) for k, mime in enumerate(("image/svg+xml", "image/png", "image/jpeg", "text/html", "text/markdown", "text/plain"))]
-nb_ipywidgets_js, nb_merge_streams = {}, True
-myst_enable_extensions, myst_heading_anchors = ["amsmath", "colon_fence", "dollarmath"], 3
+nb_execution_mode = "off"  # pages show what is committed
+nb_mime_priority_overrides = [
+    ("revealjs", mime, 10 * k)
+    for k, mime in enumerate(
+        ("image/svg+xml", "image/png", "image/jpeg", "text/html", "text/markdown", "text/plain")
+    )
+]
+nb_ipywidgets_js = {}
+nb_merge_streams = True
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
 suppress_warnings = ["mystnb.unknown_mime_type", "config.cache"]
 
-html_theme, html_title, html_static_path = "sphinx_book_theme", "affnb", ["_static"]
-html_css_files, html_js_files = ["site.css"], ["site.js"]
-html_theme_options = dict(use_download_button=False, use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, navbar_persistent=[], home_page_in_toc=True, pygments_light_style="a11y-high-contrast-light", pygments_dark_style="a11y-high-contrast-dark")
+html_theme = "sphinx_book_theme"
+html_title = "affnb"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+html_theme_options = dict(
+    use_download_button=False,
+    use_fullscreen_button=False,
+    show_navbar_depth=1,
+    show_toc_level=2,
+    navbar_persistent=[],
+    home_page_in_toc=True,
+    pygments_light_style="a11y-high-contrast-light",
+    pygments_dark_style="a11y-high-contrast-dark",
+)
 html_context = dict(default_mode="auto")
 html_copy_source = html_show_sourcelink = False
 
-revealjs_style_theme, revealjs_static_path, revealjs_css_files, revealjs_js_files = "white", ["_static"], ["slides.css"], ["slides.js"]
+revealjs_style_theme = "white"
+revealjs_static_path = ["_static"]
+revealjs_css_files = ["slides.css"]
+revealjs_js_files = ["slides.js"]
 revealjs_script_plugins = [dict(name="RevealNotes", src="revealjs/plugin/notes/notes.js")]
 revealjs_script_conf = dict(hash=True, slideNumber=True, width=1280, height=800)

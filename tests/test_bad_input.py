@@ -722,6 +722,7 @@ print("left:", *(path for path in files if any(map(unfinished.fullmatch, path.pa
 """
 
 
+@pytest.mark.nightly
 def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path):
     """On a disk that grows, rendering, packing and training run out of room, each in its turn; each
     time the same command goes on, and what an earlier run has published stays.
@@ -840,6 +841,7 @@ def test_a_defect_of_our_own_is_one_line_too(monkeypatch, capsys):
         main(["--debug", "check", "x"])
 
 
+@pytest.mark.nightly
 def test_ten_million_rows_are_read_or_refused(tmp_path):
     "Seventy times the real list: within 12 GB of memory, and the wrong row at its end is named."
     if psutil.virtual_memory().available < 12 << 30:

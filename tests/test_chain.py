@@ -430,98 +430,101 @@ def test_outputs_in_a_notebook_set_nothing_off(project):
     assert "nothing to do" in project.run("reproduce", "--profile", "tiny", "--cores", "2")
 
 
-@pytest.fixture(scope="module")
-def storm(project, tmp_path_factory):
-    """A run that is killed again and again, on one core and two in turn, cut off from the network,
-    in a folder with a strange name; a second command on it; and at the same time another run,
-    which fails.
+def test_three_kills_change_no_weight(project, tmp_path):
+    """SIGKILLs while an autoencoder and two encoders are trained: weights and predictions are those
+    of the run that nobody disturbed (`make nightly` kills every stage).
     """
-    place = tmp_path_factory.mktemp("two")
-    cut = (
-        ["unshare", "--map-root-user", "--net"]
-        if subprocess.run(
-            ["unshare", "--map-root-user", "--net", "true"], capture_output=True
-        ).returncode
-        == 0
-        else []
-    )
+    words = ["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"]
     storm = Storm(
-        ["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"],
-        place / 'it\'s "a trial" $(touch x) é',
+        [*words, "--only", "table_pretraining"],
+        tmp_path / "killed",
         cwd=project.root,
         environment=project.environment,
         span=2.0,
         seed=6,
-        before=cut,
     )
-    storm.cut, first, limit = bool(cut), storm.start(), time.time() + 60
-    while not list(storm.out.glob("data/runs/*/plan.json")) and time.time() < limit:
-        time.sleep(0.1)
-    first.send_signal(signal.SIGSTOP)  # it keeps the run, and gets no further
-    storm.second = subprocess.run(
-        [sys.executable, "-m", "affnb.cli", *storm.words],
-        cwd=project.root,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-    )
-    first.kill()
-    first.wait()
-    storm.nobody_is_left()
+    storm.rage(3)
+    assert len(storm.kills) == 3, storm.kills
+    (killed,) = storm.out.glob("data/runs/*")
+    undisturbed = project.root / "data" / "runs" / "tiny"
+    for model in ("mae", "scratch", "joint"):
+        for kind in ("model", "features", "predictions"):
+            path = f"seed0/{model}/{kind}.safetensors"
+            assert (killed / path).read_bytes() == (undisturbed / path).read_bytes(), path
+    assert storm.were_epochs_kept()
+
+
+def test_a_second_command_on_a_run_at_work_says_so_and_leaves(project, tmp_path):
+    words = ("reproduce", "--profile", "tiny", "--out", str(tmp_path))
+    first = project.start(*words)
+    try:
+        limit = time.time() + 60
+        while not list(tmp_path.glob("data/runs/*/plan.json")) and time.time() < limit:
+            time.sleep(0.1)
+        first.send_signal(signal.SIGSTOP)  # it keeps the run, and gets no further
+        second = project.start(*words)
+        said, _ = second.communicate(timeout=60)
+        assert second.returncode == 1, said
+        assert said.count("\n") == 1, said
+        assert "is at work on this run: wait for it" in said
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+
+
+def test_a_failing_stage_is_told_in_one_line(project, tmp_path):
     failing = project.start(
         "reproduce",
         "--profile",
         "tiny",
-        "--cores",
-        "1",
+        "--only",
+        "table_pretraining",
         "--set",
         "mae_lr=1e30",
         "--out",
-        str(place / "failing"),
+        str(tmp_path),
     )
-    try:
-        storm.kills.append(("planning", "command"))
-        storm.rage(22)  # two hits of each of twelve stages, as far as they reach; some miss
-        storm.failed = failing.communicate(timeout=60)[0], failing.returncode, place / "failing"
-    finally:
-        if failing.poll() is None:
-            os.killpg(failing.pid, signal.SIGKILL)
-    return storm
+    said, _ = failing.communicate(timeout=300)
+    lines = [
+        line for line in said.splitlines() if line.startswith("affnb: ") and "synthetic" not in line
+    ]
+    assert failing.returncode == 1
+    assert len(lines) == 1, said
+    assert "Traceback" not in said
+    for word in ("mae: the loss is", "step", "rows", ".ipynb"):
+        assert word in lines[0]
+    assert not (tmp_path / "figures").exists()
 
 
-def test_a_storm_of_kills_changes_nothing(project, storm):
-    """At least twenty SIGKILLs over the stages: kernels, rules, workers, Snakemake, the command,
-    all at once. The undisturbed run had two cores, the place an ordinary name, and a network.
+@pytest.mark.nightly
+def test_a_storm_of_kills_changes_nothing(project, tmp_path):
+    """A run that is killed again and again, on one core and two in turn, cut off from the network,
+    in a folder with a strange name: at least twenty SIGKILLs over the stages, of kernels, rules,
+    workers, Snakemake, the command, all at once. The undisturbed run had two cores, the place an
+    ordinary name, and a network.
     """
+    alone = ["unshare", "--map-root-user", "--net"]
+    can_be_cut = shutil.which("unshare") and not subprocess.run([*alone, "true"]).returncode
+    storm = Storm(
+        ["reproduce", "--profile", "tiny", "--set", "checkpoint_seconds=0"],
+        tmp_path / 'it\'s "a trial" $(touch x) é',
+        cwd=project.root,
+        environment=project.environment,
+        span=2.0,
+        seed=6,
+        before=alone if can_be_cut else [],
+    )
+    storm.rage(22)  # two hits of each of twelve stages, as far as they reach; some miss
     assert len(storm.kills) >= 20, storm.kills
     assert len({stage for stage, _ in storm.kills}) >= 10, storm.kills
     assert len({kind for _, kind in storm.kills}) >= 5, storm.kills
     different = differences(project.root, storm.out, ("figures/tiny", "data/records/tiny"))
-    assert not different and not leftovers(storm.out), different
+    assert not different
+    assert not leftovers(storm.out)
     assert set(storm.cores_of().values()) == {1, 2}, "what ended on one core gave what two gave"
     assert storm.were_epochs_kept()
     assert not (project.root / "x").exists()
-    assert storm.cut or not shutil.which("unshare"), "the network was not cut"
-
-
-def test_a_second_command_on_a_run_at_work_says_so_and_leaves(storm):
-    second = storm.second
-    assert second.returncode == 1, second.stderr + second.stdout
-    assert second.stderr.count("\n") == 1, second.stderr + second.stdout
-    assert "is at work on this run: wait for it" in second.stderr, second.stderr + second.stdout
-
-
-def test_a_failing_stage_is_told_in_one_line(storm):
-    said, code, out = storm.failed
-    lines = [
-        line for line in said.splitlines() if line.startswith("affnb: ") and "synthetic" not in line
-    ]
-    assert code == 1 and len(lines) == 1 and "Traceback" not in said, said
-    assert "mae: the loss is" in lines[0]
-    assert "step" in lines[0]
-    assert "rows" in lines[0]
-    assert ".ipynb" in lines[0]
-    assert not (out / "figures").exists()
+    assert can_be_cut or not shutil.which("unshare"), "the network was not cut"
 
 
 def test_a_new_arm_is_one_line_and_only_it_is_trained(project):

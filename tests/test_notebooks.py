@@ -69,12 +69,12 @@ def test_a_notebook_keeps_its_sitting(path):
     assert any("assert" in source for source in code)
     assert path.stat().st_size < 1_000_000
 
-    def lines(source):
-        return sum(
-            1 for line in source.splitlines() if line.strip() and not line.strip().startswith("#")
-        )
 
-    assert max(map(lines, code)) <= 40
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_no_line_of_code_is_wider_than_a_page(path):
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    wide = [line for source in cells for line in source.splitlines() if len(line) > 100]
+    assert not wide
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p.stem in RULES], ids=lambda p: p.stem)

@@ -14,6 +14,7 @@ from project import Project
 REAL = ROOT.parent / "shared" / "real-faces"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(
     not REAL.exists(), reason=f"{REAL} is not there: the chain is not run on real photographs"
 )
