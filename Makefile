@@ -1,4 +1,5 @@
 # make reproduce | make check | make test | make nightly | make docs | make slides | make lab | make fuzz | make notebooks | make newest      each sets up .venv if it is missing
+SHELL  := bash
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -47,21 +48,22 @@ notebooks: $(READY)  ## refresh the outputs committed in nbs/ from the smoke pro
 	$(BIN)/affnb reproduce
 	$(BIN)/python tests/refresh.py
 
-# The interpreter is checked first, so that an old one is told in one line. torch and torchvision are resolved together, to
-# the versions that CI passed with, by uv, which takes a third of pip's time. Bytecode is compiled here, once, rather than by
-# the first kernels. The mark is written last: a set-up that was cut short starts again.
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("affnb needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+# The interpreter is checked first, so that an old one is told in one line. uv installs what uv.lock names, and nothing whose
+# hash differs. Bytecode is compiled here, once, rather than by the first kernels. The mark is written last: a set-up that was
+# cut short starts again.
+$(READY): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit("affnb needs Python 3.11.5 or newer, this is %d.%d.%d: make PYTHON=python3.12 ..." % sys.version_info[:3] if sys.version_info < (3, 11, 5) else 0)'
 	@echo "setting up $(VENV) (once; some minutes and about 6 GB)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --system-certs --compile-bytecode --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/uv sync --quiet --python $(BIN)/python --system-certs --compile-bytecode --locked --inexact --extra dev
 	@touch $(READY)
 
-# The newest versions that pyproject.toml allows, in an environment of their own: what a user gets who installs without constraints.
+# The newest versions that pyproject.toml allows, in an environment of their own: what a user gets who installs without the lock.
 newest:              ## the tests but for the chain's and the site's, against the newest allowed dependencies; says which those were
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check uv
 	.venv-newest/bin/uv pip install --quiet --python .venv-newest/bin/python --system-certs --compile-bytecode --upgrade --editable '.[dev]'
-	.venv-newest/bin/python -m pip list --format freeze --disable-pip-version-check | grep --ignore-case --line-regexp --fixed-strings --invert-match --file constraints.txt
+	.venv-newest/bin/uv export --quiet --frozen --all-extras --no-hashes --no-emit-project --no-annotate --output-file .venv-newest/locked.txt
+	.venv-newest/bin/uv pip freeze --quiet --python .venv-newest/bin/python | sed 's/$$/ /' | grep --invert-match --fixed-strings --file <(grep --only-matching '^[^ ]*==[^ ]*' .venv-newest/locked.txt | sed 's/$$/ /')
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist worksteal $(CHAINS:%=--ignore %)

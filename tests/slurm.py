@@ -62,8 +62,7 @@ def install():
         )
     if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
         sys.exit(
-            "Snakemake's plugin is missing: .venv/bin/python -m pip install --constraint"
-            " constraints.txt --editable '.[slurm]'"
+            "Snakemake's plugin is missing: .venv/bin/uv sync --locked --inexact --extra slurm"
         )
     if not all(map(shutil.which, ("slurmctld", "slurmd", "munged"))):
         quiet = dict(
