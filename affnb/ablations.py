@@ -25,9 +25,9 @@ def _settings_of(run: Run, arm: str, seed: int) -> Config:
     config = replace(run.config, finetune_encoder=False)
     if arm != "searched":
         return arm_config(config, arm)
-    found = read_json(run.folder / f"seed{seed}" / "search" / "P.json")["change"]
+    change = read_json(run.folder / f"seed{seed}" / "search" / "P.json")["change"]
     return replace(
-        config, **{name: value for name, value in found.items() if name.startswith("weight_")}
+        config, **{name: value for name, value in change.items() if name.startswith("weight_")}
     )
 
 # %% ../nbs/10_ablations.ipynb #57de74e1
@@ -44,7 +44,7 @@ def _encoder_entry(run: Run, arm: str, seed: int) -> dict:
     else:
         config = arm_config(run.config, arm)
         history = records[0]["history"]
-    found = arm_entry(
+    entry = arm_entry(
         run,
         arm,
         config,
@@ -53,7 +53,7 @@ def _encoder_entry(run: Run, arm: str, seed: int) -> dict:
         parameters=sum(r["parameters"] for r in records),
         seconds=sum(r["seconds"] for r in records),
     )
-    return found | dict(frames_seen=sum(r["frames_seen"] for r in records))
+    return entry | dict(frames_seen=sum(r["frames_seen"] for r in records))
 
 # %% ../nbs/10_ablations.ipynb #ae22e9b7
 def _step_key(run: Run, config: Config, seed: int) -> str:
@@ -76,15 +76,15 @@ def _step_arm(
     key = _step_key(run, config, seed)
     kept = place / "kept" / f"{text_hash(arm)}.json"
     folder = place / text_hash(arm)
-    if kept.exists() and (found := read_json(kept))["key"] == key:
-        return found["entry"], None
+    if kept.exists() and (record := read_json(kept))["key"] == key:
+        return record["entry"], None
     start = time.perf_counter()
     model, history, predictions = train_head(replace(run, config=config), seed, folder) or (
         None,
         [],
         {},
     )
-    found = arm_entry(
+    record = arm_entry(
         run,
         arm,
         config,
@@ -93,8 +93,8 @@ def _step_arm(
         parameters=count_parameters(model) if model else 0,
         seconds=time.perf_counter() - start,
     )
-    write_json(kept, dict(key=key, entry=found))
-    return found, predictions
+    write_json(kept, dict(key=key, entry=record))
+    return record, predictions
 
 # %% ../nbs/10_ablations.ipynb #fb9d0638
 def _mean_predictions(several: list) -> dict:  # task -> (N, .)
@@ -122,13 +122,14 @@ def run_table(run: Run, name: str, seed: int) -> dict:  # the record
     """Trains and scores the arms of a table; leaves RUN/records/table-NAME-seedK.json. Raises
     `UsageError` for an unknown table.
     """
-    known = tables_of(run.config)
-    if name not in known:
+    tables = tables_of(run.config)
+    if name not in tables:
         raise UsageError(
-            f"table {name!r}: no such table{did_you_mean(name, known)}: the profile"
-            f" {run.config.profile} has {', '.join(known)}"
+            f"table {name!r}",
+            f"no such table{did_you_mean(name, tables)}",
+            f"the profile {run.config.profile} has {', '.join(tables)}",
         )
-    table = known[name]
+    table = tables[name]
     place = run.folder / f"seed{seed}" / "tables" / name
     entries = []
     predicted = {}
@@ -138,13 +139,13 @@ def run_table(run: Run, name: str, seed: int) -> dict:  # the record
             entries.append(_encoder_entry(run, arm, seed))
             continue
         config = _settings_of(run, arm, seed)
-        found, predicted[arm] = _step_arm(run, arm, config, seed, place)
+        entry, predicted[arm] = _step_arm(run, arm, config, seed, place)
         # from its checkpoint, if that is still there
         if arm in averaged and predicted[arm] is None:
             predicted[arm] = (
                 train_head(replace(run, config=config), seed, place / text_hash(arm)) or (0, 0, {})
             )[2]
-        entries.append(found)
+        entries.append(entry)
     for mean, members in table.means:
         entries.append(
             arm_entry(run, mean, run.config, _mean_predictions([predicted[m] for m in members]))

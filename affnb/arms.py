@@ -151,12 +151,14 @@ def arm_config(
     arm: str,  # a name of an autoencoder, an encoder or a second step
 ) -> Config:  # of the arm
     "The settings of an arm; raises `UsageError` for an unknown name."
-    known = {**AUTOENCODERS, **ENCODERS, **head_arms(config)}
-    if arm not in known:
-        raise UsageError(f"arm {arm!r}: no such arm{did_you_mean(arm, known)}: 05b_arms lists them")
+    arms = {**AUTOENCODERS, **ENCODERS, **head_arms(config)}
+    if arm not in arms:
+        raise UsageError(
+            f"arm {arm!r}", f"no such arm{did_you_mean(arm, arms)}", "05b_arms lists them"
+        )
     return replace(
         config,
-        **{name: value(config) if callable(value) else value for name, value in known[arm].items()},
+        **{name: value(config) if callable(value) else value for name, value in arms[arm].items()},
     )
 
 # %% ../nbs/05b_arms.ipynb #1717ba69
@@ -333,7 +335,7 @@ def step_tables(config: Config) -> dict:  # name -> Table
     "The tables of second steps: fusion, time, loss weights, folds, the whole, and the leak."
     few = config.ablations == "few"
     w = config.window
-    own = config.temporal if config.temporal in MODULES else "transformer"
+    module = config.temporal if config.temporal in MODULES else "transformer"
     fusions = [
         f"{kind}:{'+'.join(tasks)}"
         for kind in FUSIONS
@@ -345,9 +347,9 @@ def step_tables(config: Config) -> dict:  # name -> Table
         f"{m}@{n}"
         for m in MODULES
         for n in sorted({*_WINDOWS, w})
-        if not few or n == w and m in (own, "gru") or n == 1 and m == own
+        if not few or n == w and m in (module, "gru") or n == 1 and m == module
     ]
-    mixed = [f"{m}@{w} shuffled" for m in MODULES if not few or m == own]
+    mixed = [f"{m}@{w} shuffled" for m in MODULES if not few or m == module]
 
     def single(arm):
         return f"{arm.partition('@')[0]}@1"

@@ -28,11 +28,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from .benchmark import BenchmarkSize, Knobs, write_benchmark
 from .core import AffnbError, Config, environment, pick_device, write_json
-from .data import Batch, Batches, assign_parts, check_folder, open_packed, pack, targets_of
+from affnb.data import (
+    HEADER,
+    Batch,
+    Batches,
+    assign_parts,
+    check_folder,
+    open_packed,
+    pack,
+    targets_of,
+)
 from .metrics import score, video_statistics
 from .model import count_flops, make_encoder, make_model
 from .train import Learner, Run, Sampling, batches_of, encode, make_loss, make_optimizer
-from .train import open_run, rows_of, train_epoch
+from .train import start_stage, rows_of, train_epoch
 
 # %% ../nbs/05a_bench.ipynb #47b8b045
 def rates(
@@ -41,7 +50,7 @@ def rates(
     rounds: int = 5,
 ) -> dict:  # name -> list of frames a second, one a round
     "How fast each is, measured in turns."
-    found = {name: [] for name in works}
+    measured = {name: [] for name in works}
     finish = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     # the first time is another: caches are cold, kernels are chosen
     for work, _ in works.values():
@@ -55,21 +64,25 @@ def rates(
                 work()
                 times += 1
             finish()
-            found[name].append(frames * times / (time.perf_counter() - start))
-    return found
+            measured[name].append(frames * times / (time.perf_counter() - start))
+    return measured
 
 
 def _rate_line(
-    found: dict,
+    measured: dict,
     name: str,  # from `rates`, and one of its names
     against: str = "",  # another name, to be compared with
     at_least: float | None = None,  # a bound on the ratio of the two
 ) -> dict:  # part, value, unit, against, ratio, at_least
     "A line of the table: the median rate, and the median ratio within a round."
-    ratio = float(np.median(np.array(found[name]) / np.array(found[against]))) if against else None
+    ratio = (
+        float(np.median(np.array(measured[name]) / np.array(measured[against])))
+        if against
+        else None
+    )
     return dict(
         part=name,
-        value=float(np.median(found[name])),
+        value=float(np.median(measured[name])),
         unit="frames/s",
         against=against,
         ratio=ratio,
@@ -150,7 +163,9 @@ def _small_run(
             benchmark=True,
         ),
     )
-    return open_run(folder / "run"), sorted((folder / "faces" / "cropped_aligned").rglob("*.jpg"))
+    return start_stage(folder / "run"), sorted(
+        (folder / "faces" / "cropped_aligned").rglob("*.jpg")
+    )
 
 # %% ../nbs/05a_bench.ipynb #f30c384c
 def _endless(batches: Batches):
@@ -204,22 +219,22 @@ def _measure_reading(
                 batches_of(run, long, Sampling(length=T, stride=T, augment=augment))
             ),
         }
-    found = rates(works, **turns)
+    measured = rates(works, **turns)
     torch.set_num_threads(threads)
     return [
-        _rate_line(found, "JPEG decoding (PIL)"),
-        _rate_line(found, "frame-by-frame loader", "JPEG decoding (PIL)"),
-        _rate_line(found, "frame-by-frame loader, augmented", "JPEG decoding (PIL)"),
+        _rate_line(measured, "JPEG decoding (PIL)"),
+        _rate_line(measured, "frame-by-frame loader", "JPEG decoding (PIL)"),
+        _rate_line(measured, "frame-by-frame loader, augmented", "JPEG decoding (PIL)"),
         *(
-            _rate_line(found, f"packed {kind}", "frame-by-frame loader", times)
+            _rate_line(measured, f"packed {kind}", "frame-by-frame loader", times)
             for kind in ("frames", "windows")
         ),
         *(
-            _rate_line(found, f"packed {kind}", "JPEG decoding (PIL)", 1)
+            _rate_line(measured, f"packed {kind}", "JPEG decoding (PIL)", 1)
             for kind in ("frames", "windows")
         ),
         *(
-            _rate_line(found, f"packed {kind}, augmented", "frame-by-frame loader, augmented")
+            _rate_line(measured, f"packed {kind}, augmented", "frame-by-frame loader, augmented")
             for kind in ("frames", "windows")
         ),
     ]
@@ -270,7 +285,7 @@ def _measure_learning(run: Run, steps: int = 20, **turns) -> list[dict]:
             model.encoder(fixed.batch.frames.flatten(0, 1))
 
     few = batches_of(run, table.head(n))
-    found = rates(
+    measured = rates(
         {
             "encoder, forward": (look, c.batch_frames),
             "training step": (lambda: learn(fixed), n),
@@ -283,10 +298,10 @@ def _measure_learning(run: Run, steps: int = 20, **turns) -> list[dict]:
         **turns,
     )
     return [
-        _rate_line(found, "encoder, forward"),
-        _rate_line(found, "training step"),
-        _rate_line(found, "training loop", "training step", 0.9),
-        _rate_line(found, "feature extraction", "encoder, forward"),
+        _rate_line(measured, "encoder, forward"),
+        _rate_line(measured, "training step"),
+        _rate_line(measured, "training loop", "training step", 0.9),
+        _rate_line(measured, "feature extraction", "encoder, forward"),
     ]
 
 
@@ -301,7 +316,7 @@ def _measure_compiling(run: Run, steps: int = 20, **turns) -> list[dict]:
     start = time.perf_counter()
     compiled(_Again(batch, 1))
     first = time.perf_counter() - start
-    found = rates(
+    measured = rates(
         {
             name: (lambda learn=learn: learn(_Again(batch, steps)), steps * len(batch.rows))
             for name, learn in (("training step", plain), ("training step, compiled", compiled))
@@ -309,7 +324,7 @@ def _measure_compiling(run: Run, steps: int = 20, **turns) -> list[dict]:
         **turns,
     )
     return [
-        _rate_line(found, "training step, compiled", "training step"),
+        _rate_line(measured, "training step, compiled", "training step"),
         dict(
             part="compiling, once a training",
             value=first,
@@ -354,7 +369,7 @@ def large_folder(
         ("training", range(round(videos * 0.85))),
         ("validation", range(round(videos * 0.85), videos)),
     ):
-        lines = ["image,valence,arousal,expression,aus"]
+        lines = [HEADER]
         for video in which:
             (folder / "cropped_aligned" / f"long{video}").mkdir()
             for i in range(n):
@@ -375,10 +390,10 @@ def watched(
     """
     start = time.perf_counter()
     peak = 0
-    said = TemporaryFile("w+")  # noqa: SIM115  a pipe that nobody reads can fill up
+    output = TemporaryFile("w+")  # noqa: SIM115  a pipe that nobody reads can fill up
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
-        stdout=said,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
     )
@@ -393,12 +408,13 @@ def watched(
             peak = max(peak, sum(held(member) for member in family))
         time.sleep(0.1)
     seconds = time.perf_counter() - start
-    said.seek(0)
-    printed = said.read()
+    output.seek(0)
+    printed = output.read()
     if process.returncode:
         raise AffnbError(
-            "bench: a measurement failed:"
-            f" {(printed.strip().splitlines() or ['no word was said'])[-1]}"
+            "bench",
+            "a measurement failed",
+            (printed.strip().splitlines() or ["no word was said"])[-1],
         )
     return seconds, peak / 1e6, printed
 
@@ -491,7 +507,7 @@ def _run_of(folder, config: Config, rows: int) -> Run:
             benchmark=True,
         ),
     )
-    return open_run(folder / "run")
+    return start_stage(folder / "run")
 
 
 def _measure_scaling(
@@ -524,12 +540,14 @@ def _measure_scaling(
             ("epoch", len(table)): (epoch, len(table)),
             ("evaluation", 8 * n): (evaluation, 8 * n),
         }
-    found = rates(works, 0.3, rounds)
+    measured = rates(works, 0.3, rounds)
     seconds = {
-        part: {n: works[part, n][1] / np.array(found[part, n]) for name, n in works if name == part}
+        part: {
+            n: works[part, n][1] / np.array(measured[part, n]) for name, n in works if name == part
+        }
         for part in ("packing", "epoch", "evaluation")
     }
-    return [_scaled(part, found) for part, found in seconds.items()]
+    return [_scaled(part, measured) for part, measured in seconds.items()]
 
 
 def _scaled(part: str, seconds: dict) -> dict:  # frames -> (rounds,) seconds
@@ -604,7 +622,7 @@ def _measure_utilisation(
     single = replace(batch, frames=images[:1], valid=batch.valid[:1])
     flops = 3 * count_flops(model, single)
     # the product in frames' worth of operations
-    found = rates(
+    measured = rates(
         {
             product: (lambda: a @ b, 2 * size**3 / flops),
             what: (lambda: learn(_Again(batch, steps)), steps * frames),
@@ -617,8 +635,8 @@ def _measure_utilisation(
         else []
     )
     return [
-        _value_line(product, float(np.median(found[product])) * flops / 1e12, "TFLOP/s"),
-        _rate_line(found, what, product, 0.4),
+        _value_line(product, float(np.median(measured[product])) * flops / 1e12, "TFLOP/s"),
+        _rate_line(measured, what, product, 0.4),
         *memory,
     ]
 

@@ -63,7 +63,7 @@ def _tasks_touched(arm: str, against: str, order: list) -> tuple:
     )
 
 
-def _pairs_in(name: str, runs: list, of: dict) -> list:  # of (arm, against, tasks)
+def _pairs_in(name: str, runs: list, statistics: dict) -> list:  # of (arm, against, tasks)
     "The pairs of some records, in the order of the first, of arms that have a seed in common."
     pairs = dict.fromkeys(tuple(pair) for run in runs for pair in run["pairs"])
     if name == "crossfit":
@@ -71,11 +71,13 @@ def _pairs_in(name: str, runs: list, of: dict) -> list:  # of (arm, against, tas
     there = [
         pair
         for pair in pairs
-        if set.intersection(*(set(of.get(arm, ())) for arm in _terms_of(*pair)))
+        if set.intersection(*(set(statistics.get(arm, ())) for arm in _terms_of(*pair)))
     ]
     if name != "post":
         return [(arm, against, tuple(TASK_METRICS)) for arm, against in there]
-    return [(arm, against, _tasks_touched(arm, against, list(of))) for arm, against in there]
+    return [
+        (arm, against, _tasks_touched(arm, against, list(statistics))) for arm, against in there
+    ]
 
 
 def source_of(
@@ -83,35 +85,35 @@ def source_of(
 ) -> tuple:  # of: arm -> seed -> Statistics; pairs: list of (arm, against, tasks)
     "Arms and pairs of a table; both empty where there are no records of it."
     if name == "headline":
-        of = {
+        statistics = {
             arm: dict(zip((r["seed"] for r in runs), sums_of(runs)))
             for arm, runs in records.arms.items()
         }
-        return of, _pairs_in(name, [dict(pairs=PAIRS)], of)
+        return statistics, _pairs_in(name, [dict(pairs=PAIRS)], statistics)
     if name == "search":
         each = {target: (sums_by_arm(runs), runs) for target, runs in records.searches.items()}
         return (
             {
                 f"{target}: {arm}": sums
-                for target, (of, _) in each.items()
-                for arm, sums in of.items()
+                for target, (statistics, _) in each.items()
+                for arm, sums in statistics.items()
             },
             [
                 (f"{target}: {arm}", f"{target}: {against}", PARTS[target])
-                for target, (of, runs) in each.items()
-                for arm, against, _ in _pairs_in(name, runs, of)
+                for target, (statistics, runs) in each.items()
+                for arm, against, _ in _pairs_in(name, runs, statistics)
             ],
         )
     runs = records.post if name == "post" else records.tables.get(name, [])
-    of = sums_by_arm(runs)
-    return of, _pairs_in(name, runs, of)
+    statistics = sums_by_arm(runs)
+    return statistics, _pairs_in(name, runs, statistics)
 
 # %% ../nbs/11b_claims.ipynb #8a6305f3
 @dataclass(frozen=True)
 class Judged:
     "A table with its verdicts, and what it was computed from."
 
-    of: dict  # arm -> seed -> Statistics
+    statistics: dict  # arm -> seed -> Statistics
     scores: object  # a scorer that keeps what it computed; its results are those of `of`
     arms: DataFrame  # as `_arm_table` makes it
     pairs: DataFrame  # as `_pair_table` makes it
@@ -194,7 +196,7 @@ def _with_words(
 
 def _pair_table(
     pairs,  # of (arm, against, tasks)
-    of: dict,  # arm -> seed -> Statistics
+    statistics: dict,  # arm -> seed -> Statistics
     n: int,  # resamples
     scores,  # as `kept_scores` gives it
 ) -> DataFrame:  # as `_with_words` gives it
@@ -209,7 +211,7 @@ def _pair_table(
                 )
                 for arm, against, tasks in pairs
             ],
-            of,
+            statistics,
             n,
             0,
             scores,
@@ -218,11 +220,11 @@ def _pair_table(
 
 # %% ../nbs/11b_claims.ipynb #90cf52f1
 def _arm_table(
-    of: dict, pairs: DataFrame, n: int, scores
+    statistics: dict, pairs: DataFrame, n: int, scores
 ) -> DataFrame:  # arm, against, scores with _lo and _hi, n_seeds, AU_verdict, ...
     "Score and interval of every arm, and the verdicts on its first pair."
     rows = []
-    for arm, seeds in of.items():
+    for arm, seeds in statistics.items():
         first = pairs[pairs.arm == arm].drop_duplicates("task")
         first = first[first.against == first.against.iloc[0]] if len(first) else first
         rows.append(
@@ -246,15 +248,18 @@ def _arm_table(
 
 def judge(records: Records, name: str) -> Judged | None:  # None where there are no records of it
     "A table of `TABLES`, or of the headline's comparisons."
-    of, pairs = source_of(records, name)
-    if not of:
+    statistics, pairs = source_of(records, name)
+    if not statistics:
         return None
     scores = kept_scores(COMPARABLE)
     n = resamples_of(records)
-    table = _pair_table(pairs, of, n, scores)
+    table = _pair_table(pairs, statistics, n, scores)
     # 12 has a table of the headline's arms
     return Judged(
-        of, scores, _arm_table(of, table, n, scores) if name != "headline" else DataFrame(), table
+        statistics,
+        scores,
+        _arm_table(statistics, table, n, scores) if name != "headline" else DataFrame(),
+        table,
     )
 
 # %% ../nbs/11b_claims.ipynb #69fab3d1
@@ -337,25 +342,25 @@ def findings_text(
     tested = pairs[pairs.verdict.isin((*_JUDGED, *_OTHERWISE, "one seed"))]
     if not len(tested):
         return "Nothing could be compared."
-    of = dict(list(tested.groupby("verdict")))
+    by_verdict = dict(list(tested.groupby("verdict")))
     none = tested.head(0)
 
     def be(rows):
         return "is" if len(rows) < 2 else "are"
 
     def some(name):
-        rows = of.get(name, none)
+        rows = by_verdict.get(name, none)
         return f"{len(rows) or 'none'} {be(rows)} {name}" + (
             f": {largest_differences(rows)}" if len(rows) else ""
         )
 
     count = len(tested[["arm", "against"]].drop_duplicates())
     head = f"Of {len(tested)} comparisons ({count} pair{'s' * (count != 1)} of arms)"
-    if set(of) == {"one seed"}:
+    if set(by_verdict) == {"one seed"}:
         return f"{head} none is judged, for they are of one seed."
     turned = some("reversed")
-    alike = of.get("equivalent", none)
-    flat = of.get("undecided", none)
+    alike = by_verdict.get("equivalent", none)
+    flat = by_verdict.get("undecided", none)
     words = [
         f"{head}, {some('shown')}.",
         f"{turned[0].upper()}{turned[1:]}.",
@@ -367,10 +372,10 @@ def findings_text(
     words += [
         f"{some(name).replace(':', f' ({why}):', 1)}."
         for name, why in _OTHERWISE.items()
-        if name in of
+        if name in by_verdict
     ] + (
-        [f"{len(of['one seed'])} {be(of['one seed'])} of one seed and not judged."]
-        if "one seed" in of
+        [f"{len(by_verdict['one seed'])} {be(by_verdict['one seed'])} of one seed and not judged."]
+        if "one seed" in by_verdict
         else []
     )
     return " ".join(words) + resamples_warning(len(tested), FINER * n)
@@ -382,13 +387,13 @@ def first_half(videos: int) -> ndarray:  # (V,) bool
 
 
 def best_by_half(
-    of: dict,  # arm -> seed -> Statistics
+    statistics: dict,  # arm -> seed -> Statistics
     names,  # arms that can be chosen
     half,  # (V,) bool
 ) -> dict:  # task that has a score -> (arm chosen on the first half, on the second)
     "The arm with the highest mean over seeds, by task, on either half of the videos."
     scores = [
-        mean_scores(list(of[name].values()), np.stack([half, ~half]).astype(float))
+        mean_scores(list(statistics[name].values()), np.stack([half, ~half]).astype(float))
         for name in names
     ]
     values = {task: np.stack([s[metric] for s in scores]) for task, metric in TASK_METRICS.items()}
@@ -399,11 +404,11 @@ def best_by_half(
     }
 
 
-def _crossed(of: dict, pair: tuple, half) -> dict:  # seed -> Statistics
+def _crossed(statistics: dict, pair: tuple, half) -> dict:  # seed -> Statistics
     """The arm chosen on the first half, as it does on the second, and the other way round; over
     seeds that both have.
     """
-    one, other = (of[name] for name in pair)
+    one, other = (statistics[name] for name in pair)
     return {
         seed: Statistics(
             one[seed].names,
@@ -418,13 +423,13 @@ def judge_best(temporal: Judged, n: int) -> Judged | None:  # None where nothing
     """Each task's own choice of module and window against the other tasks' choices, on videos that
     neither was made on.
     """
-    names = [arm for arm in temporal.of if "@" in arm and "shuffled" not in arm]
-    videos = len(next(iter(next(iter(temporal.of.values())).values())).names)
+    names = [arm for arm in temporal.statistics if "@" in arm and "shuffled" not in arm]
+    videos = len(next(iter(next(iter(temporal.statistics.values())).values())).names)
     half = first_half(videos)
-    chosen = best_by_half(temporal.of, names, half) if len(names) > 1 and videos > 3 else {}
+    chosen = best_by_half(temporal.statistics, names, half) if len(names) > 1 and videos > 3 else {}
     if len(chosen) < 2:
         return None
-    of = {pair: _crossed(temporal.of, pair, half) for pair in chosen.values()}
+    crossed = {pair: _crossed(temporal.statistics, pair, half) for pair in chosen.values()}
     scores = kept_scores(COMPARABLE)
 
     def weight(task, pair):
@@ -436,18 +441,18 @@ def judge_best(temporal: Judged, n: int) -> Judged | None:  # None where nothing
         [
             (
                 dict(arm="own choice", against="the others' choices"),
-                {pair: weight(task, pair) for pair in of},
+                {pair: weight(task, pair) for pair in crossed},
                 [TASK_METRICS[task]],
             )
             for task in chosen
         ],
-        of,
+        crossed,
         n,
         0,
         scores,
     )
     return Judged(
-        of,
+        crossed,
         scores,
         DataFrame(
             [dict(task=task, first_half=a, second_half=b) for task, (a, b) in chosen.items()]
@@ -627,14 +632,14 @@ _STAND_IN = {"joint-long": "joint-twice"}
 
 
 def _doubling_of(
-    found: dict,  # table -> Judged
+    judgements: dict,  # table -> Judged
     row,  # difference, arm, against, task
 ) -> float:  # NaN where it was not trained
     "What the weaker arm of a difference gains in its task when it is trained for twice as long."
-    if "convergence" not in found or np.isnan(row.difference):
+    if "convergence" not in judgements or np.isnan(row.difference):
         return np.nan
     weaker = row.against if row.difference > 0 else row.arm
-    gains = found["convergence"].pairs
+    gains = judgements["convergence"].pairs
     of_arm = gains[(gains.against == _STAND_IN.get(weaker, weaker)) & (gains.task == row.task)]
     return float(of_arm.difference.iloc[0]) if len(of_arm) else np.nan
 
@@ -649,12 +654,12 @@ def settled(
 
 def claims_table(
     records: Records,
-    found: dict,  # table -> Judged
+    judgements: dict,  # table -> Judged
 ) -> DataFrame:  # claim, statement, task, evidence, ..., verdict
     "One row per claim and task; the family of Holm's correction is the list, tested or not."
     of = {
         (name, r.arm, r.against, r.task): r._asdict()
-        for name, judged in found.items()
+        for name, judged in judgements.items()
         for r in judged.pairs.itertuples()
     }
     nothing = dict.fromkeys(_DECIMALS, np.nan) | dict(
@@ -675,7 +680,7 @@ def claims_table(
     table = DataFrame(rows)
     words = with_verdicts(table, len(table)).round(_DECIMALS)
     words["verdict"] = words.verdict.where(table.verdict != "not tested", "not tested")
-    words["doubling"] = [_doubling_of(found, row) for row in table.itertuples()]
+    words["doubling"] = [_doubling_of(judgements, row) for row in table.itertuples()]
     words["verdict"] = [settled(row.verdict, row.doubling) for row in words.itertuples()]
     return words[
         [
@@ -697,7 +702,7 @@ _DESIGNS = ((100, 3), (300, 3), (300, 5), (1000, 5), (1200, 5), (1800, 4))  # pe
 
 def _design_table(
     records: Records,
-    found: dict,  # table -> Judged
+    judgements: dict,  # table -> Judged
 ) -> DataFrame:  # claim, task, arm, against, sd_people, sd_seeds, sd_both, an error per design
     """What the luck of people and of trainings adds to each claim's difference, and what other
     designs would give.
@@ -706,13 +711,13 @@ def _design_table(
     rows = []
     scores = kept_scores(COMPARABLE)
     for claim in claim_rows(records.first["config"]):
-        of = found[claim["table"]].of if claim["table"] in found else {}
+        statistics = judgements[claim["table"]].statistics if claim["table"] in judgements else {}
         pair = [claim["arm"], claim["against"]]
-        shared = set.intersection(*(set(of.get(arm, ())) for arm in pair))
+        shared = set.intersection(*(set(statistics.get(arm, ())) for arm in pair))
         if len(shared) < 2:
             continue
         values = pseudo_values_of(
-            {pair[0]: 1, pair[1]: -1}, of, TASK_METRICS[claim["task"]], scores
+            {pair[0]: 1, pair[1]: -1}, statistics, TASK_METRICS[claim["task"]], scores
         )
         if not np.isfinite(values).all() or values.shape[1] < 2:
             continue
@@ -803,10 +808,12 @@ def claims_summary(
     table: DataFrame,  # as `claims_table` makes it
 ) -> list:  # of sentences, one a claim
     "Every claim with what its controls leave of it."
-    of = {number: _verdicts_of(rows) for number, rows in table.groupby("claim", sort=False)}
+    verdicts_by_claim = {
+        number: _verdicts_of(rows) for number, rows in table.groupby("claim", sort=False)
+    }
     statements = dict(zip(table.claim, table.statement))
     lines = []
-    for number, verdicts in of.items():
+    for number, verdicts in verdicts_by_claim.items():
         if number in {c for controls in CONTROLS.values() for c in controls}:
             continue
         shown = [task for task, v in verdicts.items() if v == "shown"]
@@ -814,7 +821,7 @@ def claims_summary(
         if shown and number in CONTROLS:
             parts = [
                 _verdict_words(dict.fromkeys(shown, "shown"))
-                + beyond(shown, {c: of[c] for c in CONTROLS[number]}),
+                + beyond(shown, {c: verdicts_by_claim[c] for c in CONTROLS[number]}),
                 _verdict_words({t: v for t, v in verdicts.items() if v != "shown"}),
             ]
         lines.append(f"Claim {number} ({statements[number]}): {'; '.join(filter(None, parts))}.")
@@ -891,11 +898,11 @@ def _arm_words(table: DataFrame) -> DataFrame:
     "Scores with intervals, and in which tasks the arm's first pair shows."
 
     def findings_text(row):
-        of = {task: row[f"{task}_verdict"] for task in TASK_METRICS}
-        if "one seed" in of.values():
+        verdicts = {task: row[f"{task}_verdict"] for task in TASK_METRICS}
+        if "one seed" in verdicts.values():
             return "one seed"
         return ", ".join(
-            f"{task} {v}" for task, v in of.items() if v not in ("undecided", "–", "")
+            f"{task} {v}" for task, v in verdicts.items() if v not in ("undecided", "–", "")
         ) or ("undecided" if row.against else "")
 
     return readable(table.drop(columns="against")).assign(
@@ -967,8 +974,9 @@ def focus_arrays(records: Records) -> list:  # one dict of arrays a seed
         for run in runs
     ):
         raise AffnbError(
-            f"{records.folder}: focus-seed*.npz were made from different videos or tasks: delete"
-            " them and run `affnb reproduce` again"
+            records.folder,
+            "focus-seed*.npz were made from different videos or tasks",
+            "delete them and run `affnb reproduce` again",
         )
     return runs
 
@@ -1034,9 +1042,9 @@ def _pseudo_values(of_pairs) -> np.ndarray:  # (B, S, S), symmetric, S at least 
     mean.
     """
     S = of_pairs.shape[1]
-    own = of_pairs.sum(2) - np.einsum("bss->bs", of_pairs)
-    whole = own.sum(1, keepdims=True) / 2
-    return S * whole / (S * (S - 1) / 2) - (S - 1) * (whole - own) / ((S - 1) * (S - 2) / 2)
+    alone = of_pairs.sum(2) - np.einsum("bss->bs", of_pairs)
+    whole = alone.sum(1, keepdims=True) / 2
+    return S * whole / (S * (S - 1) / 2) - (S - 1) * (whole - alone) / ((S - 1) * (S - 2) / 2)
 
 # %% ../nbs/11b_claims.ipynb #237bce8e
 def focus_table(
@@ -1282,8 +1290,8 @@ def _verdicts_said(rows: int, claims: bool = False) -> str:
 
 def caption_start(records: Records, name: str, judged: Judged) -> str:
     "What a table's caption begins with."
-    seeds = {s for sums in judged.of.values() for s in sums}
-    videos = len(next(s for sums in judged.of.values() for s in sums.values()).names)
+    seeds = {s for sums in judged.statistics.values() for s in sums}
+    videos = len(next(s for sums in judged.statistics.values() for s in sums.values()).names)
     return " ".join(
         filter(
             None,
@@ -1338,9 +1346,9 @@ def _write_pairs(records: Records, judged: Judged, folder, name: str, file: str)
     )
 
 
-def _write_judged(records: Records, found: dict, folder) -> None:
+def _write_judged(records: Records, judgements: dict, folder) -> None:
     "Two files for each table: its arms, and its pairs."
-    for name, judged in found.items():
+    for name, judged in judgements.items():
         if name == "headline":
             if len(judged.pairs):
                 _write_pairs(records, judged, folder, name, "table_comparisons")
@@ -1499,22 +1507,26 @@ def judge_all(
     # threads suffice: numpy lets others work while it scores resamples
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         judged = dict(zip(names, pool.map(partial(judge, records), names)))
-    found = {name: table for name, table in judged.items() if table is not None}
-    best = judge_best(found["temporal"], resamples_of(records)) if "temporal" in found else None
-    return found | ({"best": best} if best is not None else {})
+    judgements = {name: table for name, table in judged.items() if table is not None}
+    best = (
+        judge_best(judgements["temporal"], resamples_of(records))
+        if "temporal" in judgements
+        else None
+    )
+    return judgements | ({"best": best} if best is not None else {})
 
 
 def claims_text(records: Records) -> str:
     "What every table found, and, where the headline is there too, every claim, as plain text."
-    found = judge_all(records)
+    judgements = judge_all(records)
     claims = (
-        [*claim_words(table := claims_table(records, found)), *claims_summary(table)]
+        [*claim_words(table := claims_table(records, judgements)), *claims_summary(table)]
         if records.arms
         else []
     )
     tables = [
         f"{name}: {findings_text(judged.pairs, resamples_of(records))}"
-        for name, judged in found.items()
+        for name, judged in judgements.items()
         if len(judged.pairs)
     ]
     looked = (
@@ -1526,13 +1538,13 @@ def claims_text(records: Records) -> str:
 
 # %% ../nbs/11b_claims.ipynb #b1ddb113
 def _write_claims_table(
-    records: Records, found: dict, folder
+    records: Records, judgements: dict, folder
 ) -> list:  # of sentences: what is left of each claim
     "The table of claims, with its findings in the sidecar; nothing where none was tested."
-    claims = claims_table(records, found)
+    claims = claims_table(records, judgements)
     if (claims.verdict == "not tested").all():
         return []
-    designs = _design_table(records, found)
+    designs = _design_table(records, judgements)
     if len(designs):
         words = (
             f"{kind_of(records.first)}. Standard deviations of a claim's paired difference that"
@@ -1551,7 +1563,7 @@ def _write_claims_table(
     several = [number for number, *_ in CLAIMS if number not in _ONE_THING]
     words = " ".join(
         [
-            caption_start(records, "", next(j for j in found.values() if len(j.pairs))),
+            caption_start(records, "", next(j for j in judgements.values() if len(j.pairs))),
             _verdicts_said(len(claims), claims=True),
             (
                 f"The arms of {', '.join(_ONE_THING[:-1])} and {_ONE_THING[-1]} differ in one thing"
@@ -1618,13 +1630,13 @@ def _write_published(folder) -> None:
 def write_claims(
     records: Records,
     folder,  # where tables go
-    found: dict,  # as `judge_all` gives it
+    judgements: dict,  # as `judge_all` gives it
     only: str | None = None,  # one table
 ) -> list:  # of sentences: what is left of each claim
     """All tables of the claims that the records allow; or one, which is then always there, if only
     to say that it is empty.
     """
-    _write_judged(records, found, folder)
+    _write_judged(records, judgements, folder)
     if only in (None, "search"):
         _write_searched(records, folder)
     if records.focus and only in (None, "focus"):
@@ -1647,4 +1659,4 @@ def write_claims(
     if not records.arms:
         return []
     _write_published(folder)
-    return _write_claims_table(records, found, folder)
+    return _write_claims_table(records, judgements, folder)

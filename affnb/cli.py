@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import inspect
 import io
 import json
@@ -32,6 +31,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 import psutil
+from filelock import FileLock, Timeout
 from .core import AffnbError, Config, UsageError, atomic, file_hash
 from .core import end_with_process
 from .core import load_config, did_you_mean, notebook_hash, pick_device, project_root
@@ -42,7 +42,7 @@ from .core import text_hash, training_settings, write_json
 def _check_parts(
     config: Config,
     elsewhere: bool = False,
-    known: bool = False,  # whether an earlier command has found the same settings in order
+    checked: bool = False,  # whether an earlier command has found the same settings in order
 ) -> None:
     """Raises `UsageError` or `AffnbError` where encoder, device or files of weights that the
     settings name are not to be had.
@@ -55,17 +55,19 @@ def _check_parts(
             continue
         if not (project_root() / path).is_file():
             raise AffnbError(
-                f"setting `{name}` = {path}: no such file: give a .safetensors file, or leave it"
-                " empty"
+                f"setting `{name}` = {path}",
+                "no such file",
+                "give a .safetensors file, or leave it empty",
             )
         try:
             safe_open(project_root() / path, "numpy")
         except (SafetensorError, OSError) as error:
             raise AffnbError(
-                f"setting `{name}` = {path}: no safetensors file ({error}): give one, or leave the"
-                " setting empty"
+                f"setting `{name}` = {path}",
+                f"no safetensors file ({error})",
+                "give one, or leave the setting empty",
             ) from None
-    if known:
+    if checked:
         return
     import torch
     from affnb.model import build_encoder, make_autoencoder, make_model
@@ -79,8 +81,9 @@ def _check_parts(
         gpus = torch.cuda.device_count()
         if device.type == "cuda" and config.processes > gpus:
             raise UsageError(
-                f"setting `processes` = {config.processes}: this machine shows {gpus} GPU(s): at"
-                " most one process each"
+                f"setting `processes` = {config.processes}",
+                f"this machine shows {gpus} GPU(s)",
+                "at most one process each",
             )
 
 # %% ../nbs/14_cli.ipynb #6b56a1d9
@@ -93,17 +96,18 @@ def plan_arms(
 
     if config.encoder_of not in ("", *a.ENCODERS):
         raise UsageError(
-            f"setting `encoder_of` = {config.encoder_of!r}: no such"
-            f" encoder{did_you_mean(config.encoder_of, a.ENCODERS)}: there are"
-            f" {', '.join(a.ENCODERS)}"
+            f"setting `encoder_of` = {config.encoder_of!r}",
+            f"no such encoder{did_you_mean(config.encoder_of, a.ENCODERS)}",
+            f"there are {', '.join(a.ENCODERS)}",
         )
     tables = a.tables_of(config)
     word = (only or "").removeprefix("table_")
-    known = ["headline", *tables, "search", "focus", "post"]
-    if only and word not in known:
+    choices = ["headline", *tables, "search", "focus", "post"]
+    if only and word not in choices:
         raise UsageError(
-            f"--only {only}: no such table{did_you_mean(word, known)}: the profile {config.profile}"
-            f" has {', '.join(f'table_{name}' for name in known)}"
+            f"--only {only}",
+            f"no such table{did_you_mean(word, choices)}",
+            f"the profile {config.profile} has {', '.join(f'table_{name}' for name in choices)}",
         )
     names = [
         *(name for name in a.ENCODERS if name not in a.TASKS),
@@ -130,7 +134,7 @@ def plan_arms(
         )
         for name, table in tables.items()
     }
-    groups = {seed: a.seed_group(seed) for own in config.seeds for seed in a.seed_group(own)}
+    groups = {seed: a.seed_group(seed) for first in config.seeds for seed in a.seed_group(first)}
     targets = list(a.search_targets(config))
     seeds_of = {
         name: list(config.seeds[: config.costly_seeds] if name in a.COSTLY else config.seeds)
@@ -190,8 +194,9 @@ def make_plan(
     here = Path(out or project_root()).resolve()
     if set("{}\n\r") & set(str(here)):
         raise UsageError(
-            f"{str(here)!r}: braces and line breaks in the name of a folder mean something to"
-            " Snakemake: choose another name for it"
+            f"{str(here)!r}",
+            "braces and line breaks in the name of a folder mean something to Snakemake",
+            "choose another name for it",
         )
     standard = config == load_config(config.profile) and data is None
     name = (
@@ -242,7 +247,7 @@ def make_plan(
         ),
     )
     _check_parts(
-        config, elsewhere, known=file_contains(f"{plan['run']}/plan.json", plan_text(plan))
+        config, elsewhere, checked=file_contains(f"{plan['run']}/plan.json", plan_text(plan))
     )
     return plan
 
@@ -271,10 +276,10 @@ def _put_back(plan: dict, new: list):
     try:
         yield
     finally:
-        for path, (said, when) in kept.items():
+        for path, (text, when) in kept.items():
             if path.stat().st_mtime_ns != when:
                 with atomic(path) as temporary:
-                    temporary.write_bytes(said)
+                    temporary.write_bytes(text)
                     os.utime(temporary, ns=(when, when))
     # not after an error, which may name a log
     for path in sorted(new, key=lambda path: -len(path.parts)):
@@ -406,11 +411,11 @@ def describe(run_dir, gpus=None) -> None:
     """
     from affnb.benchmark import write_showcase
     from affnb.evaluate import describe_data, write_example_video
-    from affnb.train import open_run
+    from affnb.train import start_stage
 
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus))
-    run = open_run(run_dir)
+    run = start_stage(run_dir)
     if run.data["source"] == "synthetic":
         write_showcase(Path(run_dir) / "records", run.config.bench_seed)
     write_example_video(run)
@@ -443,7 +448,7 @@ def cancel(run) -> int:  # how many jobs were cancelled
 
     def left():
         try:
-            said = subprocess.run(
+            listing = subprocess.run(
                 ["squeue", "--me", "--noheader", "--format=%A %Z"],
                 capture_output=True,
                 text=True,
@@ -454,7 +459,7 @@ def cancel(run) -> int:  # how many jobs were cancelled
             return []
         return [
             job
-            for job, _, folder in (line.partition(" ") for line in said.splitlines())
+            for job, _, folder in (line.partition(" ") for line in listing.splitlines())
             if folder == str(run)
         ]
 
@@ -475,41 +480,42 @@ def _list_gpus() -> list[str]:
     return [str(n) for n in range(torch.cuda.device_count())]
 
 
+_HELD_LOCKS = []  # of GPUs, until this process ends: a lock that nobody keeps is let go
+
+
 def take_gpus(
     n: int,  # how many
     shared=False,  # one that other small rules may use too: no lock, whichever comes
-) -> dict[
-    str, int
-]:  # name -> its open lock (-1: none), held until closed or until this process ends
+) -> dict[str, FileLock | None]:  # name -> its lock, held until released or until the process ends
     """Locks GPUs that no other rule holds, waiting for them if need be; raises `AffnbError` where
     there are fewer than n.
     """
     names = _list_gpus() if n else []
-    place = Path(tempfile.gettempdir()) / f"affnb-gpus-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else "all"
+    place = Path(tempfile.gettempdir()) / f"affnb-gpus-{user}"
     if n > len(names):
         raise AffnbError(
-            f"{n} GPU(s) are asked for, and {len(names)} are to be seen here: lower the setting"
-            " `processes`, or see to CUDA_VISIBLE_DEVICES"
+            f"{n} GPU(s) are asked for, and {len(names)} are to be seen here",
+            "lower the setting `processes`, or see to CUDA_VISIBLE_DEVICES",
         )
     if shared:
-        return {names[os.getpid() % len(names)]: -1} if n else {}
+        return {names[os.getpid() % len(names)]: None} if n else {}
     place.mkdir(exist_ok=True)
     while True:
         taken = {}
         for name in names:
             if len(taken) == n:
                 break
-            lock = os.open(place / name.replace("/", "-"), os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = FileLock(place / name.replace("/", "-"))
+            with contextlib.suppress(Timeout):
+                lock.acquire(blocking=False)
                 taken[name] = lock
-            except BlockingIOError:
-                os.close(lock)
         if len(taken) == n:
+            _HELD_LOCKS.extend(taken.values())
             return taken
         # all or none: two rules that hold one each would wait for ever
         for lock in taken.values():
-            os.close(lock)
+            lock.release()
         time.sleep(0.5)
 
 # %% ../nbs/14_cli.ipynb #c56dac34
@@ -518,8 +524,8 @@ def announce(line: str, file=None) -> None:
     print(line, file=file or sys.stdout, flush=True)
     if "AFFNB_TOLD" in os.environ:
         # a full disk does not keep it from being said
-        with contextlib.suppress(OSError), open(os.environ["AFFNB_TOLD"], "a") as told:
-            told.write(line + "\n")
+        with contextlib.suppress(OSError), open(os.environ["AFFNB_TOLD"], "a") as log:
+            log.write(line + "\n")
 
 
 def run_notebook(
@@ -557,8 +563,9 @@ def run_notebook(
     place = next((place for place in (tempfile.gettempdir(), "/tmp") if len(place) < 75), None)
     if not place:
         raise AffnbError(
-            f"{tempfile.gettempdir()}: too long a name for a kernel's sockets: set TMPDIR to a"
-            " shorter one"
+            tempfile.gettempdir(),
+            "too long a name for a kernel's sockets",
+            "set TMPDIR to a shorter one",
         )
     try:
         with tempfile.TemporaryDirectory(prefix="affnb-", dir=place) as sockets:
@@ -581,8 +588,9 @@ def run_notebook(
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise
         raise AffnbError(
-            f"{Path(log).stem}: its kernel was killed, by hand or for want of memory: the same"
-            f" command goes on from the last checkpoint [{log}]"
+            Path(log).stem,
+            "its kernel was killed, by hand or for want of memory",
+            f"the same command goes on from the last checkpoint [{log}]",
         ) from None
 
 # %% ../nbs/14_cli.ipynb #c2b7e5f1
@@ -596,29 +604,31 @@ def find_profile(
     """
     import yaml
 
-    known = {
+    profiles = {
         path.parent.name: path.parent
         for path in sorted((project_root() / "profiles").glob("*/config.yaml"))
         if path.parent.name != "default"
     }
-    folder = known.get(name) or Path(name).resolve()
+    folder = profiles.get(name) or Path(name).resolve()
     if not (folder / "config.yaml").is_file():
         raise UsageError(
-            f"--on {name}: no such profile{did_you_mean(name, known)}: profiles/ has"
-            f" {', '.join(known)}; a path must name a folder with a config.yaml"
+            f"--on {name}",
+            f"no such profile{did_you_mean(name, profiles)}",
+            f"profiles/ has {', '.join(profiles)}; a path must name a folder with a config.yaml",
         )
     try:
         executor = yaml.safe_load((folder / "config.yaml").read_text()).get("executor", "local")
     except (yaml.YAMLError, AttributeError):
         raise AffnbError(
-            f"{folder / 'config.yaml'}: no YAML of the form `name: value`: see those in profiles/"
+            folder / "config.yaml", "no YAML of the form `name: value`", "see those in profiles/"
         ) from None
     if executor != "local" and not find_spec(
         f"snakemake_executor_plugin_{executor.replace('-', '_')}"
     ):
         raise AffnbError(
-            f"--on {name}: Snakemake's plugin for {executor} is not installed: {sys.executable} -m"
-            f" pip install snakemake-executor-plugin-{executor}"
+            f"--on {name}",
+            f"Snakemake's plugin for {executor} is not installed",
+            f"{sys.executable} -m pip install snakemake-executor-plugin-{executor}",
         )
     return folder, executor
 
@@ -626,20 +636,22 @@ def find_profile(
 @contextlib.contextmanager
 def lock_run(run) -> Generator[None]:
     "Holds the lock of a run's folder; raises `AffnbError` if another command is at work on it."
-    Path(run).mkdir(parents=True, exist_ok=True)
-    with open(Path(run) / "lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise AffnbError(
-                f"{run}: another `affnb reproduce` ({lock.read()}) is at work on this run: wait for"
-                " it, or choose another folder with --out"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+    path = Path(run) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise AffnbError(
+            run,
+            f"another `affnb reproduce` ({path.read_text()}) is at work on this run",
+            "wait for it, or choose another folder with --out",
+        ) from None
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
+    finally:
+        lock.release()
 
 # %% ../nbs/14_cli.ipynb #e5b81c46
 def failure_reason(
@@ -655,17 +667,17 @@ def failure_reason(
         (said, r"^(.*[Ee]rror.+|.*Exception.*)"),
         (said, r"(.+)"),
     ):
-        if found := re.search(pattern, text, re.M):
-            return " ".join(": ".join(found.groups()).split())
+        if match := re.search(pattern, text, re.M):
+            return " ".join(": ".join(match.groups()).split())
     return "it ended without a word"
 
 
 def _jobs_of(
-    said: str,  # Snakemake's log of a dry run
+    log: str,  # Snakemake's log of a dry run
 ) -> str:  # a line a rule: how often it would run, and for what
     "What would be run, in the order of the chain."
     jobs = {}
-    for rule, words in re.findall(r"^(?:local)?rule (\w+):\n((?: .*\n?)+)", said, re.M):
+    for rule, words in re.findall(r"^(?:local)?rule (\w+):\n((?: .*\n?)+)", log, re.M):
         # the seed last
         values = sorted(
             ",".join(re.findall(r"^ +wildcards: (.+)", words, re.M)).split(", "),
@@ -693,7 +705,7 @@ def run_chain(
 ) -> bool:  # whether anything had to be done
     "Hands the plan to Snakemake; raises `AffnbError` with the first failing stage's sentence."
     run = Path(plan["run"])
-    told = Path(plan["run"]) / "told.txt"
+    reports = Path(plan["run"]) / "told.txt"
     words = [
         sys.executable,
         "-m",
@@ -708,7 +720,7 @@ def run_chain(
         *(["--dry-run"] if dry_run else []),
     ]
     variables = dict(
-        PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2", AFFNB_JOB=str(run), AFFNB_TOLD=str(told)
+        PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2", AFFNB_JOB=str(run), AFFNB_TOLD=str(reports)
     )
     # if this command is killed, its rules end
     if not plan["elsewhere"]:
@@ -716,9 +728,9 @@ def run_chain(
     cancel(run)
     reap(str(run))
     _sweep(run)
-    told.write_text("")
+    reports.write_text("")
     done = 0
-    with open(run / "snakemake.log", "w") as log, open(told) as lines:
+    with open(run / "snakemake.log", "w") as log, open(reports) as lines:
         process = subprocess.Popen(
             words, cwd=run, stdout=log, stderr=log, env={**os.environ, **variables}
         )
@@ -731,27 +743,29 @@ def run_chain(
                     if line.startswith("affnb: "):
                         continue
                     done = done + 1
-                    found = re.search(r"^total +(\d+)$", (run / "snakemake.log").read_text(), re.M)
+                    match = re.search(r"^total +(\d+)$", (run / "snakemake.log").read_text(), re.M)
                     # the total counts `all`, which does nothing
                     print(
-                        f"[{done}/{int(found[1]) - 1 if found else '?'}]{line}", end="", flush=True
+                        f"[{done}/{int(match[1]) - 1 if match else '?'}]{line}", end="", flush=True
                     )
         except KeyboardInterrupt:
             process.wait()
             raise AffnbError(
-                "stopped by the keyboard: the same command goes on from the last checkpoint"
+                "stopped by the keyboard", "the same command goes on from the last checkpoint"
             ) from None
-    said = (run / "snakemake.log").read_text()
+    snakemake_log = (run / "snakemake.log").read_text()
     if code:
         reap(str(run))  # what a killed Snakemake has left
-        if shutil.disk_usage(run).free < 1 << 20 or "No space left" in said:
+        if shutil.disk_usage(run).free < 1 << 20 or "No space left" in snakemake_log:
             raise AffnbError(
-                f"{run}: no space left on the device: make room, and the same command goes on"
+                run, "no space left on the device", "make room, and the same command goes on"
             )
-        raise AffnbError(f"{failure_reason(told.read_text(), said)} (log: {run / 'snakemake.log'})")
+        raise AffnbError(
+            f"{failure_reason(reports.read_text(), snakemake_log)} (log: {run / 'snakemake.log'})"
+        )
     if dry_run:
-        print(_jobs_of(said))
-    return "Nothing to be done" not in said
+        print(_jobs_of(snakemake_log))
+    return "Nothing to be done" not in snakemake_log
 
 # %% ../nbs/14_cli.ipynb #2101c81e
 def _drop_stale(plan: dict) -> list[str]:  # names of what was removed
@@ -767,12 +781,12 @@ def _drop_stale(plan: dict) -> list[str]:  # names of what was removed
     targets = any_of(plan["targets"])
     models = any_of([*plan["autoencoders"], "AU", "EXPR", "VA", *plan["arms"]])
     kinds = rf"arm-.*|table-({tables})|search-({targets})|focus|post|timeline"
-    own = rf"({kinds})-seed({seeds})\..*"
+    pattern = rf"({kinds})-seed({seeds})\..*"
     trained = rf"(train-)?({models})-seed({others})\..*"
     stale = [
         path
         for path in (Path(plan["run"]) / "records").glob("*-seed*.*")
-        if not re.fullmatch(f"{own}|{trained}", path.name)
+        if not re.fullmatch(f"{pattern}|{trained}", path.name)
     ]
     for path in stale:
         path.unlink()
@@ -889,7 +903,7 @@ def reproduce(request: Request = Request()) -> None:
     "Runs the chain and prints the headline, where everything is, and how long it took."
     start = time.perf_counter()
     if request.cores is not None and request.cores < 1:
-        raise UsageError(f"--cores {request.cores}: must be at least 1")
+        raise UsageError(f"--cores {request.cores}", "must be at least 1")
     folder, executor = find_profile(request.on)
     seeds = [f"seeds={request.seeds}"] if request.seeds else []
     profile = request.profile or ("faces" if request.data else "smoke")
@@ -950,11 +964,11 @@ def check_data(folder) -> None:
     import pandas as pd
     from affnb.data import LABEL_COLUMNS, assign_parts, check_folder, decode_all
 
-    table, found = check_folder(folder)
+    table, by_split = check_folder(folder)
     with tempfile.TemporaryDirectory() as place:
         paths = [str(Path(folder) / "cropped_aligned" / image) for image in table["image"]]
         bad = table.iloc[decode_all(Path(place) / "frames.npy", paths, 8, os.cpu_count())]
-    for split, counts in found.items():
+    for split, counts in by_split.items():
         counts["undecodable"] = int((bad["split"] == split).sum())
     rows = [
         dict(
@@ -962,10 +976,10 @@ def check_data(folder) -> None:
             **{k: v for k, v in counts.items() if not isinstance(v, (dict, list))},
             **{f"missing {k}": v for k, v in counts["missing"].items()},
         )
-        for split, counts in found.items()
+        for split, counts in by_split.items()
     ]
     print(pd.DataFrame(rows).to_string(index=False))
-    for split, counts in found.items():
+    for split, counts in by_split.items():
         for name in counts["absent_names"][:5]:
             print(f"  {split}: {name}: listed, but no such file")
         for name in counts["conflicting_names"][:5]:
@@ -975,8 +989,12 @@ def check_data(folder) -> None:
     left = table.drop(bad.index)
     if not {"train", "validation"} <= set(left["split"]):
         raise AffnbError(
-            f"{folder}: no image of the train or of the validation list can be decoded (first:"
-            f" {bad['image'].iloc[0]}): replace the files"
+            folder,
+            (
+                "no image of the train or of the validation list can be decoded (first:"
+                f" {bad['image'].iloc[0]})"
+            ),
+            "replace the files",
         )
     assign_parts(left, Config().dev_share, Config().head_share, Config().window, 0)
     bare = [
@@ -992,7 +1010,7 @@ def check_data(folder) -> None:
     sides = left["split"].value_counts()
     wrong = len(bare) + sum(
         counts[name]
-        for counts in found.values()
+        for counts in by_split.values()
         for name in ("absent", "conflicting", "undecodable")
     )
     print(
@@ -1005,16 +1023,16 @@ def print_score(predictions, truth, as_json: bool = False) -> None:
     "Prints the official score of a prediction file."
     from affnb.metrics import score_files
 
-    found = score_files(predictions, truth)
-    if found["conflicting"]:
+    scores = score_files(predictions, truth)
+    if scores["conflicting"]:
         print(
-            f"WARNING: {truth}: {found['conflicting']} of its rows list an image again with other"
+            f"WARNING: {truth}: {scores['conflicting']} of its rows list an image again with other"
             " labels; the first are kept",
             file=sys.stderr,
         )
     keys = ("P", "VA", "CCC_valence", "CCC_arousal", "EXPR", "EXPR_per_class", "AU", "AU_per_unit")
     if as_json:
-        return print(json.dumps({key: found[key] for key in keys}))
+        return print(json.dumps({key: scores[key] for key in keys}))
 
     def show(v):
         return (
@@ -1026,7 +1044,7 @@ def print_score(predictions, truth, as_json: bool = False) -> None:
         )
 
     for key in keys:
-        print(f"{key:16s}{show(found[key])}")
+        print(f"{key:16s}{show(scores[key])}")
 
 # %% ../nbs/14_cli.ipynb #9ac492a8
 def _find_records(
@@ -1034,12 +1052,13 @@ def _find_records(
 ) -> Path:  # their folder
     "The published records of a profile; raises `AffnbError` where there are none."
     folder = project_root() / "data" / "records"
-    known = [path.name for path in sorted(folder.glob("*")) if path.is_dir()]
-    if profile in known:
+    folders = [path.name for path in sorted(folder.glob("*")) if path.is_dir()]
+    if profile in folders:
         return folder / profile
     raise AffnbError(
-        f"data/records/{profile}: no records of this profile{did_you_mean(profile, known)}:"
-        f" run `affnb reproduce --profile {profile}` first"
+        f"data/records/{profile}",
+        f"no records of this profile{did_you_mean(profile, folders)}",
+        f"run `affnb reproduce --profile {profile}` first",
     )
 
 
@@ -1060,19 +1079,23 @@ def keep_luck(
     from affnb.tables import read_records
 
     published = read_records(_find_records(profile))
-    found = measure_luck(read_records(folder))
-    if said := luck_mismatch(found, published):
+    luck = measure_luck(read_records(folder))
+    if mismatch := luck_mismatch(luck, published):
         raise AffnbError(
-            f"{folder}: of {said}: the published records of {profile} need a run of"
-            " their own data and settings, with other seeds alone"
+            folder,
+            f"of {mismatch}",
+            (
+                f"the published records of {profile} need a run of their own data and"
+                " settings, with other seeds alone"
+            ),
         )
-    write_json(published.folder / LUCK, found)
+    write_json(published.folder / LUCK, luck)
     seeds = max(map(len, published.arms.values()), default=1)
-    print(f"the luck of training, over seeds {', '.join(map(str, found['seeds']))}:")
-    for name, of in found["scores"].items():
-        away = half_width(found, name, seeds, seeds)
+    print(f"the luck of training, over seeds {', '.join(map(str, luck['seeds']))}:")
+    for name, spread in luck["scores"].items():
+        away = half_width(luck, name, seeds, seeds)
         print(
-            f"  {name:8} standard deviation {of['sd']:.4f}, {of['df']} degrees of freedom:"
+            f"  {name:8} standard deviation {spread['sd']:.4f}, {spread['df']} degrees of freedom:"
             f" a rerun may lie {away:.4f} away"
         )
     print(f"kept in {published.folder / LUCK}")
@@ -1128,7 +1151,7 @@ class _Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line."
 
     def error(self, message):
-        raise UsageError(f"{message}: `{self.prog} --help` lists what there is")
+        raise UsageError(message, f"`{self.prog} --help` lists what there is")
 
 
 def make_parser() -> _Parser:
@@ -1364,8 +1387,8 @@ def _render_trial(words: argparse.Namespace) -> None:
     "`affnb benchmark`."
     if words.videos < 6 or words.size < 16 or words.seed < 0:
         raise UsageError(
-            f"--videos {words.videos} --size {words.size} --seed {words.seed}: at least 6 videos of"
-            " 16 pixels, and a seed from 0 up"
+            f"--videos {words.videos} --size {words.size} --seed {words.seed}",
+            "at least 6 videos of 16 pixels, and a seed from 0 up",
         )
     from affnb.benchmark import BenchmarkSize, write_benchmark
 
@@ -1401,7 +1424,7 @@ def parse_parameters(parameters) -> dict:
     "Parameters of a notebook by name; raises `UsageError`."
     for word in parameters:
         if "=" not in word:
-            raise UsageError(f"{word}: write name=value, for instance seed=0")
+            raise UsageError(word, "write name=value, for instance seed=0")
     return dict(word.split("=", 1) for word in parameters)
 
 
@@ -1493,7 +1516,7 @@ def _act(words: argparse.Namespace) -> None:
         )
     else:
         raise UsageError(
-            "no command: `affnb --help` lists them; `affnb reproduce` is the one to start with"
+            "no command", "`affnb --help` lists them; `affnb reproduce` is the one to start with"
         )
 
 
@@ -1502,7 +1525,7 @@ def _filled(words: argparse.Namespace) -> argparse.Namespace:
     for name, value in vars(words).items():
         if value == "" or isinstance(value, list) and "" in value:
             raise UsageError(
-                f"{name}: empty: give a value, or leave it out (a shell's variable may be unset)"
+                name, "empty", "give a value, or leave it out (a shell's variable may be unset)"
             )
     return words
 

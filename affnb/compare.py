@@ -66,15 +66,15 @@ def holm(
     from statsmodels.stats.multitest import multipletests
 
     adjusted = np.array(p, float)
-    known = np.isfinite(np.array(p, float))
-    count = int(known.sum())
+    finite = np.isfinite(np.array(p, float))
+    count = int(finite.sum())
     if not count:
         return adjusted
     # statsmodels collects garbage at each call: among what is new, not in the whole memory
     gc.freeze()
     try:
-        adjusted[known] = multipletests(
-            np.r_[adjusted[known], np.ones(max(0, family - count))], method="holm"
+        adjusted[finite] = multipletests(
+            np.r_[adjusted[finite], np.ones(max(0, family - count))], method="holm"
         )[1][:count]
     finally:
         gc.unfreeze()
@@ -165,7 +165,7 @@ def pair_terms(arm: str, against: str) -> dict:
 
 def contrast(
     terms: dict,  # arm -> weight; of a pair {arm: 1, against: -1}
-    of: dict,  # arm -> {seed: Statistics}
+    statistics: dict,  # arm -> {seed: Statistics}
     n: int,  # resamples
     seed: int,  # of the draw
     scores,  # from `kept_scores`
@@ -173,14 +173,15 @@ def contrast(
     """A weighted sum of arms' scores, videos and seeds drawn alike for all; empty where they share
     no seed; raises `AffnbError` for arms of different videos.
     """
-    shared = sorted(set.intersection(*(set(of.get(arm, {})) for arm in terms)))
+    shared = sorted(set.intersection(*(set(statistics.get(arm, {})) for arm in terms)))
     if not shared:
         return {}, {}, {}
-    sums = {arm: [of[arm][s] for s in shared] for arm in terms}
+    sums = {arm: [statistics[arm][s] for s in shared] for arm in terms}
     if any(s[0].names != next(iter(sums.values()))[0].names for s in sums.values()):
         raise AffnbError(
-            f"paired comparison ({', '.join(terms)}): the arms were scored on different videos:"
-            " compare runs on the same data only"
+            f"paired comparison ({', '.join(terms)})",
+            "the arms were scored on different videos",
+            "compare runs on the same data only",
         )
 
     def total(pick, *which):
@@ -188,7 +189,7 @@ def contrast(
             (weight, mean_scores(pick(sums[arm]), *which, scores)) for arm, weight in terms.items()
         ]
         return {
-            metric: sum(weight * found[metric] for weight, found in each) for metric in each[0][1]
+            metric: sum(weight * values[metric] for weight, values in each) for metric in each[0][1]
         }
 
     counts, drawn = draws(next(iter(sums.values())), n, seed)
@@ -219,12 +220,12 @@ def row_of(
 ) -> dict:  # difference, lo, hi, error, p, p_equivalent, n_seeds, seeds_agree
     "What a table says of one difference."
     lo, hi = map(float, interval(value, column))
-    known = column[~np.isnan(column)]
+    finite = column[~np.isnan(column)]
     return dict(
         difference=float(value),
         lo=lo,
         hi=hi,
-        error=float(known.std()) if len(known) > 1 else np.nan,
+        error=float(finite.std()) if len(finite) > 1 else np.nan,
         p=float(p_value(value, column)),
         p_equivalent=equivalence_p(value, column),
         n_seeds=len(each),
@@ -234,7 +235,7 @@ def row_of(
 
 def pair_rows(
     pair: tuple,  # the arm that is claimed to be better, and the one it is compared with
-    of: dict,  # arm -> {seed: Statistics}
+    statistics: dict,  # arm -> {seed: Statistics}
     metrics,  # which of `COMPARABLE`
     n: int,  # resamples
     seed: int,  # of the draw
@@ -242,7 +243,7 @@ def pair_rows(
 ) -> list:  # of dicts, one a metric; NaN where there is nothing to compare
     "One pair, compared on the seeds that both arms have."
     arm, against = pair
-    each, mean, resamples = contrast(pair_terms(arm, against), of, n, seed, scores)
+    each, mean, resamples = contrast(pair_terms(arm, against), statistics, n, seed, scores)
     nothing = np.array([np.nan])
     return [
         dict(arm=arm, against=against, metric=metric)
@@ -258,7 +259,7 @@ NEAR = 50
 
 def contrast_rows(
     contrasts,  # of (labels of the row, terms as `contrast` takes them, metrics)
-    of: dict,  # arm -> {seed: Statistics}
+    statistics: dict,  # arm -> {seed: Statistics}
     n: int,  # resamples
     seed: int,  # of the draw
     scores,  # from `kept_scores`
@@ -270,7 +271,7 @@ def contrast_rows(
     kept = {}
     nothing = np.array([np.nan])
     for k, (labels, terms, metrics) in enumerate(contrasts):
-        each, mean, resamples = contrast(terms, of, n, seed, scores)
+        each, mean, resamples = contrast(terms, statistics, n, seed, scores)
         for metric in metrics:
             rows.append(
                 labels
@@ -287,7 +288,7 @@ def contrast_rows(
         # of this draw alone
         more = kept_scores(sorted({metric for near in kept.values() for metric in near}))
         for k, near in kept.items():
-            resamples = contrast(contrasts[k][1], of, n, seed + 1000 * further, more)[2]
+            resamples = contrast(contrasts[k][1], statistics, n, seed + 1000 * further, more)[2]
             for metric, (_, _, columns) in near.items():
                 columns.append(resamples[metric])
     for near in kept.values():
@@ -339,7 +340,7 @@ def corrected(
 
 def compare(
     pairs,  # (arm, against), in the table's order
-    of: dict,  # arm -> {seed: Statistics}
+    statistics: dict,  # arm -> {seed: Statistics}
     metrics=METRICS,  # which of `COMPARABLE`
     n: int = 10_000,  # resamples
     seed: int = 0,  # of the draw
@@ -350,8 +351,9 @@ def compare(
     for metric in metrics:
         if metric not in COMPARABLE:
             raise UsageError(
-                f"compare: unknown metric {metric!r}: name some of"
-                f" {', '.join(COMPARABLE)}{did_you_mean(metric, COMPARABLE)}"
+                "compare",
+                f"unknown metric {metric!r}",
+                f"name some of {', '.join(COMPARABLE)}{did_you_mean(metric, COMPARABLE)}",
             )
     return corrected(
         contrast_rows(
@@ -359,7 +361,7 @@ def compare(
                 (dict(arm=arm, against=against), pair_terms(arm, against), metrics)
                 for arm, against in pairs
             ],
-            of,
+            statistics,
             n,
             seed,
             kept_scores(metrics),
@@ -369,18 +371,20 @@ def compare(
 # %% ../nbs/03b_compare.ipynb #93a825b7
 def pseudo_values_of(
     terms: dict,  # arm -> weight, as `contrast` takes them
-    of: dict,  # arm -> {seed: Statistics}
+    statistics: dict,  # arm -> {seed: Statistics}
     metric: str,  # of `COMPARABLE`
     scores=seed_scores,  # or what `kept_scores` gives, for many differences of the same arms
 ) -> ndarray:  # (S, V), of the seeds that all arms have
     "What each video adds to a difference, for each seed: jackknife pseudo-values (Tukey, 1958)."
-    shared = sorted(set.intersection(*(set(of[arm]) for arm in terms)))
-    videos = len(of[next(iter(terms))][shared[0]].names)
+    shared = sorted(set.intersection(*(set(statistics[arm]) for arm in terms)))
+    videos = len(statistics[next(iter(terms))][shared[0]].names)
     # all of them, then all but one
     counts = np.concatenate([np.ones((1, videos)), 1 - np.eye(videos)])
     rows = []
     for seed in shared:
-        each = [weight * scores(of[arm][seed], counts)[metric] for arm, weight in terms.items()]
+        each = [
+            weight * scores(statistics[arm][seed], counts)[metric] for arm, weight in terms.items()
+        ]
         score = np.sum(each, axis=0)
         rows.append(videos * score[0] - (videos - 1) * score[1:])
     return np.array(rows)

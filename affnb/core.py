@@ -70,7 +70,21 @@ AU_MEANINGS = MappingProxyType(
 
 # %% ../nbs/00_core.ipynb #d5ffe5b6
 class AffnbError(Exception):
-    "What went wrong, where, and what to do about it, in one line; the command line exits with 1."
+    "What went wrong, where, and what to do about it: one line; the command line exits with 1."
+
+    def __init__(
+        self,
+        where,  # a file, a row, a setting
+        problem: object = "",  # text, or the error that says it
+        remedy: str = "",
+    ):
+        super().__init__(where, problem, remedy)
+        self.where = str(where)
+        self.problem = str(problem)
+        self.remedy = str(remedy)
+
+    def __str__(self):
+        return ": ".join(filter(None, (self.where, self.problem, self.remedy)))
 
 
 class UsageError(AffnbError):
@@ -79,10 +93,10 @@ class UsageError(AffnbError):
 # %% ../nbs/00_core.ipynb #caab6bac
 def did_you_mean(
     name,  # what was typed
-    known,  # the names that exist
+    names,  # the names that exist
 ) -> str:  # ` (did you mean ...?)`, or nothing where no name is near
     "The hint that ends an error about an unknown name."
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), [str(k) for k in names], n=1, cutoff=0.5)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 # %% ../nbs/00_core.ipynb #10642220
@@ -235,11 +249,11 @@ class Config(_TrainSettings, _ModelSettings, _DataSettings):
         "What a field alone cannot know."
         if self.stride > self.window:
             raise UsageError(
-                f"setting `stride` = {self.stride}: must be at most window = {self.window}, or"
-                " frames are left out"
+                f"setting `stride` = {self.stride}",
+                f"must be at most window = {self.window}, or frames are left out",
             )
         if len(set(self.seeds)) < len(self.seeds):
-            raise UsageError(f"setting `seeds` = {self.seeds}: name different whole numbers")
+            raise UsageError(f"setting `seeds` = {self.seeds}", "name different whole numbers")
         return self
 
 # %% ../nbs/00_core.ipynb #df5a8aec
@@ -251,8 +265,9 @@ def project_root() -> Path:  # the folder that holds settings.ini, Snakefile and
         if (folder / "settings.ini").exists() and (folder / "Snakefile").exists():
             return folder
     raise AffnbError(
-        f"{here}: no affnb project here or above (no settings.ini beside a Snakefile): run from a"
-        " clone of the repository"
+        here,
+        "no affnb project here or above (no settings.ini beside a Snakefile)",
+        "run from a clone of the repository",
     )
 
 
@@ -281,24 +296,24 @@ def load_config(
     try:
         ini.read_string(path.read_text(encoding="utf-8"))
     except (OSError, configparser.Error, UnicodeDecodeError) as error:
-        raise AffnbError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise AffnbError(path, f"cannot be read ({str(error).splitlines()[0]})") from None
     if profile not in ini.sections():
         raise UsageError(
-            f"unknown profile `{profile}`{did_you_mean(profile, ini.sections())}: settings.ini has"
-            f" {', '.join(ini.sections())}"
+            f"unknown profile `{profile}`{did_you_mean(profile, ini.sections())}",
+            f"settings.ini has {', '.join(ini.sections())}",
         )
     changes = dict(ini[profile])
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: write name=value, for instance epochs=4")
+            raise UsageError(f"--set {setting}", "write name=value, for instance epochs=4")
         changes[name.strip()] = value.strip()
     names = {field.name for field in dataclasses.fields(Config)} - {"profile"}
     for name in changes:
         if name not in names:
             raise UsageError(
-                f"unknown setting `{name}`{did_you_mean(name, names)}: settings.ini and `Config`"
-                " list them all"
+                f"unknown setting `{name}`{did_you_mean(name, names)}",
+                "settings.ini and `Config` list them all",
             )
     try:
         return Config(profile=profile, **changes)  # pyrefly: ignore[bad-argument-type]  (texts)
@@ -363,7 +378,7 @@ def pick_device(
 
     if name == "cuda" and not torch.cuda.is_available():
         raise AffnbError(
-            "setting `device` = cuda: torch finds no GPU here; use device=auto or device=cpu"
+            "setting `device` = cuda", "torch finds no GPU here; use device=auto or device=cpu"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
@@ -469,20 +484,21 @@ def atomic(
     path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
     if path.is_dir() and Path.cwd().is_relative_to(path):
         raise AffnbError(
-            f"{path}: you are working in it, and it would be replaced: choose another folder"
+            path, "you are working in it, and it would be replaced", "choose another folder"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AffnbError(
-            f"{path.parent}: cannot be made ({error.strerror}): choose a folder that you may"
-            " write to"
+            path.parent,
+            f"cannot be made ({error.strerror})",
+            "choose a folder that you may write to",
         ) from None
     try:
         workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise AffnbError(
-            f"{path.parent}: cannot be written to ({error.strerror}): choose another folder"
+            path.parent, f"cannot be written to ({error.strerror})", "choose another folder"
         ) from None
     try:
         yield workshop / path.name
@@ -503,8 +519,9 @@ def atomic(
         ) and "No space left" not in str(error):
             raise
         raise AffnbError(
-            f"{path}: cannot be written (no space left on the device): make room and run the same"
-            " command again"
+            path,
+            "cannot be written (no space left on the device)",
+            "make room and run the same command again",
         ) from None
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
@@ -545,7 +562,7 @@ def write_json(path, value) -> None:
         text = json.dumps(value, indent=1, allow_nan=False, default=plain)
     except ValueError as error:
         raise AffnbError(
-            f"{path}: a value is not a number ({error}); unknown values are written as null"
+            path, f"a value is not a number ({error}); unknown values are written as null"
         ) from None
     # a list of plain values on one line
     short = re.sub(
@@ -563,11 +580,11 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AffnbError(
-            f"{path}: not there: run the step that makes it first (`affnb reproduce`)"
+            path, "not there", "run the step that makes it first (`affnb reproduce`)"
         ) from None
     except (OSError, ValueError) as error:
         raise AffnbError(
-            f"{path}: cannot be read as JSON ({error}): delete it and run again"
+            path, f"cannot be read as JSON ({error})", "delete it and run again"
         ) from None
 
 
@@ -578,7 +595,7 @@ def read_arrays(path, names) -> dict:  # name -> array
             return {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise AffnbError(
-            f"{path}: cannot be read ({error}): delete it and run `affnb reproduce` again"
+            path, f"cannot be read ({error})", "delete it and run `affnb reproduce` again"
         ) from None
 
 # %% ../nbs/00_core.ipynb #91228a4f

@@ -28,20 +28,20 @@ def check(
         print(f"exercise {exercise}: not answered yet")
         return False
     try:
-        found = bool(right(answer))
+        solved = bool(right(answer))
         why = ""
     except Exception as error:
-        found = False
+        solved = False
         why = (
             f" (the test could not use it: {type(error).__name__}:"
             f" {' '.join(str(error).split())[:80]})"
         )
     print(
         f"exercise {exercise}: right"
-        if found
+        if solved
         else f"exercise {exercise}: not right yet{why}{': ' if hint else ''}{hint}"
     )
-    return found
+    return solved
 
 # %% ../nbs/13a_course.ipynb #f3691665
 ANSWER = re.compile(r"^(?:def +)?(answer_\w+)\b", re.M)
@@ -67,9 +67,9 @@ def student_copy(
     """The notebook without its solutions, its check cells closed; the outputs of what a student is
     to run are gone as well.
     """
-    own = copy.deepcopy(notebook)
+    copied = copy.deepcopy(notebook)
     kept = []
-    for cell in own["cells"]:
+    for cell in copied["cells"]:
         if tagged(cell, "solution"):
             if not (text := place_to_write(cell["source"]) if cell["cell_type"] == "code" else ""):
                 continue
@@ -81,8 +81,8 @@ def student_copy(
         if tagged(cell, "check"):
             cell["metadata"]["jupyter"] = {"source_hidden": True}
         kept.append(cell)
-    own["cells"] = kept
-    return own
+    copied["cells"] = kept
+    return copied
 
 # %% ../nbs/13a_course.ipynb #34555067
 SESSIONS = {
@@ -112,8 +112,8 @@ _FORMULA, _EYE_CATCHERS, LIST = (
 
 def first_sentence(words: str, ends: str = ".?!:") -> str:
     "Up to its end or a colon; `e.g.`, `i.e.` and `et al.` end nothing."
-    found = re.match(rf".+?(?<!e\.g)(?<!i\.e)(?<!et al)[{ends}](?=\s|$)", words)
-    return found[0] if found else words.partition("\n")[0]
+    match = re.match(rf".+?(?<!e\.g)(?<!i\.e)(?<!et al)[{ends}](?=\s|$)", words)
+    return match[0] if match else words.partition("\n")[0]
 
 
 def _slide_text(
@@ -127,7 +127,7 @@ def _slide_text(
     source = re.sub(r"(?<!!)\[([^]]*)\]\([^)]*\)", r"\1", source)  # a slide links to nothing
     blocks = re.split(r"\n{2,}", source.strip())
     kept = []
-    told = False
+    shortened = False
     alone = (
         alone
         and not _FORMULA.search(source)
@@ -143,9 +143,9 @@ def _slide_text(
             kept.append(re.sub(r"^#+ ", "## ", block, flags=re.M))
         else:
             words = " ".join(_FORMULA.split(block)[0].split())
-            if words and not told:
+            if words and not shortened:
                 kept.append(words if alone else first_sentence(words))
-            told = told or bool(words)
+            shortened = shortened or bool(words)
             kept = kept + _FORMULA.findall(block)
     notes = "\n\n".join(
         block for block in blocks if LIST.match(block) or not _EYE_CATCHERS.match(block)
@@ -206,14 +206,14 @@ def _readdressed(notebook, here, root) -> object:
         if here.is_relative_to(root)
         else root.as_posix()
     )
-    own = copy.deepcopy(notebook)
-    for cell in own["cells"]:
+    copied = copy.deepcopy(notebook)
+    for cell in copied["cells"]:
         cell["source"] = re.sub(
             r"""(?<=[\("'])\.\./(?=(?:data|figures|docs|profiles|nbs)\b|[A-Z]+\b)""",
             lambda _: f"{up}/",
             cell["source"],
         )
-    return own
+    return copied
 
 
 def write_course(
@@ -225,28 +225,28 @@ def write_course(
     """
     root = project_root()
     folder = Path(folder).resolve()
-    known = {path.stem: path for path in sorted((root / "nbs").glob("*.ipynb"))}
+    paths = {path.stem: path for path in sorted((root / "nbs").glob("*.ipynb"))}
     for name in names or ():
-        if name not in known:
-            raise UsageError(f"{name}: no such notebook: there are {', '.join(known)}")
+        if name not in paths:
+            raise UsageError(name, "no such notebook", f"there are {', '.join(paths)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AffnbError(
-            f"{folder}: is there already: choose another folder, so that nobody's answers are lost"
+            folder, "is there already", "choose another folder, so that nobody's answers are lost"
         )
-    read = {name: nbformat.read(known[name], 4) for name in names or known}
+    read = {name: nbformat.read(paths[name], 4) for name in names or paths}
     if not names:
         read = {
-            name: own
-            for name, own in read.items()
-            if any(tagged(cell, "check") for cell in own.cells)
+            name: content
+            for name, content in read.items()
+            if any(tagged(cell, "check") for cell in content.cells)
         }
     with atomic(folder) as place:
         place.mkdir()
-        for who, made in (("student", student_copy), ("teacher", lambda own: own)):
+        for who, made in (("student", student_copy), ("teacher", lambda content: content)):
             (place / who).mkdir()
-            for name, own in read.items():
+            for name, content in read.items():
                 nbformat.write(
-                    _readdressed(made(own), folder / who, root), place / who / f"{name}.ipynb"
+                    _readdressed(made(content), folder / who, root), place / who / f"{name}.ipynb"
                 )
         syllabus = root / "docs" / "teach.md"
         if syllabus.exists():

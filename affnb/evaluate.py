@@ -24,7 +24,7 @@ from .arms import models_of
 from .benchmark import UNNAMED, Knobs, label_process
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record
 from .core import read_json
-from .data import frame_numbers, take_rows
+from .data import LABEL_COLUMNS, frame_numbers, take_rows, write_rows
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
 from .metrics import write_record
 from .heads import save_arm_records, predictions_of, validated
@@ -94,9 +94,9 @@ def _gaps_of(targets: dict, masks: dict) -> list[str]:  # arrays of some frames;
     )
     idle = [
         name
-        for names, task, of in ((EXPRESSIONS, "EXPR", shown[0]), (AU_NAMES, "AU", shown[1]))
+        for names, task, counts in ((EXPRESSIONS, "EXPR", shown[0]), (AU_NAMES, "AU", shown[1]))
         if seen[task].any()
-        for name, there in zip(names, of)
+        for name, there in zip(names, counts)
         if not there and name not in bare
     ]
     return [
@@ -176,7 +176,7 @@ def trivial(run: Run) -> dict:  # task -> (N, .)
     arousal of the training frames.
     """
     n = len(run.table)
-    found = {}
+    answers = {}
     rows = rows_of(run, "train")["row"].to_numpy()
     for task in labelled_tasks(run):
         labels = run.targets[task][rows]
@@ -185,8 +185,8 @@ def trivial(run: Run) -> dict:  # task -> (N, .)
             answer = np.eye(8)[np.bincount(labels[seen], minlength=8).argmax()]
         else:
             answer = np.ones(12) if task == "AU" else (labels * seen).sum(0) / seen.sum(0)
-        found[task] = np.tile(answer, (n, 1))
-    return found
+        answers[task] = np.tile(answer, (n, 1))
+    return answers
 
 # %% ../nbs/11_evaluate.ipynb #e785d4d2
 def _grey_pixels(
@@ -239,26 +239,26 @@ def linear(
     """A linear reader a task: logistic for expressions, weighted by inverse frequency; ridge for
     action units (on 0/1, threshold .5), valence and arousal.
     """
-    found = {}
+    answers = {}
     for task, labels in targets.items():
         if task == "EXPR":
             at = masks[task]
-            found[task] = np.zeros((len(seen), 8))
+            answers[task] = np.zeros((len(seen), 8))
             if len(kinds := np.unique(labels[at])) > 1:
-                found[task][:, kinds] = (
+                answers[task][:, kinds] = (
                     LogisticRegression(max_iter=500, C=0.1, class_weight="balanced")
                     .fit(learn[at], labels[at])
                     .predict_proba(seen)
                 )
             else:
-                found[task][:, kinds] = 1
+                answers[task][:, kinds] = 1
             continue
-        found[task] = np.zeros((len(seen), labels.shape[1]))
+        answers[task] = np.zeros((len(seen), labels.shape[1]))
         for i, at in enumerate(masks[task].T):
             if at.any():
-                found[task][:, i] = Ridge(10.0).fit(learn[at], labels[at, i]).predict(seen)
-        found[task] = found[task].clip(0 if task == "AU" else -1, 1)
-    return found
+                answers[task][:, i] = Ridge(10.0).fit(learn[at], labels[at, i]).predict(seen)
+        answers[task] = answers[task].clip(0 if task == "AU" else -1, 1)
+    return answers
 
 # %% ../nbs/11_evaluate.ipynb #bcad0266
 def _drawn_parameters(
@@ -328,19 +328,21 @@ def _video_mean(run: Run) -> dict:  # task -> (N, .), 0 off validation
     """Every validation frame answered by its video's own mean label (majority expression): a leak,
     not a model.
     """
-    found = {
+    means = {
         task: np.zeros((len(run.table), {"AU": 12, "EXPR": 8, "VA": 2}[task]))
         for task in labelled_tasks(run)
     }
     for _, rows in rows_of(run, "validation").groupby("video")["row"]:
-        for task in found:
+        for task in means:
             labels = run.targets[task][rows]
-            known = run.masks[task][rows]
+            labelled = run.masks[task][rows]
             if task == "EXPR":
-                found[task][rows] = np.bincount(labels[known], minlength=8) / max(1, known.sum())
+                means[task][rows] = np.bincount(labels[labelled], minlength=8) / max(
+                    1, labelled.sum()
+                )
             else:
-                found[task][rows] = (labels * known).sum(0) / np.maximum(known.sum(0), 1)
-    return found
+                means[task][rows] = (labels * labelled).sum(0) / np.maximum(labelled.sum(0), 1)
+    return means
 
 
 def nearest_neighbour(
@@ -349,28 +351,31 @@ def nearest_neighbour(
     """Every validation frame answered by its nearest picture: of the training people, or (leaked)
     of the other half of the validation frames.
     """
-    asked = rows_of(run, "validation")["row"].to_numpy()
-    half = np.random.default_rng(seed).random(len(asked)) < 0.5
-    known = (
-        [(asked[half], asked[~half]), (asked[~half], asked[half])]
+    validation_rows = rows_of(run, "validation")["row"].to_numpy()
+    half = np.random.default_rng(seed).random(len(validation_rows)) < 0.5
+    labelled = (
+        [
+            (validation_rows[half], validation_rows[~half]),
+            (validation_rows[~half], validation_rows[half]),
+        ]
         if leaked
-        else [(asked, rows_of(run, "train")["row"].to_numpy())]
+        else [(validation_rows, rows_of(run, "train")["row"].to_numpy())]
     )
-    found = {}
+    answers = {}
     for task in labelled_tasks(run):
         labels = np.eye(8)[run.targets[task]] if task == "EXPR" else run.targets[task]
-        found[task] = np.zeros((len(run.table), labels.shape[1]))
-        for rows, among in known:
+        answers[task] = np.zeros((len(run.table), labels.shape[1]))
+        for rows, among in labelled:
             there = run.masks[task][among].reshape(len(among), -1).all(1)
             if there.any() and len(rows):
-                found[task][rows] = labels[
+                answers[task][rows] = labels[
                     among[there][
                         NearestNeighbors(n_neighbors=1)
                         .fit(seen[among[there]])
                         .kneighbors(seen[rows])[1][:, 0]
                     ]
                 ]
-    return found
+    return answers
 
 # %% ../nbs/11_evaluate.ipynb #c1e717a5
 def _costs_of(run: Run, arm: str, seed: int) -> dict:
@@ -463,13 +468,15 @@ def _write_timeline(run: Run, seed: int, arms=("joint", "progressive")) -> pd.Da
     columns = {}
     at = frame.pop("row").to_numpy()
     for arm in arms:
-        found = predictions_of(run, arm, seed)
-        if "VA" in found:
-            columns |= {f"{arm}:{name}": found["VA"][at, i] for i, name in enumerate(AFFECT)}
-        if "AU" in found:
-            columns |= {f"{arm}:{name}": found["AU"][at, i] for i, name in enumerate(AU_NAMES)}
-        if "EXPR" in found:
-            columns[f"{arm}:expression"] = found["EXPR"][at].argmax(1)
+        predictions = predictions_of(run, arm, seed)
+        if "VA" in predictions:
+            columns |= {f"{arm}:{name}": predictions["VA"][at, i] for i, name in enumerate(AFFECT)}
+        if "AU" in predictions:
+            columns |= {
+                f"{arm}:{name}": predictions["AU"][at, i] for i, name in enumerate(AU_NAMES)
+            }
+        if "EXPR" in predictions:
+            columns[f"{arm}:expression"] = predictions["EXPR"][at].argmax(1)
     frame = pd.concat([frame, pd.DataFrame(columns)], axis=1)
     with atomic(run.folder / "records" / f"timeline-seed{seed}.csv") as path:
         frame.to_csv(path, index=False, float_format="%.5g")
@@ -481,7 +488,7 @@ class SplitPredictions:
     "Predictions beside their labels, of whole videos, rows in any order."
 
     # task -> (N, .) predictions: AU and EXPR probabilities, VA values; a task may be absent
-    found: dict
+    predictions: dict
     targets: dict  # task -> labels
     masks: dict  # task -> where they are known
     videos: np.ndarray  # (N,) the video of each frame
@@ -491,7 +498,7 @@ class SplitPredictions:
 def select_frames(answers: SplitPredictions, keep) -> SplitPredictions:  # keep: (N,) bool or rows
     "Some of the frames."
     return SplitPredictions(
-        take_rows(answers.found, keep),
+        take_rows(answers.predictions, keep),
         take_rows(answers.targets, keep),
         take_rows(answers.masks, keep),
         answers.videos[keep],
@@ -503,13 +510,13 @@ def _answers_of(run: Run, predictions: dict, part: str) -> SplitPredictions:
     "An arm's predictions for a part of the data; a task without any prediction there drops out."
     rows = rows_of(run, part).sort_values("row")
     at = rows["row"].to_numpy()
-    found = {
+    selected = {
         task: values[at].astype(float)
         for task, values in predictions.items()
         if np.isfinite(values[at]).any()
     }
     return SplitPredictions(
-        found,
+        selected,
         take_rows(run.targets, at),
         take_rows(run.masks, at),
         rows["video"].to_numpy(str),
@@ -542,7 +549,7 @@ def smooth(
     """Mean of each frame's predictions over a window around it, in frame order, within its video;
     windows are cut short at both ends.
     """
-    values = answers.found[task]
+    values = answers.predictions[task]
     which, _ = pd.factorize(answers.videos)
     if window == 1 or not len(values):
         return values
@@ -559,7 +566,7 @@ def smooth(
 
 def task_score(answers: SplitPredictions, task: str) -> float:
     "The score of one task; of VA, the mean over the dimensions that have labels."
-    parts = score({task: answers.found[task]}, answers.targets, answers.masks)
+    parts = score({task: answers.predictions[task]}, answers.targets, answers.masks)
     return (
         float(np.mean([v for v in (parts["CCC_valence"], parts["CCC_arousal"]) if v is not None]))
         if task == "VA"
@@ -572,7 +579,7 @@ def best_window(answers: SplitPredictions, task: str) -> int:
     return max(
         _WINDOWS,
         key=lambda window: task_score(
-            replace(answers, found={task: smooth(answers, task, window)}), task
+            replace(answers, predictions={task: smooth(answers, task, window)}), task
         ),
     )
 
@@ -585,7 +592,7 @@ def shift_units(
     answers: SplitPredictions, task: str, thresholds
 ) -> np.ndarray:  # (N, 12) probabilities
     "Each unit's probabilities by the monotone map of [0, 1] that sends its threshold to .5."
-    p = answers.found[task]
+    p = answers.predictions[task]
     t = np.asarray(thresholds, float)
     return np.where(p < t, 0.5 * (p / t), 0.5 + 0.5 * ((p - t) / (1 - t)))
 
@@ -594,12 +601,12 @@ def best_thresholds(answers: SplitPredictions, task: str) -> list:  # 12
     """The threshold with the highest F1 of each unit; .5 where none is better, as for a unit that
     is never active.
     """
-    p = answers.found[task]
+    p = answers.predictions[task]
     true = answers.targets[task] > 0
-    known = answers.masks[task]
+    labelled = answers.masks[task]
     f1 = np.stack(
         [
-            f1_from_counts(*(count.sum(0) for count in counts_of(p >= t, true, known)))
+            f1_from_counts(*(count.sum(0) for count in counts_of(p >= t, true, labelled)))
             for t in THRESHOLDS
         ]
     )
@@ -611,7 +618,7 @@ _BIASES = np.array(sorted(np.linspace(-3, 3, 25), key=abs))  # added to a class'
 
 def shift_classes(answers: SplitPredictions, task: str, bias) -> np.ndarray:  # (N, 8) probabilities
     "Class probabilities with a bias on their logarithms, normalised again."
-    p = answers.found[task] * np.exp(bias)
+    p = answers.predictions[task] * np.exp(bias)
     return p / p.sum(1, keepdims=True)
 
 
@@ -619,10 +626,10 @@ def best_bias(answers: SplitPredictions, task: str, passes: int = 3) -> list:  #
     """Biases by coordinate ascent on macro-F1: class after class, the value with the highest score,
     if it is higher than before.
     """
-    known = answers.masks[task]
-    bias = np.zeros(answers.found[task].shape[1])
-    p = answers.found[task][known]
-    true = answers.targets[task][known].astype(int)
+    labelled = answers.masks[task]
+    bias = np.zeros(answers.predictions[task].shape[1])
+    p = answers.predictions[task][labelled]
+    true = answers.targets[task][labelled].astype(int)
 
     def worth(bias):
         table = np.bincount(8 * true + (p * np.exp(bias)).argmax(1), minlength=64).reshape(8, 8)
@@ -654,20 +661,22 @@ def post_process(
     """The steps, one on top of the other, fitted on some frames and applied to others, of which no
     label is looked at.
     """
-    stages = [("raw", given.found)]
+    stages = [("raw", given.predictions)]
     fitted = []
     for step, (tasks, fit, apply) in POST_STEPS.items():
         for task in tasks:
-            if task not in given.found:
+            if task not in given.predictions:
                 continue
-            value = fit(learn, task) if task in learn.found and learn.masks[task].any() else None
+            value = (
+                fit(learn, task) if task in learn.predictions and learn.masks[task].any() else None
+            )
             fitted.append(dict(step=step, task=task, value=value))
             if value is not None:
                 learn, given = (
-                    replace(a, found=a.found | {task: apply(a, task, value)})
+                    replace(a, predictions=a.predictions | {task: apply(a, task, value)})
                     for a in (learn, given)
                 )
-        stages.append((step, given.found))
+        stages.append((step, given.predictions))
     return stages, fitted
 
 
@@ -691,11 +700,11 @@ def three_ways(
     for way, name, learn, rows in plan:
         stages, values = post_process(learn, select_frames(validation, rows))
         fitted += [dict(way=way, half=name) | value for value in values]
-        for step, found in stages:
+        for step, predictions in stages:
             whole = ways.setdefault(way, {}).setdefault(
-                step, {task: np.full(v.shape, np.nan) for task, v in validation.found.items()}
+                step, {task: np.full(v.shape, np.nan) for task, v in validation.predictions.items()}
             )
-            for task, values in found.items():
+            for task, values in predictions.items():
                 whole[task][rows] = values
     return ways, fitted
 
@@ -708,10 +717,12 @@ def post_arms(
     """
     ways, fitted = three_ways(validation, dev, half)
     arms = []
-    for way, step, found in (
-        (way, step, found) for way, steps in ways.items() for step, found in steps.items()
+    for way, step, predictions in (
+        (way, step, predictions)
+        for way, steps in ways.items()
+        for step, predictions in steps.items()
     ):
-        arrays = found, validation.targets, validation.masks
+        arrays = predictions, validation.targets, validation.masks
         arms.append(
             dict(
                 arm=f"{model} {way}: {step}",
@@ -769,23 +780,27 @@ def _write_submission(run: Run, arm: str, seed: int, listed: pd.DataFrame) -> in
     """Writes seedK/submission.txt for the listed test frames, in the challenge's format; a task
     without a model is answered -5 or -1.
     """
-    known = dict(list(rows_of(run, "test").groupby("video")))
-    found = predictions_of(run, arm, seed)
-    lines = ["image,valence,arousal,expression,aus"]
+    videos = dict(list(rows_of(run, "test").groupby("video")))
+    predictions = predictions_of(run, arm, seed)
 
     def number(frames):
         return pd.to_numeric(frames, errors="coerce").fillna(0).to_numpy()
 
-    for row, video, at in zip(listed.itertuples(), listed["video"], number(listed["frame"])):
-        own = known.get(video)
-        if own is None:
-            lines.append(f"{row.image},-5,-5,-1," + ",".join(["-1"] * 12))
-            continue
-        nearest_neighbour = own["row"].to_numpy()[np.abs(number(own["frame"]) - at).argmin()]
-        va = "{:.4f},{:.4f}".format(*found["VA"][nearest_neighbour]) if "VA" in found else "-5,-5"
-        expression = found["EXPR"][nearest_neighbour].argmax() if "EXPR" in found else -1
-        units = (found["AU"][nearest_neighbour] >= 0.5).astype(int) if "AU" in found else [-1] * 12
-        lines.append(f"{row.image},{va},{expression}," + ",".join(map(str, units)))
+    packed = np.full(len(listed), -1)  # the row of the nearest frame that is there
+    for i, (video, frame) in enumerate(zip(listed["video"], number(listed["frame"]))):
+        if video in videos:
+            frames = videos[video]
+            closest = np.abs(number(frames["frame"]) - frame).argmin()
+            packed[i] = frames["row"].to_numpy()[closest]
+    answered = packed >= 0
+    rows = packed[answered]
+    table = pd.DataFrame({name: np.full(len(listed), np.nan) for name in LABEL_COLUMNS})
+    if "VA" in predictions:
+        table.loc[answered, list(AFFECT)] = predictions["VA"][rows]
+    if "EXPR" in predictions:
+        table.loc[answered, "expression"] = predictions["EXPR"][rows].argmax(1)
+    if "AU" in predictions:
+        table.loc[answered, list(AU_NAMES)] = (predictions["AU"][rows] >= 0.5).astype(float)
     with atomic(run.folder / f"seed{seed}" / "submission.txt") as path:
-        path.write_text("\n".join(lines) + "\n")
-    return len(lines) - 1
+        write_rows(path, table.assign(image=listed["image"].to_numpy()), ".4f")
+    return len(table)

@@ -88,8 +88,8 @@ def _answer_of(model, task: str):  # normalised frames (B, 3, H, W) -> (B, outpu
     """
 
     def answer(frames):
-        said = model.heads(model.encoder(frames))[task]
-        return said - said.mean(-1, keepdim=True) if task == "EXPR" else said
+        logits = model.heads(model.encoder(frames))[task]
+        return logits - logits.mean(-1, keepdim=True) if task == "EXPR" else logits
 
     return answer
 
@@ -114,8 +114,8 @@ def attribute(
         (baseline + (place + 0.5)[:, None, None, None, None] * away).flatten(0, 1).requires_grad_()
     )
     # the frames of a sum do not touch each other's gradients
-    for said in answer(between).sum(0):
-        slope = torch.autograd.grad(said, between, retain_graph=True)[0].reshape(
+    for output in answer(between).sum(0):
+        slope = torch.autograd.grad(output, between, retain_graph=True)[0].reshape(
             steps, *frames.shape
         )
         by_pixel = (torch.einsum("s,sbchw->bchw", weight, slope) * away).sum(1, keepdim=True)
@@ -315,8 +315,8 @@ def own_and_others(
     """
     # of output j inside the region of k
     within = np.einsum("fjhw,khw->fjk", maps, regions, dtype=float)
-    own = within.diagonal(axis1=1, axis2=2)
-    return own, (within.sum(1) - own) / (within.shape[1] - 1)
+    same = within.diagonal(axis1=1, axis2=2)
+    return same, (within.sum(1) - same) / (within.shape[1] - 1)
 
 
 def unit_sums(
@@ -366,7 +366,7 @@ def unit_rows(
     weights: ndarray,  # (1 + B, V): all videos once, then resamples
 ) -> tuple:  # a row a unit, and the mean over units as one more
     "inside, the three kinds of chance and gain of each action unit, with intervals over videos."
-    found = unit_means(sums, counts, weights)
+    means = unit_means(sums, counts, weights)
     rows = []
     faces = np.concatenate([counts, counts.sum(1, keepdims=True)], 1)
 
@@ -376,7 +376,7 @@ def unit_rows(
     for k, (name, area) in enumerate(
         zip((*AU_NAMES, "mean"), (*regions.mean((1, 2)), regions.mean()))
     ):
-        inside, others, untrained, untrained_others = found[:, k].T
+        inside, others, untrained, untrained_others = means[:, k].T
         videos = int((faces[:, k] > 0).sum())
         (own, lo, hi), (gain, gain_lo, gain_hi) = (
             bounds(x[0], x[1:] if videos >= LEAST_VIDEOS else x[1:] * np.nan)
@@ -450,11 +450,11 @@ def _centred_bounds(
     estimate: float, resamples: ndarray
 ) -> tuple:  # value, lo, hi; None where unknown
     "An estimate with the 95 % quantiles of its resamples, moved by the resamples' bias."
-    known = resamples[~np.isnan(resamples)]
-    if np.isnan(estimate) or not len(known):
+    finite = resamples[~np.isnan(resamples)]
+    if np.isnan(estimate) or not len(finite):
         return None, None, None
     return tuple(
-        float(estimate + d) for d in (0, *(np.quantile(known, [0.025, 0.975]) - known.mean()))
+        float(estimate + d) for d in (0, *(np.quantile(finite, [0.025, 0.975]) - finite.mean()))
     )
 
 
@@ -509,8 +509,9 @@ def all_focus_maps(
     tasks = [task for task in TASKS if _separate_model(run, task, seed) is not None]
     if not tasks or not len(table):
         raise AffnbError(
-            f"{run.folder}, seed {seed}: no separate model or no validation frame to look at: label"
-            " at least one task"
+            f"{run.folder}, seed {seed}",
+            "no separate model or no validation frame to look at",
+            "label at least one task",
         )
     plans = {
         task: plan_faces(table, run.targets, run.masks, task, frames, active) for task in tasks
@@ -577,12 +578,12 @@ def _sanity_rows(
 
 # %% ../nbs/10a_focus.ipynb #f81c68ea
 def _focus_tables(
-    run: Run, found: dict
+    run: Run, explained: dict
 ) -> tuple:  # fields of the record, (sums, counts) of units, regions
     "Rows of units (only where the renderer knows their regions) and of pairs of tasks."
-    seen = found["seen"]
-    videos = len(found["videos"])
-    side = run.config.image_size // found["cell"]
+    seen = explained["seen"]
+    videos = len(explained["videos"])
+    side = run.config.image_size // explained["cell"]
     weights = np.concatenate(
         [np.ones((1, videos)), resample_counts(videos, run.config.bootstrap, 0)]
     )
@@ -590,19 +591,19 @@ def _focus_tables(
     mean = None
     sums = (np.zeros((videos, 0, len(SHARES))), np.zeros((videos, 0)))
     regions = np.zeros((0, side, side), bool)
-    if run.data["source"] == "synthetic" and "AU" in found["tasks"]:
-        faces, there, maps, untrained = found["looks"]["AU"]
+    if run.data["source"] == "synthetic" and "AU" in explained["tasks"]:
+        faces, there, maps, untrained = explained["looks"]["AU"]
         regions = np.stack(
-            [smallest_region(c) for c in unit_changes(run.config.image_size, found["cell"])]
+            [smallest_region(c) for c in unit_changes(run.config.image_size, explained["cell"])]
         )
-        sums = unit_sums(maps, untrained, regions, there, faces["video"], found["videos"])
+        sums = unit_sums(maps, untrained, regions, there, faces["video"], explained["videos"])
         aus, mean = unit_rows(sums[0], sums[1], regions, weights)
     return (
         dict(
             aus=aus,
             aus_mean=mean,
             pairs=map_pair_rows(seen, weights[: 1 + _RESAMPLES]),
-            sanity=_sanity_rows(seen, found["blank"], found["gaps"], videos),
+            sanity=_sanity_rows(seen, explained["blank"], explained["gaps"], videos),
             videos=videos,
         ),
         sums,
@@ -611,21 +612,23 @@ def _focus_tables(
 
 
 def save_focus(
-    run: Run, seed: int, found: dict
+    run: Run, seed: int, explained: dict
 ) -> tuple:  # found: of `all_focus_maps`; the record, the arrays
     "Counts, and writes RUN/records/focus-seedK.json and .npz."
-    fields, (sums, counts), regions = _focus_tables(run, found)
-    seen = found["seen"]
-    tasks = found["tasks"]
+    fields, (sums, counts), regions = _focus_tables(run, explained)
+    seen = explained["seen"]
+    tasks = explained["tasks"]
     arrays = dict(
         names=np.array(list(seen)),
         maps=np.stack([_mean_map(*pair) for pair in seen.values()]).astype(np.float16),
         tasks=np.array(tasks),
-        untrained=np.stack([_mean_map(*found["blank"][task]) for task in tasks]).astype(np.float16),
+        untrained=np.stack([_mean_map(*explained["blank"][task]) for task in tasks]).astype(
+            np.float16
+        ),
         aus=np.array(AU_NAMES[: len(regions)]),
         regions=regions,
-        face=found["face"],
-        videos=np.array([str(name) for name in found["videos"]]),
+        face=explained["face"],
+        videos=np.array([str(name) for name in explained["videos"]]),
         task_sums=np.stack([seen[task][0] for task in tasks], 1).astype(np.float16),
         task_counts=np.stack([seen[task][1] for task in tasks], 1).astype(np.float32),
         unit_sums=sums.astype(np.float32),
@@ -635,12 +638,12 @@ def save_focus(
         attribution="integrated gradients",
         baseline="mean face",
         steps=INTEGRATION_STEPS,
-        cell=found["cell"],
+        cell=explained["cell"],
         grid=regions.shape[-1],
         region_share=_SHARE,
         splits=_SPLITS,
     )
-    rows = {row for faces, *_ in found["looks"].values() for row in faces["row"]}
+    rows = {row for faces, *_ in explained["looks"].values() for row in faces["row"]}
     record = make_record(
         "focus",
         "focus",
@@ -649,7 +652,7 @@ def save_focus(
         run.data,
         run.device,
         frames=len(rows),
-        answers=sum(maps[:, :, 0, 0].size for _, _, maps, _ in found["looks"].values()),
+        answers=sum(maps[:, :, 0, 0].size for _, _, maps, _ in explained["looks"].values()),
         method=method,
         **fields,
     )

@@ -58,8 +58,8 @@ def stored_features(
     run: Run, name: str, seed: int
 ) -> np.ndarray | None:  # (N, D) float32, or None where the model had no labels
     "The features that a model left, by packed row; `name` such as joint, AU or AU@1."
-    found = read_weights(*paths_of(run, [feature_file(name)], seed)).get("features")
-    return found if found is None else found.float().numpy()
+    features = read_weights(*paths_of(run, [feature_file(name)], seed)).get("features")
+    return features if features is None else features.float().numpy()
 
 
 def _feature_stack(
@@ -68,11 +68,11 @@ def _feature_stack(
     """The features that a second step reads: its encoder's own first (unless the encoder is live),
     then those that are fused.
     """
-    found = {
+    stored = {
         name: stored_features(run, name, seed)
         for name in (run.config.fused if run.config.fusion != "none" else ())
     }
-    fused = {name: features for name, features in found.items() if features is not None}
+    fused = {name: features for name, features in stored.items() if features is not None}
     stack = list(fused.values())
     if own:
         first = stored_features(run, encoder_of(run.config), seed)
@@ -100,8 +100,9 @@ def _learners(run: Run) -> tuple:  # two tables
     pool = pd.concat([learn, choose])
     if pool["video"].nunique() < 5:
         raise AffnbError(
-            f"folds: {pool['video'].nunique()} training videos for five folds: give more videos, or"
-            " a larger head_share or dev_share"
+            "folds",
+            f"{pool['video'].nunique()} training videos for five folds",
+            "give more videos, or a larger head_share or dev_share",
         )
     chosen = pool["video"].map(_fold_numbers(pool)) == run.config.fold
     return pool[~chosen], pool[chosen]
@@ -156,12 +157,12 @@ def step_name(config) -> str:  # such as head-1f0c...
     learned = tuple(
         part for part in AFFECTS if part in config.tasks or part in AFFECT and "VA" in config.tasks
     )
-    known = (
+    defining = (
         {name: getattr(config, name) for name in _DEFINING if name not in idle}
         | dict(encoder_of=encoder_of(config), tasks=learned)
         | (dict(fused=()) if config.fusion == "none" else {})
     )
-    return f"head-{text_hash(sorted(known.items()))}"
+    return f"head-{text_hash(sorted(defining.items()))}"
 
 
 def _step_batches(run: Run, table, seed: int, features, live: bool, learning: bool):
@@ -275,15 +276,15 @@ def validated(run: Run, predictions: dict):  # metrics, Statistics
 def change_of(config: Config, other: Config) -> dict:
     "The settings in which an arm differs."
     # as JSON has it
-    own = dataclasses.asdict(other)
+    base = dataclasses.asdict(other)
 
     def plain(value):
         return list(value) if isinstance(value, tuple) else value
 
     return {
-        name: plain(own[name])
+        name: plain(base[name])
         for name, value in dataclasses.asdict(config).items()
-        if own[name] != value
+        if base[name] != value
     }
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError, atomic, generator
 from .core import did_you_mean
-from .data import LABEL_COLUMNS, HEADER, LISTS, check_inside, open_picture
+from .data import LABEL_COLUMNS, LISTS, check_inside, open_picture, write_rows
 from .predict import CLOSED, STILL, make_finder, printable
 
 # %% ../nbs/13b_intake.ipynb #272f98b8
@@ -50,8 +50,9 @@ def expression_code(word) -> int:  # 0 to 7, or -1 where missing
         return int(text[0])
     if text not in _CODES:
         raise UsageError(
-            f"expression {str(word)[:40]!r}: not known{did_you_mean(text, _CODES)}: use one of"
-            f" {', '.join(EXPRESSIONS)}, or a code of 0 to 7"
+            f"expression {str(word)[:40]!r}",
+            f"not known{did_you_mean(text, _CODES)}",
+            f"use one of {', '.join(EXPRESSIONS)}, or a code of 0 to 7",
         )
     return _CODES[text]
 
@@ -94,8 +95,9 @@ def label_column(values, name: str, path) -> np.ndarray:  # (N,) float, with -5 
     )
     for row in values.index[given & ~right][:1]:
         raise AffnbError(
-            f"{path}, row {row}: {name} = {str(values[row])[:40]}: must be"
-            f" {'in [-1, 1]' if name in AFFECT else '0 or 1'}, or empty where missing"
+            f"{path}, row {row}",
+            f"{name} = {str(values[row])[:40]}",
+            f"must be {('in [-1, 1]' if name in AFFECT else '0 or 1')}, or empty where missing",
         )
     return numbers.where(given, missing).to_numpy(float)
 
@@ -123,11 +125,11 @@ def read_csv(
             )
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         raise AffnbError(
-            f"{path}: cannot be read as CSV ({' '.join(str(error).split())[:100]})"
+            path, f"cannot be read as CSV ({' '.join(str(error).split())[:100]})"
         ) from None
     for name in names:
         if name and names.count(name) > 1:
-            raise AffnbError(f"{path}: two columns are called {name}: leave one of them")
+            raise AffnbError(path, f"two columns are called {name}", "leave one of them")
     return named.set_index(pd.RangeIndex(2, len(named) + 2)).dropna(how="all")
 
 
@@ -136,34 +138,36 @@ def _people_named(names, path) -> pd.Series:
     capitals, spaces or the coding of letters alone, and for one that may mean *missing*.
     """
     names = names.str.strip().replace("", None) if names.notna().any() else names
-    known = {}
+    spellings = {}
     for row, name in names.dropna().items():
         if name.casefold() in ("na", "n/a", "nan", "none", "null"):
             raise AffnbError(
-                f"{path}, row {row}: person = {name}: missing, or a name? leave the cell empty, or"
-                " write the name in another way"
+                f"{path}, row {row}",
+                f"person = {name}",
+                "missing, or a name? leave the cell empty, or write the name in another way",
             )
-        other = known.setdefault(
+        other = spellings.setdefault(
             unicodedata.normalize("NFKC", " ".join(name.split())).casefold(), name
         )
         if other != name:
             raise AffnbError(
-                f"{path}, row {row}: person = {name}: there is {other} as well: write a person in"
-                " one way, or two in different ones"
+                f"{path}, row {row}",
+                f"person = {name}: there is {other} as well",
+                "write a person in one way, or two in different ones",
             )
     return names
 
 
 def _codes_of(values, path) -> list[int]:
     "Codes of a column of expressions; raises `AffnbError` that names the row."
-    known = {}
+    codes = {}
     for row, word in values.items():
-        if word not in known:
+        if word not in codes:
             try:
-                known[word] = expression_code(word)
+                codes[word] = expression_code(word)
             except UsageError as error:
-                raise AffnbError(f"{path}, row {row}: {error}") from None
-    return [known[word] for word in values]
+                raise AffnbError(f"{path}, row {row}", error) from None
+    return [codes[word] for word in values]
 
 
 def _splits_of(values, path) -> list[str]:
@@ -171,8 +175,9 @@ def _splits_of(values, path) -> list[str]:
     names = values.fillna("").str.strip().str.lower()
     for row in values.index[~names.isin(list(_SPLITS))][:1]:
         raise AffnbError(
-            f"{path}, row {row}: split = {'' if pd.isna(values[row]) else values[row]}: must be"
-            " train, validation or test"
+            f"{path}, row {row}",
+            f"split = {('' if pd.isna(values[row]) else values[row])}",
+            "must be train, validation or test",
         )
     return names.map(_SPLITS).tolist()
 
@@ -187,31 +192,40 @@ def read_labels(
     """
     given = read_csv(path)
     meanings = {column: _meaning_of(column) for column in given.columns}
-    known = [m for m in meanings.values() if m]
-    for meaning in known:
-        if known.count(meaning) > 1:
+    recognised = [m for m in meanings.values() if m]
+    for meaning in recognised:
+        if recognised.count(meaning) > 1:
             raise AffnbError(
-                f"{path}: two columns mean {meaning}:"
-                f" {', '.join(c for c, m in meanings.items() if m == meaning)}: leave one of them"
+                path,
+                (
+                    f"two columns mean {meaning}:"
+                    f" {', '.join((c for c, m in meanings.items() if m == meaning))}"
+                ),
+                "leave one of them",
             )
-    if "image" not in known:
+    if "image" not in recognised:
         raise AffnbError(
-            f"{path}: no column names the pictures: call it image, path or file (there are"
-            f" {', '.join(map(str, given.columns))[:100]})"
+            path,
+            "no column names the pictures",
+            f"call it image, path or file (there are {', '.join(map(str, given.columns))[:100]})",
         )
     if given.empty:
-        raise AffnbError(f"{path}: a header and no rows")
-    if not set(known) & set(LABEL_COLUMNS):
+        raise AffnbError(path, "a header and no rows")
+    if not set(recognised) & set(LABEL_COLUMNS):
         raise AffnbError(
-            f"{path}: no column with labels: name one {', '.join(LABEL_COLUMNS[:4])}, ... (there"
-            f" are {', '.join(map(str, given.columns))[:100]})"
+            path,
+            "no column with labels",
+            (
+                f"name one {', '.join(LABEL_COLUMNS[:4])}, ... (there are"
+                f" {', '.join(map(str, given.columns))[:100]})"
+            ),
         )
     columns = {meaning: given[column] for column, meaning in meanings.items() if meaning}
     table = pd.DataFrame(
         dict(image=columns["image"], person=columns.get("person"), split=None), index=given.index
     )
     if table["image"].isna().any():
-        raise AffnbError(f"{path}, row {table['image'].isna().idxmax()}: no picture is named")
+        raise AffnbError(f"{path}, row {table['image'].isna().idxmax()}", "no picture is named")
     table["person"] = _people_named(table["person"], path)
     for name in LABEL_COLUMNS:
         if name == "expression":
@@ -235,8 +249,9 @@ def read_folders(folder) -> pd.DataFrame:  # as of `read_labels`
     rows = []
     if (folder / "cropped_aligned").is_dir():
         raise UsageError(
-            f"{folder}: has the format of s-Aff-Wild2 already: nothing is to be imported, `affnb"
-            f" reproduce --data {folder}` takes it as it is"
+            folder,
+            "has the format of s-Aff-Wild2 already",
+            f"nothing is to be imported, `affnb reproduce --data {folder}` takes it as it is",
         )
     for loose in sorted(
         path
@@ -244,8 +259,9 @@ def read_folders(folder) -> pd.DataFrame:  # as of `read_labels`
         if path.suffix.lower() in STILL | CLOSED and path.is_file()
     )[:1]:
         raise AffnbError(
-            f"{printable(loose)}: lies in no folder named by an expression: move it into one, or"
-            " away"
+            printable(loose),
+            "lies in no folder named by an expression",
+            "move it into one, or away",
         )
     for inside in sorted(
         path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
@@ -253,7 +269,7 @@ def read_folders(folder) -> pd.DataFrame:  # as of `read_labels`
         try:
             code = expression_code(inside.name)
         except UsageError as error:
-            raise AffnbError(f"{inside}: {error}; or give a CSV file with labels") from None
+            raise AffnbError(inside, f"{error}; or give a CSV file with labels") from None
         pictures = sorted(
             path
             for path in inside.rglob("*")
@@ -262,14 +278,16 @@ def read_folders(folder) -> pd.DataFrame:  # as of `read_labels`
         for path in pictures:
             if printable(path) != str(path):
                 raise AffnbError(
-                    f"{printable(path)}: a name that is no UTF-8: rename it, or unpack the archive"
-                    " again with the names' encoding"
+                    printable(path),
+                    "a name that is no UTF-8",
+                    "rename it, or unpack the archive again with the names' encoding",
                 )
         rows += [dict(image=str(path.relative_to(folder)), expression=code) for path in pictures]
     if not rows:
         raise AffnbError(
-            f"{folder}: no pictures in folders named by expression (such as"
-            f" {folder.name}/happiness/...): name another folder, or a CSV file"
+            folder,
+            f"no pictures in folders named by expression (such as {folder.name}/happiness/...)",
+            "name another folder, or a CSV file",
         )
     blank = (
         dict(person=None, split=None) | dict.fromkeys(AFFECT, -5.0) | dict.fromkeys(AU_NAMES, -1)
@@ -291,10 +309,11 @@ def assign_splits(
     who = _people_of(table)
     if table["split"].notna().all():
         sides = table["split"].groupby(who).unique()
-        for person, found in sides[sides.map(len) > 1].items():
+        for person, both in sides[sides.map(len) > 1].items():
             raise AffnbError(
-                f"{person}: is in {' and '.join(sorted(found))}: a person belongs to one split, or"
-                " a model is praised for remembering faces"
+                person,
+                f"is in {' and '.join(sorted(both))}",
+                "a person belongs to one split, or a model is praised for remembering faces",
             )
         splits = table["split"].tolist()
     else:
@@ -306,8 +325,9 @@ def assign_splits(
     for side in ("train", "validation"):
         if side not in splits:
             raise AffnbError(
-                f"nobody is left for {side}: {len(set(who))} people (or pictures): give more, or a"
-                " column `split`"
+                f"nobody is left for {side}",
+                f"{len(set(who))} people (or pictures)",
+                "give more, or a column `split`",
             )
     return splits
 
@@ -356,7 +376,7 @@ def _stay_inside(home, names, source) -> pd.Series:  # where each lies
                 )
             )
             raise AffnbError(
-                f"{source}{at}: {name}: lies out of {home}: nothing outside is read: {remedy}"
+                f"{source}{at}", f"{name}: lies out of {home}: nothing outside is read", remedy
             ) from None
     return names.map(lambda name: os.path.realpath(Path(home) / name))
 
@@ -373,9 +393,12 @@ def drop_repeated(table, places, source) -> pd.DataFrame:
         .reindex(same.index, fill_value=False)
     ][:1]:
         raise AffnbError(
-            f"{source}, row {row}: {table.at[row, 'image']}: is listed above with other labels,"
-            " another person or split: a picture has one face here, the largest: leave one of the"
-            " rows"
+            f"{source}, row {row}",
+            (
+                f"{table.at[row, 'image']}: is listed above with other labels, another"
+                " person or split: a picture has one face here, the largest"
+            ),
+            "leave one of the rows",
         )
     return table[~same.duplicated("place")]
 
@@ -386,16 +409,8 @@ def write_lists(folder, table) -> None:  # rows with image, split and the labels
         rows = table[table["split"] == split]
         if split == "test" and rows.empty:
             continue
-        lines = [
-            f"{row[0]},"
-            + (
-                ""
-                if split == "test"
-                else f"{row[1]:.9g},{row[2]:.9g}," + ",".join(f"{value:.0f}" for value in row[3:])
-            )
-            for row in rows[["image", *LABEL_COLUMNS]].itertuples(index=False)
-        ]
-        (Path(folder) / names[0]).write_text("\n".join([HEADER, *lines]) + "\n")
+        columns = ["image"] if split == "test" else ["image", *LABEL_COLUMNS]
+        write_rows(Path(folder) / names[0], rows[columns])
 
 # %% ../nbs/13b_intake.ipynb #7a03053f
 @dataclass(frozen=True)
@@ -421,18 +436,18 @@ def take_in(
     source = Path(source)
     folder = Path(folder).resolve()
     if not source.exists():
-        raise AffnbError(f"{source}: no such file or folder")
+        raise AffnbError(source, "no such file or folder")
     if folder.exists():
-        raise AffnbError(f"{folder}: is there already: choose a new folder")
+        raise AffnbError(folder, "is there already", "choose a new folder")
     if not 0 < share < 1:
-        raise UsageError(f"--validation {share:g}: must be between 0 and 1")
+        raise UsageError(f"--validation {share:g}", "must be between 0 and 1")
     if source.is_dir() and images:
-        raise UsageError(f"--images {images}: belongs to a CSV file, and {source} is a folder")
+        raise UsageError(f"--images {images}", f"belongs to a CSV file, and {source} is a folder")
     table, ignored = (read_folders(source), []) if source.is_dir() else read_labels(source)
     home = Path(images or (source if source.is_dir() else source.parent))
     find, cut = make_finder(cropping.detector, cropping.aligned)
     table = drop_repeated(table, _stay_inside(home, table["image"], source), source)
-    known = bool(table["person"].notna().all())
+    named = bool(table["person"].notna().all())
     table = table.assign(
         source=table["image"],
         place=[f"{k + 1:05d}" for k in pd.factorize(_people_of(table))[0]],
@@ -460,21 +475,21 @@ def take_in(
         for side in ("train", "validation"):
             if not (kept["split"] == side).any():
                 raise AffnbError(
-                    f"{source}: no picture for {side} is left: {_reasons(table[~np.array(got)])}"
+                    source, f"no picture for {side} is left", _reasons(table[~np.array(got)])
                 )
         write_lists(unfinished, kept)
         table.assign(
             image=table["image"].where(got, ""), source=table["source"].map(printable)
         ).drop(columns="place").to_csv(unfinished / "intake.csv", index=False)
         if folder.exists():
-            raise AffnbError(f"{folder}: has come to be there meanwhile: choose a new folder")
+            raise AffnbError(folder, "has come to be there meanwhile", "choose a new folder")
     return dict(
         pictures=len(table),
         **{side: int((kept["split"] == side).sum()) for side in LISTS},
         left_out=_reasons(table[~np.array(got)]),
         remarks=_reasons(kept[kept["remark"] != ""]),
         ignored=ignored,
-        people=known,
+        people=named,
     )
 
 

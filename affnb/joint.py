@@ -54,12 +54,16 @@ def _train_encoder(
     run: Run, arm: str, seed: int
 ):  # model, history; None, [] where there is nothing to learn
     "An encoder on single frames with the heads of its tasks; dev chooses the epoch."
-    own = only_tasks(
+    arm_run = only_tasks(
         replace(run, table=_with_seen(run.table)) if run.config.encoder_role == "seen" else run
     )
-    start = _start_of(own, seed)
-    tasks = labelled_tasks(own)
-    return (None, []) if start is False or not tasks else train_frames(own, arm, tasks, start, seed)
+    start = _start_of(arm_run, seed)
+    tasks = labelled_tasks(arm_run)
+    return (
+        (None, [])
+        if start is False or not tasks
+        else train_frames(arm_run, arm, tasks, start, seed)
+    )
 
 # %% ../nbs/08_joint.ipynb #a7e6db5a
 def _cost_of(run: Run, encoder, model, seed: int) -> dict:  # parameters, flops

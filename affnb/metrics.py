@@ -20,7 +20,7 @@ from pandas import DataFrame
 from scipy.special import ndtr, ndtri
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_arrays, read_json
 from .core import write_json
-from .data import read_annotations
+from .data import LABEL_COLUMNS, MISSING, checked_rows, read_rows
 
 # %% ../nbs/03_metrics.ipynb #38713986
 def ccc(
@@ -34,13 +34,15 @@ def ccc(
     true = np.asarray(true, float)
     if pred.size == 0 or pred.shape != true.shape:
         raise AffnbError(
-            f"CCC: {pred.shape} predicted and {true.shape} annotated values: give as many of each,"
-            " at least one"
+            "CCC",
+            f"{pred.shape} predicted and {true.shape} annotated values",
+            "give as many of each, at least one",
         )
     if not (np.isfinite(pred).all() and np.isfinite(true).all()):
         raise AffnbError(
-            "CCC: a value is NaN or infinite: mask missing labels, and look where the prediction"
-            " diverged"
+            "CCC",
+            "a value is NaN or infinite",
+            "mask missing labels, and look where the prediction diverged",
         )
     covariance = ((pred - pred.mean()) * (true - true.mean())).mean()
     spread = pred.var() + true.var() + (pred.mean() - true.mean()) ** 2
@@ -93,7 +95,7 @@ def check_predictions(
     out = {}
     for task, pred in predictions.items():
         if task not in _SHAPES:
-            raise AffnbError(f"score: unknown task {task!r}: name AU, EXPR or VA")
+            raise AffnbError("score", f"unknown task {task!r}", "name AU, EXPR or VA")
         pred = np.asarray(pred, float)
         true = np.asarray(targets[task])
         mask = np.asarray(masks[task], bool)
@@ -103,14 +105,19 @@ def check_predictions(
         )
         if pred.shape != wanted or true.shape != mask.shape or true.shape[1:] != _SHAPES[task]:
             raise AffnbError(
-                f"score: {task} has predictions {pred.shape}, targets {true.shape}, mask"
-                f" {mask.shape}: predictions must be {wanted}"
+                "score",
+                f"{task} has predictions {pred.shape}, targets {true.shape}, mask {mask.shape}",
+                f"predictions must be {wanted}",
             )
         bad = ~np.isfinite(pred) & (mask if task != "EXPR" else mask[:, None])
         if bad.any():
             raise AffnbError(
-                f"score: {task} prediction of row {np.argwhere(bad)[0][0]} is not finite"
-                f" ({bad.sum()} in all): look where the model diverged"
+                "score",
+                (
+                    f"{task} prediction of row {np.argwhere(bad)[0][0]} is not finite"
+                    f" ({bad.sum()} in all)"
+                ),
+                "look where the model diverged",
             )
         out[task] = (pred.argmax(-1) if task == "EXPR" else pred, true, mask)
     return out
@@ -151,10 +158,10 @@ def score(
 
 
 def counts_of(
-    said, true, mask
+    predicted, true, mask
 ) -> tuple:  # bool, any shape -> true positives, false positives, false negatives of each element
     "Which elements hit, which are false alarms and which are missed."
-    return said & true & mask, said & ~true & mask, ~said & true & mask
+    return predicted & true & mask, predicted & ~true & mask, ~predicted & true & mask
 
 
 def _with_means(
@@ -201,7 +208,7 @@ def _video_sums(
     """What the labelled frames of each video add to each sum, counted for all videos, classes and
     units at once.
     """
-    of: dict[str, ndarray] = {
+    sums: dict[str, ndarray] = {
         "VA": np.zeros((videos, 2, 6)),
         "n": np.zeros((videos, 2)),
         "EXPR": np.zeros((videos, 8, 3)),
@@ -209,15 +216,16 @@ def _video_sums(
     }
     if any(len(true) != len(which) for _, true, _ in ready.values()):
         raise AffnbError(
-            f"score: {len(which)} video names for {len(next(iter(ready.values()))[1])} frames: give"
-            " one a frame"
+            "score",
+            f"{len(which)} video names for {len(next(iter(ready.values()))[1])} frames",
+            "give one a frame",
         )
     if "VA" in ready:
         pred, true, mask = ready["VA"]
         centre = np.where(mask, true, 0).sum(0, dtype=float) / np.maximum(mask.sum(0), 1)
         x, y = (np.where(mask, a - centre, 0.0) for a in (pred, true.astype(float)))
         np.add.at(
-            of["VA"].reshape(videos, 12),
+            sums["VA"].reshape(videos, 12),
             which,
             np.stack([mask, x, y, x * x, y * y, x * y], -1).reshape(-1, 12),
         )
@@ -228,17 +236,17 @@ def _video_sums(
             64 * which[mask] + (8 * true[mask] + pred[mask]).astype(int), minlength=64 * videos
         ).reshape(videos, 8, 8)
         hit = table.diagonal(axis1=1, axis2=2)
-        of["EXPR"] = np.stack([hit, table.sum(1) - hit, table.sum(2) - hit], -1)
-        of["n"][:, 0] = table.sum((1, 2))
+        sums["EXPR"] = np.stack([hit, table.sum(1) - hit, table.sum(2) - hit], -1)
+        sums["n"][:, 0] = table.sum((1, 2))
     if "AU" in ready:
         pred, true, mask = ready["AU"]
         kind = 4 * (12 * which[:, None] + np.arange(12)) + 2 * (true > 0) + (pred >= 0.5)
         # hit, false alarm, missed
-        of["AU"] = np.bincount(kind[mask], minlength=48 * videos).reshape(videos, 12, 4)[
+        sums["AU"] = np.bincount(kind[mask], minlength=48 * videos).reshape(videos, 12, 4)[
             ..., [3, 1, 2]
         ]
-        of["n"][:, 1] = np.bincount(which, mask.any(1), videos)
-    return np.concatenate([part.reshape(videos, -1) for part in of.values()], 1, dtype=float)
+        sums["n"][:, 1] = np.bincount(which, mask.any(1), videos)
+    return np.concatenate([part.reshape(videos, -1) for part in sums.values()], 1, dtype=float)
 
 # %% ../nbs/03_metrics.ipynb #d45b1de6
 def video_statistics(
@@ -263,16 +271,19 @@ def score_from_statistics(
 ) -> dict:  # as `score`: floats for one sum, arrays (...) for many
     "The score of one collection of videos, or of many at once."
     sums = np.asarray(sums, float)
-    of = {column: sums[..., c] for c, column in enumerate(SUM_COLUMNS)}
+    by_column = {column: sums[..., c] for c, column in enumerate(SUM_COLUMNS)}
     parts = {
-        f"CCC_{name}": _ccc_from_moments(*(of[f"{name}:{m}"] for m in _MOMENTS)) for name in AFFECT
+        f"CCC_{name}": _ccc_from_moments(*(by_column[f"{name}:{m}"] for m in _MOMENTS))
+        for name in AFFECT
     }
     for key, names, n in (
         ("EXPR_per_class", EXPRESSIONS, "EXPR:n"),
         ("AU_per_unit", AU_NAMES, "AU:n"),
     ):
-        f1 = np.stack([f1_from_counts(*(of[f"{name}:{c}"] for c in _COUNTS)) for name in names], -1)
-        parts[key] = np.where(of[n][..., None] > 0, f1, np.nan)
+        f1 = np.stack(
+            [f1_from_counts(*(by_column[f"{name}:{c}"] for c in _COUNTS)) for name in names], -1
+        )
+        parts[key] = np.where(by_column[n][..., None] > 0, f1, np.nan)
     parts = _with_means(dict.fromkeys(("P", "VA")) | parts)
     if sums.ndim > 1:
         return parts
@@ -313,8 +324,9 @@ def from_record(record: dict) -> Statistics:  # what `to_record` was given
     "Statistics of a record; raises `AffnbError` where they are of another kind."
     if not isinstance(record, dict) or record.get("columns") != list(SUM_COLUMNS):
         raise AffnbError(
-            "statistics in a record: not the columns that this version writes: make the record"
-            " again"
+            "statistics in a record",
+            "not the columns that this version writes",
+            "make the record again",
         )
     return Statistics(
         record["names"],
@@ -383,8 +395,9 @@ def read_record(path) -> dict:
             holder[key] = values
     except ValueError as error:
         raise AffnbError(
-            f"{beside}: not the sums of {Path(path).name} ({error}): delete both and run `affnb"
-            " reproduce` again"
+            beside,
+            f"not the sums of {Path(path).name} ({error})",
+            "delete both and run `affnb reproduce` again",
         ) from None
     return record
 
@@ -491,10 +504,12 @@ def mean_scores(
     on different videos.
     """
     if not seeds:
-        raise AffnbError("bootstrap: no statistics: give one a seed")
+        raise AffnbError("bootstrap", "no statistics", "give one a seed")
     if any(s.names != seeds[0].names for s in seeds):
         raise AffnbError(
-            "bootstrap: runs were scored on different videos: compare runs on the same data only"
+            "bootstrap",
+            "runs were scored on different videos",
+            "compare runs on the same data only",
         )
     each = [scores(s, counts) for s in seeds]
     if drawn is None or len(seeds) == 1:
@@ -540,12 +555,13 @@ def paired_resamples(
     """
     if len(a) != len(b):
         raise AffnbError(
-            f"paired comparison: {len(a)} seeds against {len(b)}: compare the same seeds"
+            "paired comparison", f"{len(a)} seeds against {len(b)}", "compare the same seeds"
         )
     if a and b and a[0].names != b[0].names:
         raise AffnbError(
-            "paired comparison: the arms were scored on different videos: compare runs on the same"
-            " data only"
+            "paired comparison",
+            "the arms were scored on different videos",
+            "compare runs on the same data only",
         )
     counts, drawn = draws(a, n, seed)
 
@@ -572,46 +588,15 @@ def paired_bootstrap(
     return triples(*paired_resamples(a, b, n, seed))
 
 # %% ../nbs/03_metrics.ipynb #e9fe9859
-_PREDICTED = ("valence", "arousal", "expression", *AU_NAMES)
-
-
 def _prediction_rows(
     path,  # a file in the challenge's format
 ) -> DataFrame:  # image, line, then the 15 values as float
-    """The rows of a prediction file, values not yet checked; raises `AffnbError` naming file and
-    line.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AffnbError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}): give"
-            " a file in the challenge's format"
-        ) from None
-    if not lines or not lines[0].replace(" ", "").startswith("image,"):
-        raise AffnbError(f"{path}: line 1 must be the header image,valence,arousal,expression,aus")
-    rows = [
-        (line, *(v.strip() for v in text.split(",")))
-        for line, text in enumerate(lines[1:], 2)
-        if text.strip()
-    ]
-    if not rows:
-        raise AffnbError(f"{path}: no row after the header: write one a frame")
-    for line, *values in rows:
-        if len(values) != 16:
-            raise AffnbError(
-                f"{path}: line {line}: {len(values)} values where 16 are due (image, valence,"
-                " arousal, expression, 12 AUs)"
-            )
-    table = pd.DataFrame(rows, columns=["line", "image", *_PREDICTED])
-    numbers = table[list(_PREDICTED)].apply(pd.to_numeric, errors="coerce")
-    bad = np.argwhere(~np.isfinite(numbers.to_numpy(float)))
-    if len(bad):
-        raise AffnbError(
-            f"{path}: line {table.line[bad[0][0]]}: {_PREDICTED[bad[0][1]]} is"
-            f" {table[_PREDICTED[bad[0][1]]][bad[0][0]]!r}, not a number"
-        )
-    return table[["image", "line"]].join(numbers.astype(float))
+    "The rows of a prediction file, not checked for range; raises as `read_rows` does."
+    images, lines, values = read_rows(path)
+    if values is None:
+        raise AffnbError(path, "images alone", "write 15 values behind each, as in the annotations")
+    predicted = pd.DataFrame(values, columns=list(LABEL_COLUMNS))
+    return pd.DataFrame(dict(image=images, line=lines)).join(predicted)
 
 # %% ../nbs/03_metrics.ipynb #dde13334
 _RANGES = dict(valence=(-1, 1, -5), arousal=(-1, 1, -5), expression=(0, 7, -1)) | dict.fromkeys(
@@ -630,32 +615,35 @@ def read_predictions(
         values = table[name]
         absent = table[name] == missing
         wrong = ~absent & (
-            (values < low)
+            ~np.isfinite(values)
+            | (values < low)
             | (values > high)
             | ((values % 1 != 0) if name == "expression" else False)
         )
         if wrong.any():
             raise AffnbError(
-                f"{path}: line {table.line[wrong.idxmax()]}: {name} = {values[wrong.idxmax()]:g} is"
-                f" out of range [{low}, {high}]"
+                f"{path}, line {table.line[wrong.idxmax()]}",
+                f"{name} = {values[wrong.idxmax()]:g} is out of range [{low}, {high}]",
             )
         if absent.any() and not absent.all():
             raise AffnbError(
-                f"{path}: line {table.line[absent.idxmax()]}: {name} is missing ({missing}) here"
-                " but not on every row: predict all frames, or none"
+                f"{path}, line {table.line[absent.idxmax()]}",
+                f"{name} is missing ({missing}) here but not on every row",
+                "predict all frames, or none",
             )
         if absent.all():
             table[name] = np.nan
     if 0 < table[list(AU_NAMES)].isna().all().sum() < len(AU_NAMES):
         raise AffnbError(
-            f"{path}: some action units are missing (-1) throughout: predict all twelve, or none"
+            path, "some action units are missing (-1) throughout", "predict all twelve, or none"
         )
-    table = table.drop_duplicates(["image", *_PREDICTED])
+    table = table.drop_duplicates(["image", *LABEL_COLUMNS])
     twice = table.image.duplicated()
     if twice.any():
         raise AffnbError(
-            f"{path}: line {table.line[twice.idxmax()]}: {table.image[twice.idxmax()]} has two"
-            " different predictions: keep one"
+            f"{path}, line {table.line[twice.idxmax()]}",
+            f"{table.image[twice.idxmax()]} has two different predictions",
+            "keep one",
         )
     return table.reset_index(drop=True)
 
@@ -667,25 +655,31 @@ def score_files(
     """The official score of a prediction file; raises `AffnbError` where a listed image has no
     prediction, or truth has no label.
     """
-    listed = read_annotations(truth)
-    made = read_predictions(predictions).set_index("image")
-    true = listed.drop_duplicates("image")
-    labels = np.stack([true[name].to_numpy(float, na_value=np.nan) for name in _PREDICTED], 1)
-    if np.isnan(labels).all():
+    images, _, values = checked_rows(truth)
+    if values is None or (values == MISSING).all():
         raise AffnbError(
-            f"{truth}: holds no label to score against: give an annotation file, not a test list"
+            truth, "holds no label to score against", "give an annotation file, not a test list"
         )
+    labels = pd.DataFrame(np.where(values == MISSING, np.nan, values), columns=list(LABEL_COLUMNS))
+    listed = labels.assign(image=images)
+    true = listed.drop_duplicates("image")
+    labels = true[list(LABEL_COLUMNS)].to_numpy()
+    made = read_predictions(predictions).set_index("image")
     absent = true.image[~true.image.isin(made.index)].tolist()
     if absent:
         raise AffnbError(
-            f"{predictions}: no prediction for {len(absent)} of the {len(true)} images in {truth},"
-            f" first {', '.join(absent[:3])}: predict every listed frame"
+            predictions,
+            (
+                f"no prediction for {len(absent)} of the {len(true)} images in {truth},"
+                f" first {', '.join(absent[:3])}"
+            ),
+            "predict every listed frame",
         )
-    guessed = made.loc[true.image, list(_PREDICTED)].to_numpy(float)
-    known = ~np.isnan(labels) & ~np.isnan(guessed)
+    guessed = made.loc[true.image, list(LABEL_COLUMNS)].to_numpy(float)
+    labelled = ~np.isnan(labels) & ~np.isnan(guessed)
     labels = np.nan_to_num(labels)
     guessed = np.nan_to_num(guessed)
-    targets, masks = (dict(AU=a[:, 3:], EXPR=a[:, 2], VA=a[:, :2]) for a in (labels, known))
+    targets, masks = (dict(AU=a[:, 3:], EXPR=a[:, 2], VA=a[:, :2]) for a in (labels, labelled))
     guesses = dict(
         AU=guessed[:, 3:],
         EXPR=np.eye(len(EXPRESSIONS))[guessed[:, 2].astype(int)],
@@ -695,5 +689,7 @@ def score_files(
         frames=len(true),
         extra=len(made) - len(true),
         duplicates=len(listed) - len(true),
-        conflicting=int(listed.drop_duplicates(["image", *_PREDICTED])["image"].duplicated().sum()),
+        conflicting=int(
+            listed.drop_duplicates(["image", *LABEL_COLUMNS])["image"].duplicated().sum()
+        ),
     )

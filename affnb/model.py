@@ -60,8 +60,9 @@ class ConvStem(nn.Module):
         side = img_size // patch_size
         if 2**stages != patch_size or stages < 1:
             raise UsageError(
-                f"setting `patch_size` = {patch_size}: the conv stem halves the image layer by"
-                " layer: take a power of two such as 8 or 16, or stem=patch"
+                f"setting `patch_size` = {patch_size}",
+                "the conv stem halves the image layer by layer",
+                "take a power of two such as 8 or 16, or stem=patch",
             )
         self.img_size = (img_size, img_size)
         self.patch_size = (patch_size, patch_size)
@@ -88,14 +89,14 @@ class ConvStem(nn.Module):
 def _check_word(
     setting: str,  # name of the setting
     word: str,  # its value
-    known,  # the values that exist
+    words,  # the values that exist
 ) -> None:
     "Raises `UsageError` for a word that is not among the known ones, with the nearest that is."
-    if word in known:
+    if word in words:
         return
-    names = ", ".join(known) if len(known) < 10 else f"the {len(known)} that timm knows"
+    names = ", ".join(words) if len(words) < 10 else f"the {len(words)} that timm knows"
     raise UsageError(
-        f"setting `{setting}` = {word!r}: must be one of {names}{did_you_mean(word, known)}"
+        f"setting `{setting}` = {word!r}", f"must be one of {names}{did_you_mean(word, words)}"
     )
 
 # %% ../nbs/04_model.ipynb #59c7f09b
@@ -131,8 +132,8 @@ def build_encoder(
     )
     _check_word("stem", config.stem, ("patch", "conv"))
     _check_word("pool", config.pool, ("mean", "places"))
-    own = dict(patch_size=config.patch_size, embed_dim=config.width, num_heads=config.num_heads)
-    sizes: dict = {name: value for name, value in own.items() if value}
+    given = dict(patch_size=config.patch_size, embed_dim=config.width, num_heads=config.num_heads)
+    sizes: dict = {name: value for name, value in given.items() if value}
     sizes |= dict(img_size=config.image_size, drop_path_rate=config.drop_path)
     if config.depth >= 0:
         sizes["depth"] = config.depth
@@ -145,14 +146,18 @@ def build_encoder(
         encoder: Any = timm.create_model(config.encoder, num_classes=0, global_pool="avg", **sizes)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise UsageError(
-            f"settings `encoder`, `width`, `num_heads` = {config.encoder}, {config.width},"
-            f" {config.num_heads}: timm cannot build this ({error}): num_heads must divide width"
+            (
+                f"settings `encoder`, `width`, `num_heads` = {config.encoder},"
+                f" {config.width}, {config.num_heads}"
+            ),
+            f"timm cannot build this ({error})",
+            "num_heads must divide width",
         ) from None
     patch = encoder.patch_embed.patch_size[0]
     if config.image_size % patch:
         raise UsageError(
-            f"setting `image_size` = {config.image_size}: must be a multiple of the patch size,"
-            f" {patch}"
+            f"setting `image_size` = {config.image_size}",
+            f"must be a multiple of the patch size, {patch}",
         )
     if config.pool == "places":
         encoder.attn_pool = _PlacePool(encoder.patch_embed.num_patches, encoder.embed_dim)
@@ -198,7 +203,7 @@ def fill_module(
     """Puts weights into a module; raises `AffnbError` naming the first tensor that is absent, left
     over or of another shape.
     """
-    own = module.state_dict()
+    state = module.state_dict()
     shared = {}
     # one tensor may have two names
     for name, value in module.state_dict(keep_vars=True).items():
@@ -206,22 +211,25 @@ def fill_module(
     absent = [name for names in shared.values() if not set(names) & set(weights) for name in names]
     wrong = [
         f"tensor `{n}` is {tuple(weights[n].shape)} there and {tuple(v.shape)} in the model"
-        for n, v in own.items()
+        for n, v in state.items()
         if n in weights and v.shape != weights[n].shape
     ]
     wrong += [f"tensor `{n}` is missing" for n in absent if not n.startswith(tuple(optional))]
     wrong += [
         f"tensor `{n}` has no place in the model"
         for n in weights
-        if n not in own and not n.startswith(tuple(optional))
+        if n not in state and not n.startswith(tuple(optional))
     ]
     if wrong:
         raise AffnbError(
-            f"{source}: {wrong[0]} ({len(wrong)} do not fit): use the settings these weights were"
-            " trained with (encoder, image_size, patch_size, width, depth, stem, pool), or other"
-            " weights"
+            source,
+            f"{wrong[0]} ({len(wrong)} do not fit)",
+            (
+                "use the settings these weights were trained with (encoder, image_size,"
+                " patch_size, width, depth, stem, pool), or other weights"
+            ),
         )
-    module.load_state_dict({n: v for n, v in weights.items() if n in own}, strict=False)
+    module.load_state_dict({n: v for n, v in weights.items() if n in state}, strict=False)
     return absent
 
 # %% ../nbs/04_model.ipynb #e90c678c
@@ -241,13 +249,13 @@ def read_weights(
     "The tensors of a file; raises `AffnbError` where it is absent or no safetensors file."
     if not Path(path).is_file():
         raise AffnbError(
-            f"{path}: no such file of weights: check the path, or run the stage that writes it"
+            path, "no such file of weights", "check the path, or run the stage that writes it"
         )
     try:
         return safetensors.torch.load_file(str(path))
     except (safetensors.SafetensorError, OSError) as error:
         raise AffnbError(
-            f"{path}: cannot be read as safetensors ({error}): it may be cut short; make it again"
+            path, f"cannot be read as safetensors ({error})", "it may be cut short; make it again"
         ) from None
 
 
@@ -281,9 +289,12 @@ def timm_weights(
         ).state_dict()
     except Exception as error:  # timm, its hub and the network each fail in their own way
         raise AffnbError(
-            f"setting `pretrained` = timm: no weights for {config.encoder}"
-            f" ({type(error).__name__}): they need a network; else fetch a .safetensors file and"
-            " give its path, or leave the setting empty"
+            "setting `pretrained` = timm",
+            f"no weights for {config.encoder} ({type(error).__name__})",
+            (
+                "they need a network; else fetch a .safetensors file and give its path,"
+                " or leave the setting empty"
+            ),
         ) from None
 
 
@@ -474,7 +485,7 @@ def make_autoencoder(
     "The masked autoencoder of the config, its decoder's heads 32 numbers wide as published."
     width = config.mae_decoder_width
     if width % 32:
-        raise UsageError(f"setting `mae_decoder_width` = {width}: must be a multiple of 32")
+        raise UsageError(f"setting `mae_decoder_width` = {width}", "must be a multiple of 32")
     # it reads tokens, not their sum
     if encoder.attn_pool is not None:
         encoder.attn_pool.requires_grad_(False)
@@ -512,8 +523,9 @@ class Fusion(nn.Module):
         _check_word("fusion", kind, self.KINDS)
         if kind != "concat" and feature_dim != dim:
             raise UsageError(
-                f"setting `fusion` = {kind}: cannot add features of {feature_dim} numbers to the"
-                f" encoder's {dim}: use fusion=concat"
+                f"setting `fusion` = {kind}",
+                f"cannot add features of {feature_dim} numbers to the encoder's {dim}",
+                "use fusion=concat",
             )
         self.kind = kind
         self.n_features = n_features
@@ -527,9 +539,12 @@ class Fusion(nn.Module):
         "(B, T, D), (B, T, K, F) -> (B, T, D)."
         if features is None or features.shape[-2] != self.n_features:
             raise AffnbError(
-                f"fusion: {0 if features is None else features.shape[-2]} stored features a frame,"
-                f" {self.n_features} expected: store the features of every task in the setting"
-                " `fused`"
+                "fusion",
+                (
+                    f"{(0 if features is None else features.shape[-2])} stored features a"
+                    f" frame, {self.n_features} expected"
+                ),
+                "store the features of every task in the setting `fused`",
             )
         if self.kind == "concat":
             return self.mix(torch.cat([x, features.flatten(-2)], -1))
@@ -585,7 +600,7 @@ class Temporal(nn.Module):
         _check_word("temporal", kind, self.KINDS)
         if kind == "transformer" and dim % heads:
             raise UsageError(
-                f"setting `temporal_heads` = {heads}: must divide the feature's {dim} numbers"
+                f"setting `temporal_heads` = {heads}", f"must divide the feature's {dim} numbers"
             )
         self.kind = kind
         self.out_dim = dim // 3 if kind == "tcn" else dim
@@ -720,8 +735,9 @@ class AffectModel(nn.Module, ModelHubMixin, library_name="affnb"):
             fused = config["fused"]
         except (KeyError, TypeError):
             raise AffnbError(
-                f"{model_id}: no config.json of affnb in it, with settings, tasks and fused: name"
-                " the folder of a model that affnb left"
+                model_id,
+                "no config.json of affnb in it, with settings, tasks and fused",
+                "name the folder of a model that affnb left",
             ) from None
         encoders = [build_encoder(settings) for _ in range(1 + len(fused))]
         model = make_model(

@@ -47,8 +47,8 @@ def join_group(
         there = torch.cuda.device_count()
         if wanted > there:
             raise AffnbError(
-                f"{wanted} processes on a machine that shows {there} GPU(s): start at most one a"
-                " GPU (setting `processes`, or torchrun's --nproc-per-node)"
+                f"{wanted} processes on a machine that shows {there} GPU(s)",
+                "start at most one a GPU (setting `processes`, or torchrun's --nproc-per-node)",
             )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -87,7 +87,7 @@ def sum_over_processes(mine: Tensor) -> Tensor:  # the same shape
 # %% ../nbs/03a_parallel.ipynb #bcabc584
 def gather_windows(
     parts: list,  # tensors (b, T, .) of this process's windows
-    of: int,  # B, windows of the whole batch
+    whole: int,  # B, windows of the whole batch
 ) -> list:  # the same of the whole batch, (B, T, .) float32, in the batch's order
     """What all processes hold of a batch, put together; gradients find their way back to the
     process that made a part.
@@ -95,18 +95,18 @@ def gather_windows(
     if world() == 1:
         return parts
     mine = torch.cat([part.float() for part in parts], -1)
-    full = mine.new_zeros(of, *mine.shape[1:])
-    full[share_of(of, rank(), world())] = mine
+    full = mine.new_zeros(whole, *mine.shape[1:])
+    full[share_of(whole, rank(), world())] = mine
     return list(sum_over_processes(full).split([part.shape[-1] for part in parts], -1))
 
 
 def mean_over_processes(
     mean: Tensor,  # of this process's windows
     n: int,  # how many those are
-    of: int,  # windows of the whole batch
+    whole: int,  # windows of the whole batch
 ) -> Tensor:  # of the whole batch, known to each process
     "The mean of the whole batch from the means of its shares."
-    return sum_over_processes(mean * n / of) if world() > 1 else mean
+    return sum_over_processes(mean * n / whole) if world() > 1 else mean
 
 
 def gather_values(value) -> list:  # one a process, in order
@@ -115,9 +115,9 @@ def gather_values(value) -> list:  # one a process, in order
     """
     if world() == 1:
         return [value]
-    found = [None] * world()
-    dist.all_gather_object(found, value)
-    return found
+    gathered = [None] * world()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def barrier() -> None:
@@ -188,13 +188,13 @@ def launch(
     if run.returncode == 0:
         return
     lines = [line for line in run.stdout.splitlines() if line.strip()]
-    told = (
+    output = (
         [line.removeprefix("affnb: ") for line in lines if line.startswith("affnb: ")]
         or [line for line in lines if "Error:" in line]
         or lines[-1:]
         or ["no word was said"]
     )
-    raise AffnbError(f"{module} in {processes} processes: {told[0]}")
+    raise AffnbError(f"{module} in {processes} processes", output[0])
 
 # %% ../nbs/03a_parallel.ipynb #881f6b26
 def streams(device: torch.device) -> dict:  # name -> the state of a stream
@@ -213,23 +213,23 @@ def streams(device: torch.device) -> dict:  # name -> the state of a stream
         here["cuda"] = torch.cuda.get_rng_state(device)
     return {
         f"stream.{k}.{name}": state
-        for k, found in enumerate(gather_values(here))
-        for name, state in found.items()
+        for k, states in enumerate(gather_values(here))
+        for name, state in states.items()
     }
 
 
 def take_up(states: dict, device) -> None:
     "Puts this process's random streams back to where `streams` found them."
-    own = {
+    mine = {
         kind: states[f"stream.{rank()}.{kind}"] for kind in ("cpu", "numpy", "python", device.type)
     }
-    torch.set_rng_state(own["cpu"])
-    *keys, place, has, cached = own["numpy"].tolist()
+    torch.set_rng_state(mine["cpu"])
+    *keys, place, has, cached = mine["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, np.uint32), int(place), int(has), cached))
-    *numbers, gauss = own["python"].tolist()
+    *numbers, gauss = mine["python"].tolist()
     random.setstate((3, tuple(map(int, numbers)), None if math.isnan(gauss) else gauss))
     if device.type == "cuda":
-        torch.cuda.set_rng_state(own["cuda"], device)
+        torch.cuda.set_rng_state(mine["cuda"], device)
 
 
 def now_and_then(

@@ -116,11 +116,11 @@ def _forests(
     return figure
 
 
-def _draw_fusion(records: Records, found: dict) -> Figure | None:
+def _draw_fusion(records: Records, judgements: dict) -> Figure | None:
     "Differences to the same layers without fused features; the controls of one task apart."
     table = (
-        found["fusion"].pairs[lambda t: t.against == "layers-only"]
-        if "fusion" in found
+        judgements["fusion"].pairs[lambda t: t.against == "layers-only"]
+        if "fusion" in judgements
         else DataFrame()
     )
     if not len(table):
@@ -140,9 +140,9 @@ def _draw_fusion(records: Records, found: dict) -> Figure | None:
     return figure
 
 # %% ../nbs/11c_pictures.ipynb #7975e521
-def draw_claims(records: Records, found: dict) -> Figure | None:
+def draw_claims(records: Records, judgements: dict) -> Figure | None:
     "Every claim's difference, task by task."
-    table = claims_table(records, found)
+    table = claims_table(records, judgements)
     # a claim is judged among all: not in a run of one table
     if not (records.arms and table.verdict.isin(_VERDICTS).any()):
         return None
@@ -183,7 +183,7 @@ def affinity(
 ) -> tuple:  # gain, mark: DataFrames of scores x partners; empty where there are no pairs
     "Gain of each score from each partner, and from all of them."
     names = tuple(TASK_METRICS) if prefix else ("AU", "EXPR", "VA")
-    own = {
+    alone = {
         task: task if prefix else next(n for n in names if task in PARTS[n])
         for task in TASK_METRICS
     }
@@ -198,9 +198,9 @@ def affinity(
     for row in pairs[
         pairs.against.str.startswith(prefix) & (pairs.arm.str.startswith("heads:") == bool(prefix))
     ].itertuples():
-        if tasks_of(row.against) != {own[row.task]}:
+        if tasks_of(row.against) != {alone[row.task]}:
             continue
-        extra = tasks_of(row.arm) - {own[row.task]}
+        extra = tasks_of(row.arm) - {alone[row.task]}
         column = (
             extra.pop()
             if len(extra) == 1
@@ -216,12 +216,12 @@ def affinity(
     return gain.dropna(axis=1, how="all"), mark
 
 
-def _draw_affinity(records: Records, found: dict) -> Figure | None:
+def _draw_affinity(records: Records, judgements: dict) -> Figure | None:
     "Who learns well with whom: gains from partners, for encoders and for second steps."
-    if "tasks" not in found:
+    if "tasks" not in judgements:
         return None
     panels = [
-        (title, *affinity(found["tasks"].pairs, prefix))
+        (title, *affinity(judgements["tasks"].pairs, prefix))
         for title, prefix in (
             ("encoders, trained on pixels", ""),
             ("second steps, on stored features", "heads:"),
@@ -258,7 +258,7 @@ def _draw_affinity(records: Records, found: dict) -> Figure | None:
     marks = sum((mark.loc[gain.index, gain.columns] == "*").sum().sum() for _, gain, mark in panels)
     cells = sum(gain.notna().sum().sum() for _, gain, _ in panels)
     shown = f"{marks} of {cells} gains or losses show (*)"
-    if found["tasks"].pairs.n_seeds.max() < 2:
+    if judgements["tasks"].pairs.n_seeds.max() < 2:
         shown = f"{cells} gains or losses of one training, which no test can judge"
     figure.suptitle(f"Partners: {shown}")
     return figure
@@ -279,14 +279,14 @@ def _timed(arms: DataFrame) -> DataFrame:  # module, window, shuffled, and the s
     )
 
 
-def draw_windows(records: Records, found: dict) -> Figure | None:
+def draw_windows(records: Records, judgements: dict) -> Figure | None:
     "Score against window, module by module, one panel a task."
-    table = _timed(found["temporal"].arms) if "temporal" in found else DataFrame()
+    table = _timed(judgements["temporal"].arms) if "temporal" in judgements else DataFrame()
     if not len(table):
         return None
     figure = Figure(figsize=(11, 4.1), layout="constrained")
     best = []
-    alone = found["temporal"].arms.set_index("arm")
+    alone = judgements["temporal"].arms.set_index("arm")
     sizes = sorted(table.window.unique())
     for axis, task in zip(figure.subplots(1, 4), TASK_METRICS):
         if "joint+heads" in alone.index and pd.notna(alone[task]["joint+heads"]):
@@ -333,7 +333,7 @@ def draw_windows(records: Records, found: dict) -> Figure | None:
         Line2D([], [], color="#555555", marker="o", mfc="white", ls=":", label="frames shuffled"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    against = found["temporal"].pairs[lambda t: t.against == "joint+heads"]
+    against = judgements["temporal"].pairs[lambda t: t.against == "joint+heads"]
     figure.suptitle(
         f"Windows against single frames: {count_verdicts(against)}"
         + f"\nHighest of {(~table.shuffled).sum()}, not tested: {', '.join(best)}" * bool(best)
@@ -384,7 +384,7 @@ def importances(
         )
         for choice, value in trials
     ]
-    of: dict = {
+    distributions: dict = {
         n: (
             FloatDistribution(0, max(c[n] for c, _ in full))
             if n.startswith("weight_")
@@ -392,15 +392,15 @@ def importances(
         )
         for n in names
     }
-    of = {n: d for n, d in of.items() if not d.single()}
-    if len(full) < 20 or not of or np.ptp([v for _, v in full]) == 0:
+    distributions = {n: d for n, d in distributions.items() if not d.single()}
+    if len(full) < 20 or not distributions or np.ptp([v for _, v in full]) == 0:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     study.add_trials(
         [
             optuna.trial.create_trial(
-                params={n: c[n] for n in of}, distributions=of, value=float(v)
+                params={n: c[n] for n in distributions}, distributions=distributions, value=float(v)
             )
             for c, v in full
         ]
@@ -453,7 +453,7 @@ def _draw_chosen(axis, runs: list, target: str) -> None:
     )
 
 
-def _draw_search(records: Records, found: dict) -> Figure | None:
+def _draw_search(records: Records, judgements: dict) -> Figure | None:
     "The course of each search, and which settings mattered."
     searches = {
         target: runs
@@ -487,10 +487,10 @@ def _draw_search(records: Records, found: dict) -> Figure | None:
         )
         column[1].tick_params(axis="y", labelsize=8)
     rows = (
-        found["search"].pairs[
+        judgements["search"].pairs[
             lambda t: t.against.str.endswith(": random") & t.arm.str.endswith(": tpe")
         ]
-        if "search" in found
+        if "search" in judgements
         else DataFrame(columns=["verdict"])
     )
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -514,22 +514,22 @@ def _post_gains(
     "Gain of each step over the raw predictions; intervals of the single comparison."
     rows = []
     n = resamples_of(records)
-    for name in judged.of:
+    for name in judged.statistics:
         head, _, step = name.partition(": ")
         model, way = head.rsplit(" ", 1)
         pair = (name, f"{model} crossfit: raw")
-        compared = pair_rows(pair, judged.of, ["AU", "EXPR", "VA"], n, 0, judged.scores)
+        compared = pair_rows(pair, judged.statistics, ["AU", "EXPR", "VA"], n, 0, judged.scores)
         rows += [dict(model=model, way=way, step=step) | row for row in compared]
     names = dict(metric="task", difference="gain", lo="gain_lo", hi="gain_hi")
     table = DataFrame(rows, columns=["model", "way", "step", *names])
     return table.rename(columns=names)
 
 
-def _draw_post(records: Records, found: dict) -> Figure | None:
+def _draw_post(records: Records, judgements: dict) -> Figure | None:
     "Gain by step, cross-fitted, optimistic and fitted on dev."
-    if "post" not in found:
+    if "post" not in judgements:
         return None
-    table = _post_gains(records, found["post"])
+    table = _post_gains(records, judgements["post"])
     models = list(dict.fromkeys(table.model))
     tasks = [t for t in ("AU", "EXPR", "VA") if table.gain[table.task == t].notna().any()]
     if not tasks:
@@ -565,7 +565,7 @@ def _draw_post(records: Records, found: dict) -> Figure | None:
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
     )
     last = table[table.step == steps[-1]].groupby("way").gain.mean()
-    pairs = found["post"].pairs
+    pairs = judgements["post"].pairs
     whole = pairs[
         pairs.arm.str.endswith(f"crossfit: {steps[-1]}")
         & pairs.against.str.endswith("crossfit: raw")
@@ -580,10 +580,10 @@ def _draw_post(records: Records, found: dict) -> Figure | None:
 # %% ../nbs/11c_pictures.ipynb #92bf261e
 def draw_convergence(
     records: Records,
-    found: dict,  # table -> Judged
+    judgements: dict,  # table -> Judged
 ) -> Figure | None:  # None where no arm was trained for twice as long
     "What each arm gains from twice the training, task by task."
-    table = found["convergence"].pairs if "convergence" in found else DataFrame()
+    table = judgements["convergence"].pairs if "convergence" in judgements else DataFrame()
     if not len(table) or table.difference.isna().all():
         return None
     words = np.where(table.difference > MARGIN, "still learning", "learned")
@@ -621,7 +621,7 @@ def _overlay(axis, face, saliency, most: float, region=None) -> None:
     axis.grid(False)
 
 
-def draw_focus(records: Records, found: dict) -> Figure | None:
+def draw_focus(records: Records, judgements: dict) -> Figure | None:
     "Where each task looks, and each action unit, on the mean face."
     if not records.focus:
         return None
@@ -635,7 +635,7 @@ def draw_focus(records: Records, found: dict) -> Figure | None:
         ("untrained", np.mean([a["untrained"].astype(float) for a in arrays], (0, 1)) * even, None)
     ]
     regions = dict(zip(first["aus"].tolist(), first["regions"]))
-    said = {
+    texts = {
         r.au: (
             f"{format_score(r.inside)} inside, chance {format_score(r.chance_others)}"
             + (f"\n{r.verdict}" if r.verdict in _VERDICTS else "")
@@ -643,7 +643,7 @@ def draw_focus(records: Records, found: dict) -> Figure | None:
         for r in units.itertuples()
     }
     panels += [
-        (f"{u} {AU_MEANINGS[u]}\n{said.get(u, '')}", maps[names.index(u)], regions.get(u))
+        (f"{u} {AU_MEANINGS[u]}\n{texts.get(u, '')}", maps[names.index(u)], regions.get(u))
         for u in AU_MEANINGS
         if u in names and np.isfinite(maps[names.index(u)]).all()
     ]
@@ -704,13 +704,13 @@ _CLAIM_FIGURES = (
 def write_pictures(
     records: Records,
     folder,  # where figures go
-    found: dict,  # as `judge_all` gives it
+    judgements: dict,  # as `judge_all` gives it
     only: str | None = None,  # of one table
 ) -> None:
     "All figures of the claims that the records allow, or those of one table."
     with matplotlib.rc_context(sns.axes_style("whitegrid") | STYLE):
         for name, draw, pattern, table in _CLAIM_FIGURES:
-            figure = draw(records, found) if only in (None, table) else None
+            figure = draw(records, judgements) if only in (None, table) else None
             if figure is not None:
                 write_figure(
                     folder,

@@ -32,7 +32,7 @@ from .data import Batches, make_windows, open_picture
 from .heads import paths_of
 from .model import AffectModel, fill_module, make_encoder, make_model, read_weights
 from .tables import caption, read_records, readable, score_table
-from .train import Run, open_run, predict_rows as answers_of
+from .train import Run, start_stage, predict_rows as answers_of
 from .watch import show_warnings
 
 # %% ../nbs/13_predict.ipynb #09f3c018
@@ -78,26 +78,31 @@ def yunet(
     "YuNet (Wu et al. 2023) from a file; raises `AffnbError` where it is none."
     if not Path(path).is_file():
         raise AffnbError(
-            f"{path}: no such file: fetch face_detection_yunet_2023mar.onnx from OpenCV's model"
-            " zoo, or leave --detector out"
+            path,
+            "no such file",
+            (
+                "fetch face_detection_yunet_2023mar.onnx from OpenCV's model zoo, or"
+                " leave --detector out"
+            ),
         )
     try:
         net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), certain)
     except cv2.error as error:
         raise AffnbError(
-            f"{path}: OpenCV cannot read it as YuNet ({str(error.err).strip()[:80]}): fetch"
-            " face_detection_yunet_2023mar.onnx from OpenCV's model zoo"
+            path,
+            f"OpenCV cannot read it as YuNet ({str(error.err).strip()[:80]})",
+            "fetch face_detection_yunet_2023mar.onnx from OpenCV's model zoo",
         ) from None
 
     def find(image):
         net.setInputSize(image.shape[1::-1])
-        found = net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        detections = net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
         return (
             []
-            if found is None
+            if detections is None
             else [
                 Face(tuple(map(float, row[:4])), float(row[14]), row[4:14].reshape(5, 2))
-                for row in found
+                for row in detections
             ]
         )
 
@@ -176,7 +181,9 @@ def make_finder(
     done.
     """
     if aligned and detector:
-        raise UsageError("--aligned and --detector: crops need no detector: leave one of them out")
+        raise UsageError(
+            "--aligned and --detector", "crops need no detector", "leave one of them out"
+        )
     if aligned:
         return (lambda image: [Face((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))]), (
             lambda image, face, size: _squeeze(image, size)
@@ -283,17 +290,18 @@ def find_sources(
     """What there is to read, in order, a file once; raises `AffnbError` for a path that leads
     nowhere and for a folder without pictures or videos.
     """
-    found = []
+    sources = []
     for k, item in enumerate(inputs):
         if torch.is_tensor(item):
             item = item.cpu().numpy()
         if isinstance(item, np.ndarray):
             if item.dtype != np.uint8 or item.ndim not in (3, 4) or item.shape[-1] != 3:
                 raise UsageError(
-                    f"input {k}: an array of {item.dtype} {item.shape}: must be uint8, (H, W, 3) or"
-                    " (T, H, W, 3), red first"
+                    f"input {k}",
+                    f"an array of {item.dtype} {item.shape}",
+                    "must be uint8, (H, W, 3) or (T, H, W, 3), red first",
                 )
-            found.append(
+            sources.append(
                 _Source(f"array {k}", item if item.ndim == 4 else item[None], item.ndim == 4)
             )
             continue
@@ -306,13 +314,13 @@ def find_sources(
                 kinds = ", ".join(sorted(STILL | _MOVING))
                 nothing = f"{path}: no picture and no video in it: name a folder with {kinds}"
                 raise AffnbError(next(iter(_unread(path)), nothing))
-            found += [_Source(printable(p), p, p.suffix.lower() in _MOVING) for p in inside]
+            sources += [_Source(printable(p), p, p.suffix.lower() in _MOVING) for p in inside]
         elif path.is_file():
-            found.append(_Source(printable(path), path, path.suffix.lower() in _MOVING))
+            sources.append(_Source(printable(path), path, path.suffix.lower() in _MOVING))
         else:
-            raise AffnbError(f"{path}: no such file or folder")
+            raise AffnbError(path, "no such file or folder")
     once = {}
-    for source in found:
+    for source in sources:
         once.setdefault(
             id(source) if isinstance(source.what, np.ndarray) else source.what.resolve(), source
         )
@@ -333,7 +341,7 @@ def frames_of(
         if picture is None:
             closed = source.what.suffix.lower() in CLOSED
             problem = _NOT_READ if closed else "cannot be decoded as a picture"
-            raise AffnbError(f"{source.name}: {problem}")
+            raise AffnbError(source.name, problem)
         yield 0, math.nan, np.asarray(picture)
 
 # %% ../nbs/13_predict.ipynb #e00ff1c2
@@ -372,7 +380,7 @@ def video_frames(path, every: int = 1):
     except (av.FFmpegError, IndexError) as problem:
         error = problem
     if k < 0 and error:
-        raise AffnbError(f"{path}: cannot be decoded as a video ({str(error)[:100]})")
+        raise AffnbError(path, f"cannot be decoded as a video ({str(error)[:100]})")
     shown = times[1] - times[0]
     if error or k + 1 < wanted or shown < 0.9 * length - 1:
         whole = f" of {wanted:,}" if wanted else f", {shown:.1f} of {length:.1f} seconds"
@@ -425,7 +433,7 @@ def gather_model(
     )
     if not tasks:
         raise AffnbError(
-            f"{arm}: there was nothing to learn from, so there is no model: see its record"
+            arm, "there was nothing to learn from, so there is no model", "see its record"
         )
     fused = (
         tuple(name for name in config.fused if read_weights(path(name)))
@@ -555,7 +563,7 @@ def leave_model(run_dir, folder, arm: str = "progressive") -> None:
     """Writes the model folder of a run's arm, by its first seed, whole or not at all; where nothing
     was learned, a card that says so.
     """
-    run = open_run(run_dir)
+    run = start_stage(run_dir)
     with atomic(folder) as temporary:
         temporary.mkdir()
         try:
@@ -580,7 +588,7 @@ def load_model(name) -> AffectModel:
         or Path(name).is_file()
     ):
         raise AffnbError(
-            f"{name}: no such model folder: the chain leaves one in data/models/PROFILE/progressive"
+            name, "no such model folder", "the chain leaves one in data/models/PROFILE/progressive"
         )
     try:
         return AffectModel.from_pretrained(str(name))
@@ -590,8 +598,12 @@ def load_model(name) -> AffectModel:
         Exception
     ) as error:  # the hub and the network each fail in their own way; a broken config.json too
         raise AffnbError(
-            f"{name}: no model folder, and not to be had from the Hugging Face hub"
-            f" ({type(error).__name__}): the chain leaves one in data/models/PROFILE/progressive"
+            name,
+            (
+                "no model folder, and not to be had from the Hugging Face hub"
+                f" ({type(error).__name__})"
+            ),
+            "the chain leaves one in data/models/PROFILE/progressive",
         ) from None
 
 # %% ../nbs/13_predict.ipynb #9f17ab5a
@@ -634,7 +646,7 @@ def predict_crops(
     )
     length = min(c.window, int(who.value_counts().max())) if c.temporal != "none" else 1
     index, valid = make_windows(table, length, min(c.stride, length))
-    found = answers_of(
+    answers = answers_of(
         model.to(device),
         Batches(
             torch.from_numpy(np.stack(crops)),
@@ -647,14 +659,14 @@ def predict_crops(
         len(rows),
     )
     named = {}
-    if "VA" in found:
-        named |= dict(zip(AFFECT, found["VA"].T))
-    if "EXPR" in found:
-        named |= dict(expression=np.array(EXPRESSIONS)[found["EXPR"].argmax(1)]) | dict(
-            zip(EXPRESSIONS, found["EXPR"].T)
+    if "VA" in answers:
+        named |= dict(zip(AFFECT, answers["VA"].T))
+    if "EXPR" in answers:
+        named |= dict(expression=np.array(EXPRESSIONS)[answers["EXPR"].argmax(1)]) | dict(
+            zip(EXPRESSIONS, answers["EXPR"].T)
         )
-    if "AU" in found:
-        named |= dict(zip(UNITS.values(), found["AU"].T))
+    if "AU" in answers:
+        named |= dict(zip(UNITS.values(), answers["AU"].T))
     return pd.DataFrame(named, index=rows.index)
 
 # %% ../nbs/13_predict.ipynb #377470d4
@@ -683,7 +695,7 @@ def predict(
     is nothing to read, and says what was left out.
     """
     if every < 1:
-        raise UsageError(f"--every {every}: must be at least 1")
+        raise UsageError(f"--every {every}", "must be at least 1")
     finder = make_finder(detector, aligned)
     size = model.about["settings"]["image_size"]
     device = pick_device(device)
@@ -711,7 +723,7 @@ def predict(
             parts.append(rows)
             crops += cut  # all pictures together
     if len(left_out) == len(sources):
-        raise AffnbError(f"nothing could be read: {left_out[0]}")
+        raise AffnbError("nothing could be read", left_out[0])
     left_out += [line for path in _paths_among(inputs) if path.is_dir() for line in _unread(path)]
     for what, names in (("left out", left_out), ("no face found", blank)):
         show_warnings(what, names if len(names) < 7 else [*names[:5], f"and {len(names) - 5} more"])
@@ -803,13 +815,14 @@ def _keep_apart(folder, inputs) -> None:
     folder = Path(folder).resolve()
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
-            f"--draw {folder}: holds something already, which copies could replace: name a new"
-            " folder"
+            f"--draw {folder}",
+            "holds something already, which copies could replace",
+            "name a new folder",
         )
     for path in _paths_among(inputs):
         if path.is_dir() and folder.is_relative_to(path.resolve()):
             raise UsageError(
-                f"--draw {folder}: is part of the input {path}: name a folder apart from it"
+                f"--draw {folder}", f"is part of the input {path}", "name a folder apart from it"
             )
 
 
@@ -847,11 +860,10 @@ def check_place(path) -> None:
     path = Path(path).resolve()
     home = next(folder for folder in path.parents if folder.exists())
     if path.is_dir():
-        raise AffnbError(f"{path}: is a folder: name a file")
+        raise AffnbError(path, "is a folder", "name a file")
     if not home.is_dir() or not os.access(home, os.W_OK):
         raise AffnbError(
-            f"{home}: {'cannot be written to' if home.is_dir() else 'is a file'}: choose another"
-            " folder"
+            home, "cannot be written to" if home.is_dir() else "is a file", "choose another folder"
         )
 
 
@@ -859,7 +871,7 @@ def table_kind(path) -> str:  # .csv or .parquet
     "The ending of a file for a table; raises `UsageError` for another one."
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".parquet"):
-        raise UsageError(f"-o {path}: must end with .csv or .parquet")
+        raise UsageError(f"-o {path}", "must end with .csv or .parquet")
     return suffix
 
 
@@ -894,7 +906,7 @@ def export_onnx(model: AffectModel, path) -> None:
     installed.
     """
     if not (find_spec("onnx") and find_spec("onnxscript")):
-        raise AffnbError("ONNX: onnx and onnxscript are not installed: pip install affnb[onnx]")
+        raise AffnbError("ONNX", "onnx and onnxscript are not installed", "pip install affnb[onnx]")
     s = model.about["settings"]
     fast = torch.backends.mha.get_fastpath_enabled()
     length = s["window"] if s["temporal"] != "none" else 1

@@ -28,7 +28,7 @@ def _mae_loss(
     """
     draws = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
     return mean_over_processes(
-        mae(batch.frames.flatten(0, 1), draws)[0], len(batch.rows), batch.of
+        mae(batch.frames.flatten(0, 1), draws)[0], len(batch.rows), batch.whole
     ), {}
 
 # %% ../nbs/06_pretrain.ipynb #72150d50

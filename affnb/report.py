@@ -58,12 +58,12 @@ def longer_arms(records: Records) -> dict:  # arm -> (table, seed -> Statistics)
     there = [name for name in _LONGER_FROM if name in records.tables]
     tables = {name: sums_by_arm(records.tables[name]) for name in there}
     init = records.first["config"].get("init_from", "")
-    found = {}
+    longer = {}
     for arm in (name.format(init=init) for name in _LONGER):
-        held = [(name, of[arm]) for name, of in tables.items() if arm in of]
+        held = [(name, entries[arm]) for name, entries in tables.items() if arm in entries]
         if held:
-            found[arm] = max(held, key=lambda one: len(one[1]))
-    return found
+            longer[arm] = max(held, key=lambda one: len(one[1]))
+    return longer
 
 
 def headline_table(records: Records) -> DataFrame:  # as `score_table` makes it
@@ -95,9 +95,9 @@ def _longer_said(records: Records) -> str:  # two sentences, or nothing
     from_task = "joint training from the {} model's encoder, without fusion and time"
     tasks = {name: name.removeprefix("joint-from-") for name in names}
     words = {name: what.get(name) or from_task.format(tasks[name]) for name in names}
-    said = ", ".join(f"{name} ({words[name]})" for name in names)
+    listed = ", ".join(f"{name} ({words[name]})" for name in names)
     return (
-        f" Below the six: {said}. These rows were added after the first results were seen;"
+        f" Below the six: {listed}. These rows were added after the first results were seen;"
         " their comparisons stand in the tables that they are from."
     )
 
@@ -125,21 +125,21 @@ def _trained_arms(
     name: str,  # of `SCORES`
 ) -> dict:  # arm -> its entries or records, one a seed
     "Every trained arm of headline and tables that has this score; of several tables, the first."
-    found = {arm: records.arms[arm] for arm in ARMS if arm in records.arms}
+    trained = {arm: records.arms[arm] for arm in ARMS if arm in records.arms}
     for runs in records.tables.values():
         of_table = {}
         for run in runs:
             for entry in run["arms"]:
                 of_table.setdefault(entry["arm"], []).append(entry)
-        found |= {arm: entries for arm, entries in of_table.items() if arm not in found}
+        trained |= {arm: entries for arm, entries in of_table.items() if arm not in trained}
 
     def counts(runs):  # it has the score, and is no choice among arms and no average of them
         scored = all(run["metrics"].get(SCORES[name]) is not None for run in runs)
         return scored and "chosen" not in runs[0] and runs[0].get("parameters") != 0
 
     # they have learned on dev as well
-    of_folds = [arm for arm in found if arm.startswith("fold-")]
-    return {arm: runs for arm, runs in found.items() if arm not in of_folds and counts(runs)}
+    of_folds = [arm for arm in trained if arm.startswith("fold-")]
+    return {arm: runs for arm, runs in trained.items() if arm not in of_folds and counts(runs)}
 
 
 def _cost_said(
@@ -148,13 +148,13 @@ def _cost_said(
     runs: list,  # its entries or records
 ) -> str:  # ` (167 k parameters, 55 k frames seen in its own training)`
     "What an arm cost, as far as its records know; a second step is counted without its encoders."
-    own = "" if arm in (*records.arms, *records.stages) else " of its own"
+    suffix = "" if arm in (*records.arms, *records.stages) else " of its own"
     parameters = runs[0].get("parameters")
     frames = runs[0].get("frames_seen")
-    said = [f"{_thousands(parameters)} parameters{own}"] if parameters else []
+    parts = [f"{_thousands(parameters)} parameters{suffix}"] if parameters else []
     if frames:
-        said.append(f"{_thousands(frames)} frames seen in its own training")
-    return f" ({', '.join(said)})" if said else ""
+        parts.append(f"{_thousands(frames)} frames seen in its own training")
+    return f" ({', '.join(parts)})" if parts else ""
 
 # %% ../nbs/12_report.ipynb #83427bfd
 def lead_text(records: Records, ranked: list, name: str) -> str:  # half a sentence
@@ -186,10 +186,10 @@ def finding_text(records: Records) -> str:  # one sentence
     def said(arm):
         return f"{format_score(mean(arm))}{_cost_said(records, arm, every[arm])}"
 
-    own = [arm for arm in ARMS if arm in every and arm in records.arms]
-    if not own:
+    trained = [arm for arm in ARMS if arm in every and arm in records.arms]
+    if not trained:
         return "no arm has a score"
-    ranked = sorted(own, key=mean, reverse=True)
+    ranked = sorted(trained, key=mean, reverse=True)
     best = max(every, key=mean)
     leader = ranked[0]
     looked_at = number_word(len(every))
@@ -367,18 +367,18 @@ def _draw_mae(records: Records) -> Figure | None:
     rows = ("original", "masked", "reconstructed")
     pixels = read_arrays(paths[0], rows)
     runs = records.stages.get("mae", [])
-    said = (
+    note = (
         [f"{100 * runs[0]['config']['mae_mask_ratio']:.0f} % of each face hidden"]
         if runs and "mae_mask_ratio" in runs[0].get("config", {})
         else []
     )
     if runs and runs[0].get("frames_seen"):
-        said.append(f"painted after {_thousands(runs[0]['frames_seen'])} frames of training")
+        note.append(f"painted after {_thousands(runs[0]['frames_seen'])} frames of training")
     return _draw_grid(
         np.stack([pixels[r] for r in rows]),
         rows,
         (),
-        ", ".join(said) or "Faces as seen, as masked, as painted",
+        ", ".join(note) or "Faces as seen, as masked, as painted",
     )
 
 # %% ../nbs/12_report.ipynb #d1a5b6e9
@@ -487,7 +487,7 @@ def _class_scores(
 def _draw_per_class(records: Records) -> Figure:
     "F1 of every expression and action unit, for arms and baselines."
     tables = [_class_scores(records, m) for m in ("EXPR_per_class", "AU_per_unit")]
-    said = []
+    notes = []
     figure = Figure(
         figsize=(9.5, 1.9 + 0.31 * sum(len(t) for t in tables) + 1.6), layout="constrained"
     )
@@ -509,12 +509,12 @@ def _draw_per_class(records: Records) -> Figure:
         axis.set_title(f"F1 of each {what}")
         axis.tick_params(axis="both", rotation=0)
         arm = next((a for a in reversed(ARMS) if a in table.index), table.index[0])
-        said.append(
+        notes.append(
             f"{table.loc[arm].idxmax()} is the easiest {what} and {table.loc[arm].idxmin()} the"
             " hardest"
         )
     figure.suptitle(
-        f"For {arm}: " + ";\n".join(said) if said else "No expression or action unit is labelled"
+        f"For {arm}: " + ";\n".join(notes) if notes else "No expression or action unit is labelled"
     )
     return figure
 
@@ -564,7 +564,7 @@ def tracking_text(frames: DataFrame, arms, panels) -> str:
     name = panels[0] if panels else ""
     if name not in (*AFFECT, "expression"):
         return "truth and prediction over time"
-    said = []
+    sentences = []
     for arm in arms:
         both = (
             frames[[f"truth:{name}", f"{arm}:{name}"]].dropna()
@@ -572,7 +572,7 @@ def tracking_text(frames: DataFrame, arms, panels) -> str:
             else DataFrame()
         )
         if len(both):
-            said.append(
+            sentences.append(
                 (
                     (
                         ccc(both.iloc[:, 1], both.iloc[:, 0])
@@ -582,9 +582,9 @@ def tracking_text(frames: DataFrame, arms, panels) -> str:
                     arm,
                 )
             )
-    if not said:
+    if not sentences:
         return "truth and prediction over time"
-    best = max(said)
+    best = max(sentences)
     return (
         f"{best[1]} follows {name} best (CCC {format_score(best[0])})"
         if name in AFFECT
@@ -863,9 +863,9 @@ def write_report(
             _write_tables(records, temporary)
         if only == "headline":
             _write_scores(records, temporary, only)
-        found = judge_all(records, only)
-        write_claims(records, temporary, found, only)
-        write_pictures(records, temporary, found, only)
+        judgements = judge_all(records, only)
+        write_claims(records, temporary, judgements, only)
+        write_pictures(records, temporary, judgements, only)
         fresh = sorted(path.name for path in temporary.iterdir())
         for old in target.iterdir() if not only else ():
             if (
@@ -922,18 +922,23 @@ def measure_luck(records: Records) -> dict:  # what luck.json holds
     seeds = sorted(set.intersection(*map(set, runs.values()))) if runs else []
     if len(seeds) < _TRAININGS:
         raise AffnbError(
-            f"{records.folder}: seeds that all arms of the headline have:"
-            f" {len(seeds)}; the luck of training needs {_TRAININGS} or more: run"
-            " `affnb reproduce --seeds 1,2,3,4,5 --only table_headline` and name its"
-            " folder of records"
+            records.folder,
+            (
+                f"seeds that all arms of the headline have: {len(seeds)}; the luck of"
+                f" training needs {_TRAININGS} or more"
+            ),
+            (
+                "run `affnb reproduce --seeds 1,2,3,4,5 --only table_headline` and name"
+                " its folder of records"
+            ),
         )
     scores = {}
     for name, metric in SCORES.items():
         values = {}
-        for arm, of in runs.items():
-            found = [of[seed]["metrics"].get(metric) for seed in seeds]
-            if None not in found:
-                values[arm] = found
+        for arm, by_seed in runs.items():
+            seed_scores = [by_seed[seed]["metrics"].get(metric) for seed in seeds]
+            if None not in seed_scores:
+                values[arm] = seed_scores
         if values:
             scores[name] = training_spread(values)
     words = (
@@ -961,8 +966,9 @@ def read_luck(
     if not absent:
         return luck
     raise AffnbError(
-        f"{where}: no luck of training ({', '.join(absent)} missing): delete it,"
-        " and measure it again with `affnb luck`"
+        where,
+        f"no luck of training ({', '.join(absent)} missing)",
+        "delete it, and measure it again with `affnb luck`",
     )
 
 
@@ -992,7 +998,7 @@ def luck_mismatch(
 def renew_luck(folder) -> str:  # what was done, where a file had to go
     "Makes luck.json true of published records: from three seeds on measured, else kept or removed."
     path = Path(folder) / LUCK
-    names = [found.stem for found in Path(folder).glob("arm-*-seed*.json")]
+    names = [file.stem for file in Path(folder).glob("arm-*-seed*.json")]
     seeds = {name.rpartition("-seed")[2] for name in names}
     if len(seeds) < _TRAININGS and not path.exists():
         return ""
@@ -1003,11 +1009,11 @@ def renew_luck(folder) -> str:  # what was done, where a file had to go
         if old != luck | dict(date=old.get("date")):
             write_json(path, luck)  # the same stays
         return ""
-    said = luck_mismatch(read_luck(path.read_text(), path), records)
-    if not said:
+    mismatch = luck_mismatch(read_luck(path.read_text(), path), records)
+    if not mismatch:
         return ""
     path.unlink()
-    return f"{path}: removed, for it was of {said}: measure it again with `affnb luck`"
+    return f"{path}: removed, for it was of {mismatch}: measure it again with `affnb luck`"
 
 # %% ../nbs/12_report.ipynb #7f7f2c3a
 _LEVEL = 0.99  # of a band, for one cell or for all of them together
@@ -1020,12 +1026,12 @@ def _read_headline(csv) -> DataFrame:  # by arm
     try:
         table = pd.read_csv(io.StringIO(csv) if "\n" in str(csv) else csv)
     except (OSError, ValueError) as error:
-        said = f"{name}: cannot be read as a table ({error}): name a table_headline.csv"
-        raise AffnbError(said) from None
+        message = f"{name}: cannot be read as a table ({error}): name a table_headline.csv"
+        raise AffnbError(message) from None
     absent = ", ".join(c for c in ("arm", *SCORES, "n_seeds") if c not in table)
     if not absent:
         return table.set_index("arm")
-    raise AffnbError(f"{name}: no headline table ({absent} missing): name a table_headline.csv")
+    raise AffnbError(name, f"no headline table ({absent} missing)", "name a table_headline.csv")
 
 
 def half_width(
@@ -1099,7 +1105,7 @@ def reproduction_verdict(
     start = f"reproduction: {within} of {len(cells)} scores lie within the"
     if luck:
         good = within >= _ENOUGH * len(cells) and not far
-        worst = f", and {max(far, key=far.get)} lies far outside" if far else ""
+        worst = f", and {max(far, key=far.__getitem__)} lies far outside" if far else ""
         first = f"{start} bands of the luck of training{worst}: {'' if good else 'not '}reproduced"
     else:
         unknown = "the luck of training was not measured: no luck.json"
@@ -1111,8 +1117,8 @@ def reproduction_verdict(
 # %% ../nbs/12_report.ipynb #7f935777
 def read_benches(folder) -> list:  # by name
     "The records that `affnb bench` left; raises `AffnbError` for a file that is none."
-    found = {path: read_json(path) for path in sorted(Path(folder).glob("*.json"))}
-    for path, record in found.items():
+    records = {path: read_json(path) for path in sorted(Path(folder).glob("*.json"))}
+    for path, record in records.items():
         absent = [
             key
             for key in ("device", "date", "parts", "scaling")
@@ -1120,10 +1126,11 @@ def read_benches(folder) -> list:  # by name
         ]
         if absent:
             raise AffnbError(
-                f"{path}: no record of `affnb bench` ({', '.join(absent)} missing): delete it and"
-                " run `affnb bench` again"
+                path,
+                f"no record of `affnb bench` ({', '.join(absent)} missing)",
+                "delete it and run `affnb bench` again",
             )
-    return list(found.values())
+    return list(records.values())
 
 
 def bench_table(

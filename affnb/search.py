@@ -84,7 +84,7 @@ def _searchable(run: Run, seed: int) -> tuple:
 def _search_key(run: Run, target: str, seed: int) -> str:
     "A hash of all that the trials of a search depend on."
     files = paths_of(run, search_needs(run.config), seed)
-    own = [
+    encoder_files = [
         path.read_text()
         for name in ("space", "09_search")
         if (path := run.folder / "sources" / f"{name}.txt").exists()
@@ -97,7 +97,7 @@ def _search_key(run: Run, target: str, seed: int) -> str:
         seed,
         sorted(SPACE.items()),
         *map(file_hash, files),
-        *own,
+        *encoder_files,
         *code_hashes(run),
     )
 
@@ -111,21 +111,22 @@ def _run_trial(
     start = time.perf_counter()
     choice = draw_strategy(trial, target, tasks)
     config = replace(run.config, **strategy(target, choice))
-    found = train_head(
+    trained = train_head(
         replace(run, config=config), seed, folder, judged=() if target == "P" else (target,)
     )
     shutil.rmtree(folder, ignore_errors=True)
-    if found is None:
+    if trained is None:
         raise AffnbError(
-            f"search for {target}: nothing to learn from with {choice}: the features of the encoder"
-            " that it reads are empty"
+            f"search for {target}",
+            f"nothing to learn from with {choice}",
+            "the features of the encoder that it reads are empty",
         )
-    _, history, predictions = found
-    said = arm_entry(run, "", config, predictions, history, seconds=time.perf_counter() - start)
+    _, history, predictions = trained
+    entry = arm_entry(run, "", config, predictions, history, seconds=time.perf_counter() - start)
     for name in ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics"):
-        trial.set_user_attr(name, said[name])
+        trial.set_user_attr(name, entry[name])
     trial.set_user_attr("choice", choice)
-    return said["dev"]
+    return entry["dev"]
 
 
 def repair_log(log) -> None:
@@ -179,7 +180,7 @@ def _found_by(
     and all trials.
     """
     done = search(run, target, tasks, kind, seed)
-    told = [
+    rows = [
         dict(
             sampler=kind,
             number=n,
@@ -193,7 +194,7 @@ def _found_by(
     ]
     names = ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")
     best = max((hand, *(trial.user_attrs for trial in done)), key=lambda tried: tried["dev"])
-    return dict(arm=kind, parameters=0) | {name: best[name] for name in names}, told
+    return dict(arm=kind, parameters=0) | {name: best[name] for name in names}, rows
 
 
 def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
@@ -214,20 +215,20 @@ def run_search(run: Run, target: str, seed: int) -> dict:  # the record
     """
     if target not in SEARCH_TARGETS:
         raise AffnbError(
-            f"parameter `target` = {target!r}: must be one of {', '.join(SEARCH_TARGETS)}"
+            f"parameter `target` = {target!r}", f"must be one of {', '.join(SEARCH_TARGETS)}"
         )
-    run, entries, trials, known = (
+    run, entries, trials, learnable = (
         replace(run, config=replace(run.config, finetune_encoder=False)),
         [],
         [],
         _searchable(run, seed),
     )
-    if target in known or target == "P" and known:
+    if target in learnable or target == "P" and learnable:
         hand = by_hand(run, target, seed)
         for kind in _SAMPLERS:
-            found, told = _found_by(run, target, known, kind, seed, hand)
-            entries.append(found)
-            trials += told
+            best, rows = _found_by(run, target, learnable, kind, seed, hand)
+            entries.append(best)
+            trials += rows
         entries += [
             hand,
             arm_entry(run, "progressive", run.config, predictions_of(run, "progressive", seed)),

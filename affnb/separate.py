@@ -22,7 +22,7 @@ def train_task(
     predictions, record.
     """
     if task not in TASKS:
-        raise AffnbError(f"parameter `task` = {task!r}: must be one of {', '.join(TASKS)}")
+        raise AffnbError(f"parameter `task` = {task!r}", f"must be one of {', '.join(TASKS)}")
     run = replace(run, config=arm_config(run.config, task))
     if task not in labelled_tasks(run):
         save_stage_outputs(run, task, seed, None, [])

@@ -93,8 +93,8 @@ class Records:
         return (
             [
                 r
-                for found in (self.arms, self.tables, self.searches)
-                for records in found.values()
+                for of_kind in (self.arms, self.tables, self.searches)
+                for records in of_kind.values()
                 for r in records
             ]
             + self.post
@@ -123,17 +123,18 @@ def _read_kind(
     kind: str,  # of `_NEEDED`
 ) -> dict:  # arm, stage, table or target -> records by seed
     "All records of a kind; raises `AffnbError` naming the file and what it lacks."
-    found = {}
+    runs = {}
     for path in sorted(Path(folder).glob(f"{kind}-*seed*.json")):
         record = read_record(path)
         absent = [key for key in _NEEDED[kind] if not isinstance(record, dict) or key not in record]
         if absent:
             raise AffnbError(
-                f"{path}: no record of affnb ({', '.join(absent)} missing): delete it and run"
-                " `affnb reproduce` again"
+                path,
+                f"no record of affnb ({', '.join(absent)} missing)",
+                "delete it and run `affnb reproduce` again",
             )
-        found.setdefault(record[_NEEDED[kind][0]], []).append(record)
-    return {name: sorted(records, key=lambda r: r["seed"]) for name, records in found.items()}
+        runs.setdefault(record[_NEEDED[kind][0]], []).append(record)
+    return {name: sorted(records, key=lambda r: r["seed"]) for name, records in runs.items()}
 
 
 def read_records(
@@ -144,35 +145,40 @@ def read_records(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise AffnbError(f"{folder}: no such folder of records: run `affnb reproduce` first")
+        raise AffnbError(folder, "no such folder of records", "run `affnb reproduce` first")
 
-    def order(found, names):
-        return {n: found[n] for n in (*names, *sorted(set(found) - set(names))) if n in found}
+    def order(records, names):
+        return {n: records[n] for n in (*names, *sorted(set(records) - set(names))) if n in records}
 
-    of = {kind: _read_kind(folder, kind) for kind in _NEEDED}
+    by_kind = {kind: _read_kind(folder, kind) for kind in _NEEDED}
     data = read_json(folder / "data.json") if (folder / "data.json").exists() else {}
     records = Records(
         folder,
-        order(of["arm"], (*ARMS, *BOUNDS)),
-        order(of["train"], STAGES),
+        order(by_kind["arm"], (*ARMS, *BOUNDS)),
+        order(by_kind["train"], STAGES),
         data,
-        order(of["table"], ABLATIONS),
-        order(of["search"], TARGETS),
-        of["focus"].get("focus", []),
-        of["post"].get("post", []),
+        order(by_kind["table"], ABLATIONS),
+        order(by_kind["search"], TARGETS),
+        by_kind["focus"].get("focus", []),
+        by_kind["post"].get("post", []),
     )
     if not records.scored:
         raise AffnbError(
-            f"{folder}: holds no record of an arm (arm-*-seed*.json) or of a table"
-            " (table-*-seed*.json): run `affnb reproduce` first"
+            folder,
+            "holds no record of an arm (arm-*-seed*.json) or of a table (table-*-seed*.json)",
+            "run `affnb reproduce` first",
         )
     hashes = {r["data"]["hash"] for r in records.scored} | (
         {data["hash"]} if data.get("hash") else set()
     )
     if len(hashes) > 1:
         raise AffnbError(
-            f"{folder}: records of {len(hashes)} different data sets"
-            f" ({', '.join(sorted(map(str, hashes)))}): keep those of one"
+            folder,
+            (
+                f"records of {len(hashes)} different data sets"
+                f" ({', '.join(sorted(map(str, hashes)))})"
+            ),
+            "keep those of one",
         )
     return records
 
@@ -192,7 +198,7 @@ def sums_of(records: list) -> list:  # Statistics, one a seed
     try:
         return [from_record((last := record)["statistics"]) for record in records]
     except AffnbError as error:
-        raise AffnbError(f"arm-{last['arm']}-seed{last['seed']}.json: {error}") from None
+        raise AffnbError(f"arm-{last['arm']}-seed{last['seed']}.json", error) from None
 
 
 def sums_by_arm(
@@ -201,19 +207,22 @@ def sums_by_arm(
     """The statistics of every arm in records of many; raises `AffnbError` naming the record that
     holds others.
     """
-    found = {}
+    sums = {}
     for record in records:
         for arm in record["arms"]:
             try:
-                found.setdefault(arm["arm"], {})[record["seed"]] = from_record(
+                sums.setdefault(arm["arm"], {})[record["seed"]] = from_record(
                     dict(names=record["names"], columns=record["columns"], values=arm["statistics"])
                 )
             except (AffnbError, ValueError) as error:
                 raise AffnbError(
-                    f"{record['record']} record {record['name']}, seed {record['seed']}, arm"
-                    f" {arm['arm']}: {error}"
+                    (
+                        f"{record['record']} record {record['name']}, seed {record['seed']},"
+                        f" arm {arm['arm']}"
+                    ),
+                    error,
                 ) from None
-    return found
+    return sums
 
 
 def score_row(
@@ -364,16 +373,16 @@ def drop_none(shares: dict) -> dict:  # those that are not None
 # %% ../nbs/11a_tables.ipynb #2872f6dd
 def _answers_in(records: Records):
     "Every arm's answers: where it stands, its name, its seed, its statistics."
-    for arm, found in records.arms.items():
+    for arm, runs in records.arms.items():
         if arm not in BOUNDS:
             yield from (
-                ("headline", arm, record["seed"], s) for record, s in zip(found, sums_of(found))
+                ("headline", arm, record["seed"], s) for record, s in zip(runs, sums_of(runs))
             )
-    for name, found in (
+    for name, runs in (
         *records.tables.items(),
         *((f"search {target}", r) for target, r in records.searches.items()),
     ):
-        for arm, by_seed in sums_by_arm(found).items():
+        for arm, by_seed in sums_by_arm(runs).items():
             yield from ((name, arm, seed, s) for seed, s in by_seed.items())
 
 
@@ -389,8 +398,10 @@ def _below_pixels(records: Records) -> list:  # of (where, arm, warning, seed)
             floor = floors.get(task)
             if value is None or floor is None or value > floor:
                 continue
-            said = f"{value:.3f} is not above {floor:.3f}, which a linear model on pixels reaches"
-            rows.append(("headline", arm, f"{task}: {said}", record["seed"]))
+            message = (
+                f"{value:.3f} is not above {floor:.3f}, which a linear model on pixels reaches"
+            )
+            rows.append(("headline", arm, f"{task}: {message}", record["seed"]))
     return rows
 
 # %% ../nbs/11a_tables.ipynb #c95acca6
@@ -398,12 +409,12 @@ def warnings_table(records: Records) -> DataFrame:  # kind, where, arm, warning,
     "What `watch` finds, what stages found on dev, what the data lack; the worst kinds first."
     rows = [("data", "", line, "") for line in records.data.get("warnings", [])]
     for where, arm, seed, statistics in _answers_in(records):
-        of = dict(zip(statistics.columns, sums := statistics.values.sum(0)))
+        by_column = dict(zip(statistics.columns, sums := statistics.values.sum(0)))
         counts = dict(EXPR="EXPR:n", AU="AU:n", valence="valence:n", arousal="arousal:n")
-        there = [task for task in counts if of[counts[task]]]
+        there = [task for task in counts if by_column[counts[task]]]
         rows += [(where, arm, line, seed) for line in watch(sums, there)]
     rows += _below_pixels(records)
-    trained = [(stage, run) for stage, found in records.stages.items() for run in found]
+    trained = [(stage, run) for stage, runs in records.stages.items() for run in runs]
     for stage, run in trained:
         rows += [("training, on dev", stage, line, run["seed"]) for line in run.get("warnings", [])]
     table = DataFrame(rows, columns=["where", "arm", "warning", "seeds"])
@@ -433,8 +444,10 @@ def _group_line(
 ) -> str:  # a line
     "A group of warnings in words; one that stands alone, as it is in the table."
     first = rows.iloc[0]
-    said = [row.arm or f"{row.where}: {row.warning.partition(':')[0]}" for row in rows.itertuples()]
-    names = list(dict.fromkeys(said))
+    lines = [
+        row.arm or f"{row.where}: {row.warning.partition(':')[0]}" for row in rows.itertuples()
+    ]
+    names = list(dict.fromkeys(lines))
     where = "headline: " if first["loud"] else ""
     if len(rows) == 1:
         seeds = f" (seed {first['seeds']})" if first["seeds"] else ""
@@ -470,7 +483,7 @@ def read_table(path) -> DataFrame:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise AffnbError(
-            f"{path}: cannot be read ({error}): delete it and run `affnb reproduce` again"
+            path, f"cannot be read ({error})", "delete it and run `affnb reproduce` again"
         ) from None
 
 # %% ../nbs/11a_tables.ipynb #81ca30a1
@@ -523,8 +536,8 @@ def sidecar(
     )
     runs = [
         r
-        for kind, found in named
-        for name, rs in found.items()
+        for kind, numbers in named
+        for name, rs in numbers.items()
         for r in rs
         if f"{kind}-{name}-seed{r['seed']}.json" in files
     ]
@@ -544,9 +557,9 @@ def sidecar(
         ]
 
     one = {
-        key: found[0] if len(found) == 1 else found or None
+        key: numbers[0] if len(numbers) == 1 else numbers or None
         for key in ("profile", "commit", "dirty", "versions", "device", "config")
-        for found in [every(key)]
+        for numbers in [every(key)]
     }
     return dict(
         caption=words,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
            'save_checkpoint', 'load_checkpoint', 'Stage', 'Learner', 'Progress', 'train_epoch', 'fit', 'predict_rows',
-           'encode', 'Run', 'open_run', 'rows_of', 'evaluation_batch', 'Sampling', 'batches_of', 'judge_on',
-           'labelled_tasks', 'make_loss', 'code_hashes', 'train_frames', 'look_once', 'save_stage_outputs',
+           'encode', 'Run', 'open_run', 'start_stage', 'rows_of', 'evaluation_batch', 'Sampling', 'batches_of',
+           'judge_on', 'labelled_tasks', 'make_loss', 'code_hashes', 'train_frames', 'look_once', 'save_stage_outputs',
            'launch_stage', 'as_program']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
@@ -217,8 +217,9 @@ def load_checkpoint(
                     )
     except (SafetensorError, OSError, TypeError, LookupError, ValueError) as error:
         raise AffnbError(
-            f"{path}: no checkpoint that can be read ({error}): delete it, and this training begins"
-            " anew"
+            path,
+            f"no checkpoint that can be read ({error})",
+            "delete it, and this training begins anew",
         ) from None
     optimizer.load_state_dict(saved)
     return state | dict(within=own("within"))
@@ -241,8 +242,9 @@ class Stage:
         best = self.folder / "best.safetensors"
         if not best.exists():
             raise AffnbError(
-                f"{self.name}: no epoch had a score on dev: the dev videos have no label of this"
-                " task; raise dev_share"
+                self.name,
+                "no epoch had a score on dev",
+                "the dev videos have no label of this task; raise dev_share",
             )
         load_weights(model, best)
         model.eval()
@@ -261,9 +263,15 @@ def _check_finite(
     if bad:
         rows = batches[bad[0]].flatten()[:8].tolist()
         raise AffnbError(
-            f"{name}: the loss is {losses[bad[0]].item()} at step {step + bad[0]}, batch of rows"
-            f" {rows} ...: lower the learning rate (lr, mae_lr, head_lr) or look at these frames;"
-            " the last good epoch is kept"
+            name,
+            (
+                f"the loss is {losses[bad[0]].item()} at step {step + bad[0]}, batch of"
+                f" rows {rows} ..."
+            ),
+            (
+                "lower the learning rate (lr, mae_lr, head_lr) or look at these frames;"
+                " the last good epoch is kept"
+            ),
         )
 
 # %% ../nbs/05_train.ipynb #6520a893
@@ -328,7 +336,7 @@ def train_epoch(
         for part, value in parts.items():
             progress.sums[part] = progress.sums.get(part, 0) + value
         progress.steps += 1
-        progress.frames += (batch.of or len(batch.rows)) * batch.rows.shape[1]
+        progress.frames += (batch.whole or len(batch.rows)) * batch.rows.shape[1]
         losses.append(parts["loss"])
         rows.append(batch.rows)
         if len(losses) == every:
@@ -385,7 +393,7 @@ def fit(
     )
     # each process draws its own dropout
     live = train_together(model)
-    own = (rank(),) if world() > 1 else ()
+    process = (rank(),) if world() > 1 else ()
     device = next(model.parameters()).device
     live = cast("nn.Module", torch.compile(live)) if config.compile else live
     learner = Learner(live, loss_of, optimizer, schedule, config.clip_norm, stage.name)
@@ -413,7 +421,7 @@ def fit(
 
     keep = now_and_then(config.checkpoint_seconds, write)
     for epoch in range(len(history), stage.epochs):
-        seed_everything(stage.seed, stage.name, epoch, *own)
+        seed_everything(stage.seed, stage.name, epoch, *process)
         if within:
             take_up(within, device)
         start = time.perf_counter() - begun.get("seconds", 0)
@@ -446,13 +454,13 @@ def fit(
 
 # %% ../nbs/05_train.ipynb #2e5ed118
 def _put_together(
-    found: dict, batches: Batches, n_rows: int
+    batched: dict, batches: Batches, n_rows: int
 ) -> dict:  # name -> (N, .) float64, NaN in rows that no window holds
     "What was found batch by batch (and in other processes), a value a frame, by packed row."
     shares = [
         share
         for share in gather_values(
-            {name: torch.cat(values).float().cpu().numpy() for name, values in found.items()}
+            {name: torch.cat(values).float().cpu().numpy() for name, values in batched.items()}
         )
         if share
     ]
@@ -476,14 +484,14 @@ def predict_rows(
     "One prediction a frame, as arrays by packed row."
     model.eval()
     device = next(model.parameters()).device
-    found = {}
+    collected = {}
     likely = dict(AU=torch.sigmoid, EXPR=partial(torch.softmax, dim=-1), VA=nn.Identity())
     for batch in batches.ordered():
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             outputs = model(batch)
         for task, values in outputs.items():
-            found.setdefault(task, []).append(likely[task](values.float()))
-    return _put_together(found, batches, n_rows)
+            collected.setdefault(task, []).append(likely[task](values.float()))
+    return _put_together(collected, batches, n_rows)
 
 
 @torch.inference_mode()
@@ -491,12 +499,12 @@ def encode(encoder: nn.Module, batches: Batches, n_rows: int) -> np.ndarray:  # 
     "The encoder's feature of every frame of the batches, by packed row."
     encoder.eval()
     device = next(encoder.parameters()).device
-    found = []
+    collected = []
     for batch in batches.ordered():
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             feature = encoder(batch.frames.flatten(0, 1))
-        found.append(feature.unflatten(0, batch.rows.shape))
-    return _put_together({"feature": found} if found else {}, batches, n_rows)["feature"]
+        collected.append(feature.unflatten(0, batch.rows.shape))
+    return _put_together({"feature": collected} if collected else {}, batches, n_rows)["feature"]
 
 # %% ../nbs/05_train.ipynb #30d4b99a
 @dataclass(frozen=True)
@@ -518,16 +526,12 @@ class Run:
 # %% ../nbs/05_train.ipynb #f499407b
 def open_run(
     run_dir,  # a folder that `affnb reproduce` planned
+    device=None,  # where frames are held; None: as the settings say
 ) -> Run:
-    """Opens a run's settings and data; raises `AffnbError` where it was not planned or not packed
-    yet.
-    """
+    "Reads a run's settings and data; raises `AffnbError` where it was not planned or packed yet."
     plan = read_json(Path(run_dir) / "plan.json")
     config = Config(**plan["config"])
-    # the command that this is done for
-    torch.set_num_threads(config.threads)
-    keep_memory()
-    end_with_process(os.environ.get("AFFNB_CHAIN"))
+    device = device or pick_device(config.device)
     packed = open_packed(plan["packed"])
     table = assign_parts(
         packed.table, config.dev_share, config.head_share, config.long_frames // 2, 0
@@ -541,7 +545,6 @@ def open_run(
     )
     if drawn.exists():
         data["origin"] = file_hash(drawn)
-    device = join_group(pick_device(config.device))
     return Run(
         Path(run_dir),
         config,
@@ -552,6 +555,19 @@ def open_run(
         device,
         hold_frames(packed.frames, device),
     )
+
+
+def start_stage(
+    run_dir,  # a folder that `affnb reproduce` planned
+) -> Run:
+    """Prepares this process for a stage (threads, memory, the processes beside it, the command that
+    it ends with), and opens the run.
+    """
+    config = Config(**read_json(Path(run_dir) / "plan.json")["config"])
+    torch.set_num_threads(config.threads)
+    keep_memory()
+    end_with_process(os.environ.get("AFFNB_CHAIN"))
+    return open_run(run_dir, join_group(pick_device(config.device)))
 
 # %% ../nbs/05_train.ipynb #f266ea4f
 def rows_of(
@@ -647,16 +663,16 @@ def judge_on(run: Run, batches: Batches, tasks) -> object:  # model -> (score, d
 
     def judge(model):
         predictions = predict_rows(model, batches, len(run.table))
-        found = score(
+        scores = score(
             take_rows(predictions, rows), take_rows(run.targets, rows), take_rows(run.masks, rows)
         )
         # one of the two may be unlabelled
-        known = [c for c in (found["CCC_valence"], found["CCC_arousal"]) if c is not None]
+        affect = [c for c in (scores["CCC_valence"], scores["CCC_arousal"]) if c is not None]
         parts = [
-            sum(known) / len(known) if task == "VA" and known else found[task] for task in tasks
+            sum(affect) / len(affect) if task == "VA" and affect else scores[task] for task in tasks
         ]
         parts = [part for part in parts if part is not None]
-        return (sum(parts) if parts else math.nan), found
+        return (sum(parts) if parts else math.nan), scores
 
     return judge
 
@@ -681,12 +697,12 @@ def _whole_batch(outputs: dict, batch: Batch) -> tuple:  # the same of all proce
     ]
     parts = gather_windows(
         [*outputs.values(), *(values.view(*batch.rows.shape, -1) for _, _, values in labels)],
-        batch.of,
+        batch.whole,
     )
-    found = dict(targets={}, masks={})
+    whole = dict(targets={}, masks={})
     for (kind, task, values), full in zip(labels, parts[len(outputs) :]):
-        found[kind][task] = full.to(values.dtype).view(-1, *values.shape[1:])
-    return dict(zip(outputs, parts)), replace(batch, **found)
+        whole[kind][task] = full.to(values.dtype).view(-1, *values.shape[1:])
+    return dict(zip(outputs, parts)), replace(batch, **whole)
 
 
 def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) -> (loss, parts)
@@ -861,7 +877,7 @@ def as_program(train, *names) -> None:  # train(run, *names, seed)
         parser.add_argument(f"--{name}", required=True)
     given = parser.parse_args()
     try:
-        train(open_run(given.run_dir), *(getattr(given, name) for name in names), given.seed)
+        train(start_stage(given.run_dir), *(getattr(given, name) for name in names), given.seed)
     except AffnbError as error:
         print(f"affnb: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # at once: the others may be waiting for a sum that will not come

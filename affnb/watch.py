@@ -18,10 +18,10 @@ def floors(
     sums,  # (C,) by `SUM_COLUMNS`, of all videos together
 ) -> dict:  # valence, arousal, EXPR, AU: floats
     "What the best constant answer scores on these frames."
-    of = dict(zip(SUM_COLUMNS, np.asarray(sums, float)))
+    by_column = dict(zip(SUM_COLUMNS, np.asarray(sums, float)))
 
     def share(name, n):
-        return (of[f"{name}:tp"] + of[f"{name}:fn"]) / max(of[n], 1)
+        return (by_column[f"{name}:tp"] + by_column[f"{name}:fn"]) / max(by_column[n], 1)
 
     def f1(p):
         return 2 * p / (1 + p)
@@ -39,42 +39,42 @@ def watch(
     tasks=TASKS,  # that the model answers; valence and arousal can be named apart
 ) -> list[str]:  # a sentence each; none where all is well
     "What is wrong with an answer that its score does not tell."
-    of = dict(zip(SUM_COLUMNS, np.asarray(sums, float)))
+    by_column = dict(zip(SUM_COLUMNS, np.asarray(sums, float)))
     floor = floors(sums)
     scored = score_from_statistics(sums)
-    told = []
+    warnings = []
     for task, names, verb in (("EXPR", EXPRESSIONS, "predicts"), ("AU", AU_NAMES, "finds")):
         if task not in tasks:
             continue
-        if not of[f"{task}:n"]:
-            told.append(f"{task}: no frame has a label: there is nothing to score")
+        if not by_column[f"{task}:n"]:
+            warnings.append(f"{task}: no frame has a label: there is nothing to score")
             continue
         never = [
-            f"{name} ({of[f'{name}:fn']:.0f} frames)"
+            f"{name} ({by_column[f'{name}:fn']:.0f} frames)"
             for name in names
-            if of[f"{name}:fn"] and not of[f"{name}:tp"] + of[f"{name}:fp"]
+            if by_column[f"{name}:fn"] and not by_column[f"{name}:tp"] + by_column[f"{name}:fp"]
         ]
         if never:
-            told.append(f"{task}: never {verb} {', '.join(never)}")
+            warnings.append(f"{task}: never {verb} {', '.join(never)}")
         if scored[task] <= floor[task] + 1e-9:
-            told.append(
+            warnings.append(
                 f"{task}: {scored[task]:.3f} is not above {floor[task]:.3f}, which a constant"
                 " answer reaches"
             )
     for name in AFFECT:
         if name not in tasks and "VA" not in tasks:
             continue
-        n, x, xx = (of[f"{name}:{moment}"] for moment in ("n", "x", "xx"))
+        n, x, xx = (by_column[f"{name}:{moment}"] for moment in ("n", "x", "xx"))
         if not n:
-            told.append(f"{name}: no frame has a label: there is nothing to score")
+            warnings.append(f"{name}: no frame has a label: there is nothing to score")
         elif xx / n - (x / n) ** 2 < 1e-6:
-            told.append(f"{name}: every frame gets the same answer")
+            warnings.append(f"{name}: every frame gets the same answer")
         elif scored[f"CCC_{name}"] <= 0:
-            told.append(
+            warnings.append(
                 f"{name}: a CCC of {scored[f'CCC_{name}']:.3f} is not above 0, which a constant"
                 " answer reaches"
             )
-    return told
+    return warnings
 
 # %% ../nbs/03c_watch.ipynb #c7b60b81
 WARNING_KINDS = (  # name, and what its sentences look like; the worst first
