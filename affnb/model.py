@@ -130,8 +130,6 @@ def build_encoder(
     _check_word(
         "encoder", config.encoder.split(".")[0], timm.list_models(module="vision_transformer")
     )
-    _check_word("stem", config.stem, ("patch", "conv"))
-    _check_word("pool", config.pool, ("mean", "places"))
     given = dict(patch_size=config.patch_size, embed_dim=config.width, num_heads=config.num_heads)
     sizes: dict = {name: value for name, value in given.items() if value}
     sizes |= dict(img_size=config.image_size, drop_path_rate=config.drop_path)

@@ -183,13 +183,10 @@ def test_sizes_left_at_zero_are_the_models_own():
         (dict(encoder="vit_tiny_pach16_224"), ("encoder", "vit_tiny_patch16_224")),
         (dict(encoder="resnet50"), ("encoder", "resnet50")),
         (dict(encoder="vit_tiny_patch16_224.nothing"), ("encoder", "nothing")),
-        (dict(stem="cnov"), ("stem", "did you mean `conv`")),
         (dict(width=50), ("num_heads", "width")),
         (dict(patch_size=12), ("patch_size", "power of two")),
         (dict(image_size=36), ("image_size", "multiple")),
         (dict(image_size=36, stem="patch"), ("image_size", "multiple")),
-        (dict(temporal="lsmt"), ("temporal", "did you mean `lstm`")),
-        (dict(fusion="gated"), ("fusion", "did you mean `gate`")),
         (dict(temporal_heads=5), ("temporal_heads", "divide")),
         (dict(mae_decoder_width=50), ("mae_decoder_width", "32")),
     ],
@@ -204,9 +201,18 @@ def test_a_wrong_setting_is_refused_in_one_line(settings, words):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_task_is_refused():
-    with pytest.raises(UsageError, match="did you mean `EXPR`"):
-        Heads(8, ("AU", "EXP"))
+@pytest.mark.parametrize(
+    "part, word",
+    [
+        (lambda: Heads(8, ("AU", "EXP")), "EXPR"),
+        (lambda: Temporal(8, "lsmt"), "lstm"),
+        (lambda: Fusion(8, 8, 1, "gated"), "gate"),
+    ],
+    ids=["heads", "temporal", "fusion"],
+)
+def test_an_unknown_word_is_refused_with_the_nearest(part, word):
+    with pytest.raises(UsageError, match=f"did you mean `{word}`"):
+        part()
 
 
 # ---------------------------------------------------------------- masked autoencoder
@@ -439,7 +445,7 @@ def test_valence_comes_first():
 
 
 def test_a_model_has_the_tasks_it_was_asked_for_and_no_others():
-    model = make_model(SMALL, ("VA", "AU"), dim=48)
+    model = make_model(SMALL, ("VA", "AU"), encoder=48)
     batch = SimpleNamespace(
         frames=None, valid=torch.ones(2, 3, dtype=torch.bool), features=torch.randn(2, 3, 1, 48)
     )

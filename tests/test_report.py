@@ -14,13 +14,12 @@ import pytest
 from scipy.stats import t as student
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import score, to_record, video_statistics
-from affnb.tables import PAIRS, SCORES, record_links, warnings_table, warnings_text
+from affnb.tables import PAIRS, SCORES, format_score, record_links, warnings_table, warnings_text
 from affnb.report import (
     ARMS,
     BOUNDS,
     LUCK,
     accepted_band,
-    cell,
     comparison_table,
     dev_score,
     finding_text,
@@ -937,7 +936,7 @@ def test_verdict_leaves_out_what_was_never_scored(tmp_path):
     ],
 )
 def test_cells(values, words):
-    assert cell(*values) == words
+    assert format_score(*values) == words
 
 
 def test_dev_score():
