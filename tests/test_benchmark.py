@@ -241,8 +241,9 @@ def test_a_benchmark_of_nothing_is_refused_in_one_line(tmp_path, wrong):
                     size=8,
                     seed=0,
                 )
-                | wrong
+                | {name: value for name, value in wrong.items() if name != "workers"}
             ),
+            workers=wrong.get("workers", 1),
         )
     assert "\n" not in str(error.value)
     assert all(str(value) in str(error.value) for value in wrong.values())
@@ -684,9 +685,10 @@ def test_gaps_tell_no_action_unit():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_ten_thousand_frames_in_bounded_memory(tmp_path):
     program = (
-        "import re, sys; from affnb.benchmark import write_benchmark; counts ="
-        " write_benchmark(sys.argv[1], clips=1000, clip_frames=7, long_videos=10, long_frames=150,"
+        "import re, sys; from affnb.benchmark import BenchmarkSize, write_benchmark; size ="
+        " BenchmarkSize(clips=1000, clip_frames=7, long_videos=10, long_frames=150,"
         " validation_videos=10, validation_frames=140, test_videos=1, size=32, seed=0);"
+        " counts = write_benchmark(sys.argv[1], size);"
         " print(sum(c['frames'] for c in counts.values() if isinstance(c, dict)),"
         " re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )

@@ -81,7 +81,7 @@ joint.train_arm(run, "joint+temporal", 0)
 if train.rank() == 0:
     found = dict(encoder=losses[:first], head=losses[first:])
     Path(sys.argv[2]).write_text(json.dumps(found))
-train.disband()
+train.leave_group()
 """
 
 
@@ -168,7 +168,7 @@ train.make_loss = counted
 joint.launch_stage = lambda *words, **more: None
 joint.train_arm(run, "joint", 0)
 if train.rank() == 0: (run.folder/"steps.txt").write_text(str(len(steps)))
-train.disband()
+train.leave_group()
 """
 
 
