@@ -9,6 +9,7 @@ __all__ = ['only_tasks', 'paths_of', 'stored_features', 'step_name', 'train_head
 # %% ../nbs/05c_heads.ipynb #8d63232a
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
@@ -235,7 +236,7 @@ def train_head(
         *map(file_hash, paths_of(run, files, seed)),
         *code_hashes(run),
     )
-    stage = Stage(name, seed, folder, config, config.head_epochs, config.head_lr, key)
+    stage = Stage(name, seed, Path(folder), config, config.head_epochs, config.head_lr, key)
     history = fit(model, batches, loss_of, judge, stage)
     others = _step_batches(
         run, run.table[run.table["part"] != "train"], seed, stored, encoder is not None, False

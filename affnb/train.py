@@ -193,7 +193,8 @@ def load_checkpoint(
             state = json.loads(file.metadata()["state"])
             if state["key"] != key:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dict)
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
 
         def own(kind):
             return {
