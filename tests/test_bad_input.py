@@ -767,6 +767,7 @@ cat "$1"/out/figures/tiny/* "$1"/out/data/records/tiny/*""",
     assert "06_pretrain-mae-seed0" in made and len(made) == len(set(made)), made
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_read_only_is_named(tmp_path, folder):
     done = within(
         f'mount -t tmpfs none "$1"; mkdir "$1/kept"; mount -o remount,ro "$1"; {AFFNB} reproduce'
@@ -783,6 +784,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path, folder):
     )
 
 
+@pytest.mark.slow
 def test_input_on_a_read_only_disk_is_read(tmp_path, folder):
     done = within(
         f'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; {AFFNB} check "$1"', folder
@@ -790,6 +792,7 @@ def test_input_on_a_read_only_disk_is_read(tmp_path, folder):
     assert done.returncode == 0 and done.stdout.split()[0] == "split", done.stderr
 
 
+@pytest.mark.slow
 def test_no_memory_for_the_packed_array_is_said(tmp_path, folder):
     pack(folder, tmp_path / "packed", 16)
     program = f"""

@@ -86,6 +86,7 @@ def rows_of(path, split):
 # ---- bytes and people
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_on_any_number_of_workers(folder, tmp_path):
     write_benchmark(tmp_path / "two", BenchmarkSize(**SMALL, seed=3), workers=2)
     assert digest(tmp_path / "two") == digest(folder[0])
@@ -281,6 +282,7 @@ def test_an_earlier_benchmark_with_something_else_in_it_is_left_alone(tmp_path, 
     assert digest(tmp_path / "b") == before
 
 
+@pytest.mark.slow
 def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path):
     """Killed at any call to the file system while it takes the old one's place: the old one or the
     new one is there, whole, or (for the time of one call) the old one lies beside.
@@ -439,6 +441,7 @@ def calibration():
     return calibration_table().set_index(["statistic", "group"])
 
 
+@pytest.mark.slow
 def test_every_statistic_is_near_the_real_one_or_says_why(calibration):
     real = real_statistics()
     assert set(real.index) == set(calibration.index)
@@ -480,6 +483,7 @@ def test_what_calibration_is_measured_against():
     assert tolerance("frames a video", 100) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_small_sets_show_every_expression(seed):
     """At the smoke profile's size every kind of episode is shown by three validation videos at
@@ -508,6 +512,7 @@ def test_a_departure_without_a_reason_is_refused():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_calibration_is_the_same_each_time(calibration):
     again = calibration_table().set_index(["statistic", "group"])
     assert again.equals(calibration)
@@ -636,6 +641,7 @@ CORNERS = [(rows, columns) for rows in EDGES for columns in EDGES]
 BACKGROUND = [(slice(None), EDGES[0]), (slice(None), EDGES[1]), (slice(0, 3), slice(None))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what,components", [("corners", 0), ("background", 60), ("resting faces", 60)]
 )
@@ -682,6 +688,7 @@ def test_gaps_tell_no_action_unit():
 # ---- size
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_ten_thousand_frames_in_bounded_memory(tmp_path):
     program = (

@@ -46,6 +46,8 @@ from affnb.pictures import (
 from affnb.report import headline_text, write_report
 from affnb.tables import published_table, read_records
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("AU", "EXPR", "VA")
 V = 24
 F = 20

@@ -130,6 +130,7 @@ def test_a_gpu_that_is_asked_for_and_absent_is_refused(capsys):
     assert "no GPU" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil, told",
     [
@@ -221,6 +222,7 @@ def test_a_profile_that_cannot_be_used_is_told_in_one_line(tmp_path, monkeypatch
 PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "on, settings, learns",
     [
@@ -337,6 +339,7 @@ def hold(code, **variables):
     return process
 
 
+@pytest.mark.slow
 def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5/0")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -386,6 +389,7 @@ def test_one_command_at_a_time_works_on_a_run(tmp_path, capsys):
         pass
 
 
+@pytest.mark.slow
 def test_runs_with_other_settings_publish_one_after_the_other(tmp_path):
     """While another process publishes to a place, this one waits; then all that is there is of one
     run.
@@ -668,6 +672,7 @@ def test_an_encoder_that_there_is_not_is_refused_before_the_chain(capsys):
     assert "foo: write name=value" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "affnb.cli", "benchmark", str(tmp_path / "faces"), "--size", "112"],
@@ -685,6 +690,7 @@ def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_gone_is_one_line(folder):
     done = subprocess.run(
         f"{sys.executable} -m affnb.cli check {folder} | true",
@@ -794,6 +800,7 @@ def test_what_is_rendered_is_named_by_the_code_that_draws_it(monkeypatch, module
     )
 
 
+@pytest.mark.slow
 def test_a_changed_folder_is_packed_again_in_the_same_place_and_only_what_changed(folder, tmp_path):
     """Snakemake has `pack` run when the folder's hash is new, leaves what is there for it, and has
     the stages run after it.

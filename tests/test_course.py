@@ -116,6 +116,7 @@ def within(tmp_path):
     shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["03c_watch", "13a_course"])
 def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, within):
     "As handed out in a clone; then with the first answer wrong; then with it right."

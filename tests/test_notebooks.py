@@ -41,6 +41,7 @@ course.check = check
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in ALL if p.stem not in RULES], ids=lambda p: p.stem)
 def test_every_cell_runs(path):
     "The solutions with them: each is right, and no check accepts nonsense."

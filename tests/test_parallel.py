@@ -20,6 +20,8 @@ from affnb.parallel import launch
 from affnb.train import open_run
 
 # nothing is left to chance, and rounding (1e-7 a step) is not blown up:
+pytestmark = pytest.mark.slow
+
 STILL = ["dropout=0", "drop_path=0", "augment=none", "lr=5e-4", "weight_decay=0"]
 # at higher rates Adam turns differences in gradients that are zero but for rounding into steps, in
 # one process with other threads as well

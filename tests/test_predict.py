@@ -517,6 +517,7 @@ def test_a_model_folder_is_plain_and_whole(folder):
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_onnx_says_the_same(model, tmp_path):
     import onnxruntime
     from affnb.predict import AnswersModule, export_onnx
@@ -622,6 +623,7 @@ def test_arrays_that_are_no_frames_are_refused():
             find_sources([array])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_table(folder, tmp_path, capsys):
     assert (
         main(

@@ -99,6 +99,7 @@ def write(path, rows, newline="\n", mark=""):
     return path
 
 
+@pytest.mark.slow
 @given(frames, st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["", "\ufeff"]))
 def test_what_was_written_is_what_is_read(tmp_path_factory, rows, newline, mark):
     rows = [row for row in rows if SAFE_PATH.fullmatch(f"{row[0]}/{row[1]}.jpg")]
@@ -119,6 +120,7 @@ def test_what_was_written_is_what_is_read(tmp_path_factory, rows, newline, mark)
         ]
 
 
+@pytest.mark.slow
 @given(st.lists(labels, min_size=1, max_size=12))
 def test_labels_of_ones_own_are_read_as_they_were_given(tmp_path_factory, rows):
     table = pd.DataFrame(
@@ -630,6 +632,7 @@ def test_an_augmented_frame_keeps_its_own_labels(lengths, T, size, seed, augment
     assert shown
 
 
+@pytest.mark.slow
 @given(
     lengths,
     st.integers(1, 9),

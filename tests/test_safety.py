@@ -186,6 +186,7 @@ def test_a_long_name_for_temporary_files_keeps_no_kernel_from_starting(tmp_path,
     assert nbformat.read(tmp_path / "log.ipynb", 4).cells[0].outputs[0].data["text/plain"] == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["at work", "before it has said a word"])
 def test_a_kernel_that_is_killed_is_told_in_one_line(when, tmp_path):
     if when != "at work":
@@ -235,6 +236,7 @@ def test_a_kernel_follows_its_rule(tmp_path, monkeypatch):
     assert followed == str(parent) == str(os.getpid())
 
 
+@pytest.mark.slow
 def test_what_works_for_a_command_ends_with_it(tmp_path):
     "Rendering large pictures, with two processes: all end when the command is killed."
     from affnb.cli import make_plan, plan_text, write_changed

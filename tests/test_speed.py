@@ -33,6 +33,8 @@ from affnb.model import (
 from affnb.report import bench_table, read_benches, write_bench
 from affnb.train import make_optimizer, task_losses, total_loss
 
+pytestmark = pytest.mark.slow
+
 SMALL = Config(
     encoder="vit_tiny_patch16_224",
     image_size=32,
