@@ -196,6 +196,7 @@ def opened(browser, path, **options):
     return next(visit(browser, [path], **options))
 
 
+@pytest.mark.nightly
 def test_every_page_opens_without_errors_and_without_a_network(browser, pages):
     for page, wrong in visit(browser, pages):
         assert not wrong, f"{page.url}: {wrong[:3]}"

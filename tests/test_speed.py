@@ -239,6 +239,7 @@ def test_fused_steps_are_adamws(packed):
     assert plain[:5].mean() > 1.05 * plain[-5:].mean()
 
 
+@pytest.mark.nightly
 def test_compiled_steps_are_those_of_the_plain_model(packed):
     assert np.abs(losses_of(packed, 4) - losses_of(packed, 4, live=torch.compile)).max() < 1e-4
 
@@ -409,6 +410,7 @@ def test_what_is_published_was_measured_and_holds():
         assert any(p.startswith("metrics of") for p in bounded["part"])
 
 
+@pytest.mark.nightly
 def test_the_command_measures_and_keeps(tmp_path, capsys):
     """A quick look, from the command line: table printed, record kept where it is told to, nothing
     published.
