@@ -695,3 +695,18 @@ def test_columns_are_what_records_hold():
     assert SUM_COLUMNS[0] == "valence:n"
     assert f"{AU_NAMES[-1]}:fn" == SUM_COLUMNS[-1]
     assert f"{EXPRESSIONS[0]}:tp" in SUM_COLUMNS
+
+
+def test_truth_is_read_in_double_precision(tmp_path):
+    "Read in single precision, a score is off by some billionths."
+    rng = np.random.default_rng(0)
+    true = rng.uniform(-1, 1, 400)
+    guessed = np.clip(true + rng.normal(0, 0.3, 400), -1, 1)
+    for name, values in (("truth.txt", true), ("mine.txt", guessed)):
+        rows = [f"v/{i}.jpg,{float(v)!r},-5,-1{',-1' * 12}" for i, v in enumerate(values)]
+        (tmp_path / name).write_text(HEADER + "\n".join(rows) + "\n")
+    x = guessed - guessed.mean()
+    y = true - true.mean()
+    spread = x.var() + y.var() + (guessed.mean() - true.mean()) ** 2
+    found = score_files(tmp_path / "mine.txt", tmp_path / "truth.txt")
+    assert abs(found["CCC_valence"] - 2 * (x * y).mean() / spread) < 1e-12
