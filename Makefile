@@ -8,24 +8,22 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 ALONE  := --dist worksteal
 CHAINS := tests/test_chain.py tests/test_real_faces.py tests/test_site.py   # the first two run the chain as a whole, on cores that they do not keep busy alone
 
-.PHONY: reproduce check test nightly docs slides fuzz lab notebooks newest
+.PHONY: reproduce static check test nightly docs slides fuzz lab notebooks newest
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
 	@$(BIN)/affnb reproduce
 
-check: $(READY)      ## in minutes: lint, types, notebooks in step with the package, fast tests
+static: $(READY)     ## notebooks in step with the package, lint, types
 	$(BIN)/python tests/in_step.py
 	$(BIN)/ruff check nbs tests docs
 	$(BIN)/ruff format --check nbs tests docs
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+check: static        ## in minutes: lint, types, notebooks in step with the package, fast tests
 	$(PYTEST) $(ALONE) -m "not slow and not nightly and not fuzz" $(CHAINS:%=--ignore %)
 
-test: $(READY)       ## all that `make check` does, every notebook, the chain on a tiny scale
-	$(BIN)/python tests/in_step.py
-	$(BIN)/ruff check nbs tests docs
-	$(BIN)/ruff format --check nbs tests docs
-	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+test: static         ## all that `make check` does, every notebook, the chain on a tiny scale
 	$(PYTEST) $(ALONE) -m "not nightly and not fuzz" $(CHAINS:%=--ignore %)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not nightly" $(CHAINS)
 

@@ -233,6 +233,19 @@ def row_of(
     )
 
 
+def _metric_row(
+    metric: str,
+    each: dict,  # as `contrast` gives it, like the next two
+    mean: dict,
+    resamples: dict,
+) -> dict:  # the metric, and what `row_of` says; NaN where there is nothing to compare
+    "A contrast in one metric."
+    nothing = np.array([np.nan])
+    return dict(metric=metric) | row_of(
+        each.get(metric, ()), mean.get(metric, nothing)[0], resamples.get(metric, nothing)
+    )
+
+
 def pair_rows(
     pair: tuple,  # the arm that is claimed to be better, and the one it is compared with
     statistics: dict,  # arm -> {seed: Statistics}
@@ -243,13 +256,9 @@ def pair_rows(
 ) -> list:  # of dicts, one a metric; NaN where there is nothing to compare
     "One pair, compared on the seeds that both arms have."
     arm, against = pair
-    each, mean, resamples = contrast(pair_terms(arm, against), statistics, n, seed, scores)
-    nothing = np.array([np.nan])
-    return [
-        dict(arm=arm, against=against, metric=metric)
-        | row_of(each.get(metric, ()), mean.get(metric, nothing)[0], resamples.get(metric, nothing))
-        for metric in metrics
-    ]
+    parts = contrast(pair_terms(arm, against), statistics, n, seed, scores)
+    labels = dict(arm=arm, against=against)
+    return [labels | _metric_row(metric, *parts) for metric in metrics]
 
 # %% ../nbs/03b_compare.ipynb #4fed28dd
 # so many times the resamples, where p is below so many times the smallest one
@@ -269,19 +278,10 @@ def contrast_rows(
     """
     rows = []
     kept = {}
-    nothing = np.array([np.nan])
     for k, (labels, terms, metrics) in enumerate(contrasts):
         each, mean, resamples = contrast(terms, statistics, n, seed, scores)
         for metric in metrics:
-            rows.append(
-                labels
-                | dict(metric=metric)
-                | row_of(
-                    each.get(metric, ()),
-                    mean.get(metric, nothing)[0],
-                    resamples.get(metric, nothing),
-                )
-            )
+            rows.append(labels | _metric_row(metric, each, mean, resamples))
             if rows[-1]["n_seeds"] > 1 and rows[-1]["p"] <= NEAR * 2 / (n + 1):
                 kept.setdefault(k, {})[metric] = (len(rows) - 1, each[metric], [resamples[metric]])
     for further in range(1, FINER if kept else 0):

@@ -140,12 +140,7 @@ def describe_data(run: Run) -> dict:  # the record data.json
         f"{name.strip()}: {line}"
         for name, rows in table.groupby(table["part"] + " " + table["role"])["row"]
         if not name.startswith("test")
-        for line in _gaps_of(
-            *(
-                {task: values[rows.to_numpy()] for task, values in each.items()}
-                for each in (run.targets, run.masks)
-            )
-        )
+        for line in _gaps_of(take_rows(run.targets, rows), take_rows(run.masks, rows))
     ]
     lacking += [
         f"{c['split']}: {c['listed'] - c['duplicates'] - c['frames']:,} of {c['listed']:,} listed"
