@@ -18,6 +18,8 @@ from affnb.metrics import read_record
 from safetensors import safe_open
 from project import Project
 
+pytestmark = pytest.mark.slow
+
 ARMS = ["scratch", "separate", "joint", "joint+fusion", "joint+temporal", "progressive"]
 # of a profile with few arms
 TABLES = ["pretraining", "training", "tasks", "fusion", "temporal", "losses", "whole"]

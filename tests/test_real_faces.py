@@ -11,6 +11,8 @@ import pytest
 from in_step import ROOT
 from project import Project
 
+pytestmark = pytest.mark.slow
+
 REAL = ROOT.parent / "shared" / "real-faces"
 
 

@@ -13,6 +13,8 @@ import pytest
 from affnb.data import lock_folder
 from in_step import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
