@@ -7,6 +7,7 @@ __all__ = ['rates', 'large_folder', 'watched', 'doubling', 'bench']
 
 # %% ../nbs/05a_bench.ipynb #1445a3bb
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -27,28 +28,20 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from .benchmark import BenchmarkSize, Knobs, write_benchmark
-from .core import AffnbError, Config, environment, pick_device, write_json
-from affnb.data import (
-    HEADER,
-    Batch,
-    Batches,
-    assign_parts,
-    check_folder,
-    open_packed,
-    pack,
-    targets_of,
-)
+from .core import AffnbError, Config, environment, pick_device
+from .data import HEADER, Batch, Batches, assign_parts, check_folder, open_packed, pack
+from .data import targets_of
 from .metrics import score, video_statistics
 from .model import count_flops, make_encoder, make_model
 from .train import Learner, Run, Sampling, batches_of, encode, make_loss, make_optimizer
-from .train import start_stage, rows_of, train_epoch
+from .train import half_precision, rows_of, start_stage, train_epoch, write_plan
 
 # %% ../nbs/05a_bench.ipynb #47b8b045
 def rates(
     works: dict,  # name -> (what to do, frames that it does, on average)
     seconds: float = 1.0,  # of each, in a round
     rounds: int = 5,
-) -> dict:  # name -> list of frames a second, one a round
+) -> dict:  # name -> list of frames a second, one per round
     "How fast each is, measured in turns."
     measured = {name: [] for name in works}
     finish = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
@@ -75,43 +68,37 @@ def _rate_line(
     at_least: float | None = None,  # a bound on the ratio of the two
 ) -> dict:  # part, value, unit, against, ratio, at_least
     "A line of the table: the median rate, and the median ratio within a round."
-    ratio = (
-        float(np.median(np.array(measured[name]) / np.array(measured[against])))
-        if against
-        else None
-    )
-    return dict(
-        part=name,
-        value=float(np.median(measured[name])),
-        unit="frames/s",
-        against=against,
-        ratio=ratio,
-        at_least=at_least,
-    )
+    rates_of = {part: np.array(measured[part]) for part in (name, against) if part}
+    ratio = float(np.median(rates_of[name] / rates_of[against])) if against else None
+    line = dict(part=name, value=float(np.median(rates_of[name])), unit="frames/s")
+    return line | dict(against=against, ratio=ratio, at_least=at_least)
+
+
+def _value_line(part: str, value: float, unit: str, at_most: float | None = None) -> dict:
+    "A line of the table: a number that is compared with none."
+    return dict(part=part, value=value, unit=unit, against="", ratio=None, at_most=at_most)
 
 # %% ../nbs/05a_bench.ipynb #76c5f885
+_AUGMENTATION = (
+    transforms.RandomRotation(10),
+    transforms.ColorJitter(0.2, 0.2, 0.2, 0.1),
+    transforms.RandomAffine(10, (0.1, 0.1), (0.9, 1.1)),
+)
+
+
 class _FrameByFrame(Dataset):
     """One JPEG file after the other, as a `torchvision` pipeline reads it: tensors (3, size, size),
     normalised.
     """
 
     def __init__(self, paths, size: int, augment: bool = False):
-        chance = (
-            [
-                transforms.RandomHorizontalFlip(),
-                transforms.RandomResizedCrop(size, scale=(0.8, 1)),
-                transforms.RandomRotation(10),
-                transforms.ColorJitter(0.2, 0.2, 0.2, 0.1),
-                transforms.RandomAffine(10, (0.1, 0.1), (0.9, 1.1)),
-            ]
-            if augment
-            else []
-        )
+        crop = transforms.RandomResizedCrop(size, scale=(0.8, 1))
+        chance = (transforms.RandomHorizontalFlip(), crop, *_AUGMENTATION)
         self.paths = paths
         self.steps = transforms.Compose(
             [
                 transforms.Resize((size, size)),
-                *chance,
+                *(chance if augment else ()),
                 transforms.ToTensor(),
                 transforms.Normalize([0.5] * 3, [0.25] * 3),
             ]
@@ -126,118 +113,106 @@ class _FrameByFrame(Dataset):
 
 def _read_all(paths, size: int, augment: bool = False) -> int:  # tensors that came out
     "An epoch of the frame-by-frame loader, in this process."
-    return sum(
-        len(batch) for batch in DataLoader(_FrameByFrame(paths, size, augment), batch_size=50)
-    )
+    loader = DataLoader(_FrameByFrame(paths, size, augment), batch_size=50)
+    return sum(len(batch) for batch in loader)
+
+
+def _draw_faces(folder, size: int, seed: int = 0, **counts) -> list:  # paths of its JPEG files
+    "Writes a benchmark of so many clips, videos and frames."
+    write_benchmark(folder, BenchmarkSize(size=size, seed=seed, **counts), knobs=Knobs(draws=1))
+    return sorted((Path(folder) / "cropped_aligned").rglob("*.jpg"))
 
 # %% ../nbs/05a_bench.ipynb #79f812ac
+def _packed_run(
+    folder,  # the faces are in folder/faces
+    config: Config,  # a profile's settings
+) -> Run:
+    "A run on a benchmark, packed and opened as the chain does it."
+    folder = Path(folder)
+    pack(folder / "faces", folder / "packed", config.image_size)
+    write_plan(folder / "run", config, folder / "packed", folder / "faces")
+    return start_stage(folder / "run")
+
+
 def _small_run(
     config: Config,  # a profile's settings
     folder,  # where to make it
     frames: int = 2000,  # about so many
 ) -> tuple:  # the run, and the paths of its JPEG files
     "A run with the profile's sizes, of clips and long videos."
-    folder = Path(folder)
-    write_benchmark(
-        folder / "faces",
-        BenchmarkSize(
-            clips=frames * 3 // 50,
-            clip_frames=7,
-            long_videos=max(2, frames // 250),
-            long_frames=120,
-            validation_videos=max(2, frames // 500),
-            validation_frames=60,
-            test_videos=1,
-            size=config.bench_size,
-            seed=config.bench_seed,
-        ),
-        knobs=Knobs(draws=1),
+    paths = _draw_faces(
+        Path(folder) / "faces",
+        config.bench_size,
+        config.bench_seed,
+        clips=frames * 3 // 50,
+        clip_frames=7,
+        long_videos=max(2, frames // 250),
+        long_frames=120,
+        validation_videos=max(2, frames // 500),
+        validation_frames=60,
+        test_videos=1,
     )
-    pack(folder / "faces", folder / "packed", config.image_size)
-    write_json(
-        folder / "run" / "plan.json",
-        dict(
-            config=asdict(config),
-            packed=str(folder / "packed"),
-            folder=str(folder / "faces"),
-            benchmark=True,
-        ),
-    )
-    return start_stage(folder / "run"), sorted(
-        (folder / "faces" / "cropped_aligned").rglob("*.jpg")
-    )
+    return _packed_run(folder, config), paths
 
 # %% ../nbs/05a_bench.ipynb #f30c384c
-def _endless(batches: Batches):
-    "Batch after batch, epoch after epoch."
-    epoch = 0
-    while True:
-        yield from batches.epoch(epoch)
-        epoch += 1
-
-
 def _drawing(
     batches: Batches,
 ) -> tuple:  # what to do, and the frames of a batch on average, padding not counted
-    "Making the next batch, as a work for `rates`."
-    source = _endless(batches)
+    "Making the next batch, epoch after epoch, as a work for `rates`."
+    source = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
     return lambda: next(source), batches.valid.sum().item() / len(batches)
 
 
 def _measure_reading(
-    run: Run, paths, times: float | None = 20, files: int = 400, **turns
-) -> list[
-    dict
-]:  # times: how much faster than frame by frame packed ones must be; files: how many are decoded
+    run: Run,
+    paths,
+    times: float | None = 20,  # how much faster than frame by frame packed ones must be
+    files: int = 400,  # how many are decoded
+    **turns,
+) -> list[dict]:
     """Rates of decoding, of the frame-by-frame loader, and of packed frames and windows of long
     videos, on one core.
     """
     threads = torch.get_num_threads()
-    c = run.config
     torch.set_num_threads(1)
+    size = run.config.image_size
     some = [str(path) for path in paths[:files]]
     table = rows_of(run, "train")
-    T = min(c.window, 30)
+    T = min(run.config.window, 30)
     long = table[table.groupby("video")["row"].transform("size") >= T]
 
     def decode():
         for path in some:
             np.asarray(Image.open(path).convert("RGB"))
 
+    decoding = "JPEG decoding (PIL)"
+    loader = "frame-by-frame loader"
     works = {
-        "JPEG decoding (PIL)": (decode, len(some)),
-        "frame-by-frame loader": (lambda: _read_all(some, c.image_size), len(some)),
-        "frame-by-frame loader, augmented": (
-            lambda: _read_all(some, c.image_size, True),
-            len(some),
-        ),
+        decoding: (decode, len(some)),
+        loader: (lambda: _read_all(some, size), len(some)),
+        f"{loader}, augmented": (lambda: _read_all(some, size, True), len(some)),
     }
     for end, augment in (("", "none"), (", augmented", "window")):
+        frames = batches_of(run, table, Sampling(augment=augment))
+        windows = batches_of(run, long, Sampling(length=T, stride=T, augment=augment))
         works |= {
-            f"packed frames{end}": _drawing(batches_of(run, table, Sampling(augment=augment))),
-            f"packed windows{end}": _drawing(
-                batches_of(run, long, Sampling(length=T, stride=T, augment=augment))
-            ),
+            f"packed frames{end}": _drawing(frames),
+            f"packed windows{end}": _drawing(windows),
         }
     measured = rates(works, **turns)
     torch.set_num_threads(threads)
-    return [
-        _rate_line(measured, "JPEG decoding (PIL)"),
-        _rate_line(measured, "frame-by-frame loader", "JPEG decoding (PIL)"),
-        _rate_line(measured, "frame-by-frame loader, augmented", "JPEG decoding (PIL)"),
-        *(
-            _rate_line(measured, f"packed {kind}", "frame-by-frame loader", times)
-            for kind in ("frames", "windows")
-        ),
-        *(
-            _rate_line(measured, f"packed {kind}", "JPEG decoding (PIL)", 1)
-            for kind in ("frames", "windows")
-        ),
-        *(
-            _rate_line(measured, f"packed {kind}, augmented", "frame-by-frame loader, augmented")
-            for kind in ("frames", "windows")
-        ),
-    ]
+    lines: tuple = (
+        (decoding,),
+        (loader, decoding),
+        (f"{loader}, augmented", decoding),
+        ("packed frames", loader, times),
+        ("packed windows", loader, times),
+        ("packed frames", decoding, 1),
+        ("packed windows", decoding, 1),
+        ("packed frames, augmented", f"{loader}, augmented"),
+        ("packed windows, augmented", f"{loader}, augmented"),
+    )
+    return [_rate_line(measured, *line) for line in lines]
 
 # %% ../nbs/05a_bench.ipynb #46399333
 class _Again:
@@ -256,14 +231,13 @@ class _Again:
 
 def _learner(run: Run):  # the model; batches -> None
     "A fresh joint model, and a function that trains it on batches, as a stage would."
-    model = make_model(run.config, encoder=make_encoder(replace(run.config, pretrained=""))).to(
-        run.device
-    )
-    optimizer = make_optimizer(model, 1e-4, run.config.weight_decay)
+    c = run.config
+    model = make_model(c, encoder=make_encoder(replace(c, pretrained=""))).to(run.device)
+    optimizer = make_optimizer(model, 1e-4, c.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    live = cast("nn.Module", torch.compile(model)) if run.config.compile else model
-    loss_of = make_loss(run, rows_of(run, "train", "encoder"), run.config)
-    learner = Learner(live, loss_of, optimizer, schedule, run.config.clip_norm, "bench")
+    live = cast("nn.Module", torch.compile(model)) if c.compile else model
+    loss_of = make_loss(run, rows_of(run, "train", "encoder"), c)
+    learner = Learner(live, loss_of, optimizer, schedule, c.clip_norm, "bench")
     return model, lambda batches: train_epoch(learner, batches, 0)
 
 
@@ -281,22 +255,17 @@ def _measure_learning(run: Run, steps: int = 20, **turns) -> list[dict]:
     @torch.inference_mode()
     def look():
         model.encoder.eval()
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+        with half_precision(run.device):
             model.encoder(fixed.batch.frames.flatten(0, 1))
 
     few = batches_of(run, table.head(n))
-    measured = rates(
-        {
-            "encoder, forward": (look, c.batch_frames),
-            "training step": (lambda: learn(fixed), n),
-            "training loop": (lambda: learn(real), n),
-            "feature extraction": (
-                lambda: encode(model.encoder, few, len(run.table)),
-                few.valid.sum().item(),
-            ),
-        },
-        **turns,
-    )
+    works = {
+        "encoder, forward": (look, c.batch_frames),
+        "training step": (lambda: learn(fixed), n),
+        "training loop": (lambda: learn(real), n),
+        "feature extraction": (lambda: encode(model.encoder, few, len(run.table)), len(table[:n])),
+    }
+    measured = rates(works, **turns)
     return [
         _rate_line(measured, "encoder, forward"),
         _rate_line(measured, "training step"),
@@ -310,29 +279,18 @@ def _measure_compiling(run: Run, steps: int = 20, **turns) -> list[dict]:
     # it warns of a CUDA that is not there
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     batch = next(iter(batches_of(run, rows_of(run, "train", "encoder")).epoch(0)))
-    plain, compiled = (
-        _learner(replace(run, config=replace(run.config, compile=on)))[1] for on in (False, True)
-    )
+    plain, compiled = (_learner(run.changed(compile=on))[1] for on in (False, True))
     start = time.perf_counter()
     compiled(_Again(batch, 1))
     first = time.perf_counter() - start
-    measured = rates(
-        {
-            name: (lambda learn=learn: learn(_Again(batch, steps)), steps * len(batch.rows))
-            for name, learn in (("training step", plain), ("training step, compiled", compiled))
-        },
-        **turns,
-    )
+    n = steps * len(batch.rows)
+    works = {
+        "training step": (lambda: plain(_Again(batch, steps)), n),
+        "training step, compiled": (lambda: compiled(_Again(batch, steps)), n),
+    }
     return [
-        _rate_line(measured, "training step, compiled", "training step"),
-        dict(
-            part="compiling, once a training",
-            value=first,
-            unit="s",
-            against="",
-            ratio=None,
-            at_least=None,
-        ),
+        _rate_line(rates(works, **turns), "training step, compiled", "training step"),
+        _value_line("compiling, once a training", first, "s"),
     ]
 
 # %% ../nbs/05a_bench.ipynb #40b188b1
@@ -344,40 +302,22 @@ def large_folder(
 ) -> int:  # rows
     "An s-Aff-Wild2 folder in which a few rendered frames stand under many names."
     folder = Path(folder)
+    faces = folder / "cropped_aligned"
     n = max(4, rows // videos)
-    write_benchmark(
-        folder,
-        BenchmarkSize(
-            clips=2,
-            clip_frames=60,
-            long_videos=2,
-            long_frames=120,
-            validation_videos=2,
-            validation_frames=60,
-            test_videos=0,
-            size=size,
-            seed=0,
-        ),
-        knobs=Knobs(draws=1),
-    )
-    files = sorted((folder / "cropped_aligned").rglob("*.jpg"))
-    labels = [
-        line.split(",", 1)[1]
-        for line in (folder / "training_set_annotations.txt").read_text().splitlines()[1:]
-    ]
-    for name, which in (
-        ("training", range(round(videos * 0.85))),
-        ("validation", range(round(videos * 0.85), videos)),
-    ):
-        lines = [HEADER]
-        for video in which:
-            (folder / "cropped_aligned" / f"long{video}").mkdir()
-            for i in range(n):
-                os.link(
-                    files[(7 * video + i) % len(files)],
-                    folder / "cropped_aligned" / f"long{video}" / f"{i + 1:05d}.jpg",
-                )
-                lines.append(f"long{video}/{i + 1:05d}.jpg,{labels[(video + i) % len(labels)]}")
+    counts = dict(clips=2, clip_frames=60, long_videos=2, long_frames=120)
+    counts |= dict(validation_videos=2, validation_frames=60, test_videos=0)
+    files = _draw_faces(folder, size, **counts)
+    drawn = (folder / "training_set_annotations.txt").read_text().splitlines()[1:]
+    labels = [line.split(",", 1)[1] for line in drawn]
+    lists = {"training": [HEADER], "validation": [HEADER]}
+    for video in range(videos):
+        lines = lists["training" if video < round(videos * 0.85) else "validation"]
+        (faces / f"long{video}").mkdir()
+        for i in range(n):
+            image = f"long{video}/{i + 1:05d}.jpg"
+            os.link(files[(7 * video + i) % len(files)], faces / image)
+            lines.append(f"{image},{labels[(video + i) % len(labels)]}")
+    for name, lines in lists.items():
         (folder / f"{name}_set_annotations.txt").write_text("\n".join(lines) + "\n")
     return n * videos
 
@@ -391,12 +331,8 @@ def watched(
     start = time.perf_counter()
     peak = 0
     output = TemporaryFile("w+")  # noqa: SIM115  a pipe that nobody reads can fill up
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [sys.executable, "-c", code, *map(str, words)]
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
 
     def held(p):
         return getattr(p.memory_full_info(), "pss", p.memory_info().rss)
@@ -411,11 +347,8 @@ def watched(
     output.seek(0)
     printed = output.read()
     if process.returncode:
-        raise AffnbError(
-            "bench",
-            "a measurement failed",
-            (printed.strip().splitlines() or ["no word was said"])[-1],
-        )
+        last = ["no word was said", *printed.strip().splitlines()][-1]
+        raise AffnbError("bench", "a measurement failed", last)
     return seconds, peak / 1e6, printed
 
 # %% ../nbs/05a_bench.ipynb #ae75a870
@@ -424,10 +357,6 @@ _PACKING = (
     "import sys; from affnb.data import pack; pack(sys.argv[1], sys.argv[2], int(sys.argv[3]),"
     " workers=int(sys.argv[4]))"
 )
-
-
-def _value_line(part: str, value: float, unit: str, at_most: float | None = None) -> dict:
-    return dict(part=part, value=value, unit=unit, against="", ratio=None, at_most=at_most)
 
 
 def _made_up(
@@ -443,71 +372,76 @@ def _made_up(
     predictions = dict(
         AU=rng.random((n, 12)), EXPR=rng.random((n, 8)), VA=rng.uniform(-1, 1, (n, 2))
     )
-    return (
-        predictions,
-        targets,
-        {task: rng.random(v.shape) < 0.8 for task, v in targets.items()},
-        np.sort(rng.integers(0, videos, n)).astype(str),
-    )
+    masks = {task: rng.random(v.shape) < 0.8 for task, v in targets.items()}
+    return predictions, targets, masks, np.sort(rng.integers(0, videos, n)).astype(str)
 
 
-def _timed(work) -> float:  # seconds, the best of three
+def _evaluate(predictions, targets, masks, videos) -> None:
+    "All metrics, and the sums by video."
+    score(predictions, targets, masks)
+    video_statistics(predictions, targets, masks, videos)
+
+
+def _timed(work, *words) -> float:  # seconds, the best of three
     "How long something takes."
 
     def once():
         start = time.perf_counter()
-        work()
+        work(*words)
         return time.perf_counter() - start
 
     return min(once() for _ in range(3))
 
 
+def _open_all(packed) -> None:
+    "What every stage does with packed rows when it starts."
+    config = Config()
+    shares = (config.dev_share, config.head_share)
+    targets_of(assign_parts(open_packed(packed).table, *shares, config.long_frames, 0))
+
+
 def _measure_large(folder, rows: int, size: int = 112) -> list[dict]:
     "Checking, packing, opening and scoring as many rows as the real data has."
-    folder = Path(folder)
+    faces = Path(folder) / "faces"
+    packed = Path(folder) / "packed"
     workers = os.cpu_count() or 1
-    rows = large_folder(folder / "faces", rows, size)
-    checking = _timed(lambda: check_folder(folder / "faces"))
-    seconds, megabytes, _ = watched(_PACKING, folder / "faces", folder / "packed", size, workers)
-    again = _timed(lambda: pack(folder / "faces", folder / "packed", size, workers=workers))
-
-    def opening():
-        targets_of(assign_parts(open_packed(folder / "packed").table, 0.15, 0.2, 30, 0))
-
-    opened = _timed(opening)
-    answers = _made_up(rows)
-
-    def evaluation():
-        score(*answers[:3])
-        video_statistics(*answers)
-
+    rows = large_folder(faces, rows, size)
+    checking = _timed(check_folder, faces)
+    seconds, megabytes, _ = watched(_PACKING, faces, packed, size, workers)
+    again = _timed(lambda: pack(faces, packed, size, workers=workers))
+    rate = rows / seconds
+    metrics = _timed(_evaluate, *_made_up(rows))
     return [
         _value_line(f"checking {rows:,} rows", checking, "s"),
-        _value_line(
-            f"packing {rows:,} rows, {size} px, {workers} workers", rows / seconds, "frames/s"
-        ),
+        _value_line(f"packing {rows:,} rows, {size} px, {workers} workers", rate, "frames/s"),
         _value_line("memory of checking and packing", megabytes, "MB", 1500),
         _value_line("packing again, unchanged", again, "s"),
-        _value_line(f"opening {rows:,} packed rows", opened, "s", 1),
-        _value_line(f"metrics of {rows:,} frames", _timed(evaluation), "s", 1),
+        _value_line(f"opening {rows:,} packed rows", _timed(_open_all, packed), "s", 1),
+        _value_line(f"metrics of {rows:,} frames", metrics, "s", 1),
     ]
 
 # %% ../nbs/05a_bench.ipynb #8fbf09ef
-def _run_of(folder, config: Config, rows: int) -> Run:
-    "A run on a folder of so many rows, a hundred a video."
-    folder = Path(folder)
-    large_folder(folder / "faces", rows, config.bench_size, videos=max(4, rows // 100))
-    pack(folder / "faces", folder / "packed", config.image_size)
-    write_json(
-        folder / "run" / "plan.json",
-        dict(
-            config=asdict(config),
-            packed=str(folder / "packed"),
-            folder=str(folder / "faces"),
-            benchmark=True,
-        ),
-    )
-    return start_stage(folder / "run")
+def _growing_works(config: Config, folder, n: int) -> dict:  # (part, frames) -> (work, frames)
+    "Packing, a training epoch and an evaluation of a folder of n rows, a hundred per video."
+    folder = Path(folder) / f"{n}"
+    large_folder(folder / "faces", n, config.bench_size, videos=max(4, n // 100))
+    run = _packed_run(folder, config)
+    table = rows_of(run, "train", "encoder")
+    answers = _made_up(8 * n, videos=8 * n // 100)
+    learn = _learner(run)[1]
+
+    def packing():
+        shutil.rmtree(folder / "again", ignore_errors=True)
+        pack(folder / "faces", folder / "again", config.image_size)
+
+    def epoch():
+        learn(batches_of(run, table, Sampling(augment=config.augment)))
+
+    return {
+        ("packing", n): (packing, len(run.table)),
+        ("epoch", len(table)): (epoch, len(table)),
+        ("evaluation", 8 * n): (lambda: _evaluate(*answers), 8 * n),
+    }
 
 
 def _measure_scaling(
@@ -516,38 +450,13 @@ def _measure_scaling(
     """Seconds of packing, of a training epoch and of an evaluation of growing data, and how many
     times as long twice the frames take.
     """
-    folder = Path(folder)
     works = {}
     for n in sizes:
-        run = _run_of(folder / f"{n}", config, n)
-        table = rows_of(run, "train", "encoder")
-        answers = _made_up(8 * n, videos=8 * n // 100)
-        learn = _learner(run)[1]
-
-        def packing(source=folder / f"{n}" / "faces", out=folder / f"{n}" / "again"):
-            shutil.rmtree(out, ignore_errors=True)
-            pack(source, out, config.image_size)
-
-        def epoch(run=run, table=table, learn=learn):
-            learn(batches_of(run, table, Sampling(augment=config.augment)))
-
-        def evaluation(answers=answers):
-            score(*answers[:3])
-            video_statistics(*answers)
-
-        works |= {
-            ("packing", n): (packing, len(run.table)),
-            ("epoch", len(table)): (epoch, len(table)),
-            ("evaluation", 8 * n): (evaluation, 8 * n),
-        }
-    measured = rates(works, 0.3, rounds)
-    seconds = {
-        part: {
-            n: works[part, n][1] / np.array(measured[part, n]) for name, n in works if name == part
-        }
-        for part in ("packing", "epoch", "evaluation")
-    }
-    return [_scaled(part, measured) for part, measured in seconds.items()]
+        works |= _growing_works(config, folder, n)
+    seconds = {"packing": {}, "epoch": {}, "evaluation": {}}
+    for (part, n), measured in rates(works, 0.3, rounds).items():
+        seconds[part][n] = works[part, n][1] / np.array(measured)
+    return [_scaled(part, by_frames) for part, by_frames in seconds.items()]
 
 
 def _scaled(part: str, seconds: dict) -> dict:  # frames -> (rounds,) seconds
@@ -558,12 +467,8 @@ def _scaled(part: str, seconds: dict) -> dict:  # frames -> (rounds,) seconds
     twice = [
         float(np.median(seconds[b] / seconds[a])) * 2 * a / b for a, b in zip(frames, frames[1:])
     ]
-    return dict(
-        part=part,
-        frames=frames,
-        seconds=[float(np.median(seconds[n])) for n in frames],
-        twice=max(twice),
-    )
+    medians = [float(np.median(seconds[n])) for n in frames]
+    return dict(part=part, frames=frames, seconds=medians, twice=max(twice))
 
 
 def doubling(scaling: list) -> list[dict]:
@@ -574,32 +479,23 @@ def doubling(scaling: list) -> list[dict]:
     ]
 
 # %% ../nbs/05a_bench.ipynb #de2dd273
+_FINE_TUNING = dict(image_size=224, patch_size=0, width=0, depth=-1, num_heads=0, stem="patch")
+
+
 def _measure_utilisation(
     run: Run,
     encoder: str = "vit_base_patch16_224",
-    frames: int = 128,
-    size: int = 8192,
+    frames: int = 128,  # of a batch
+    size: int = 8192,  # of the matrices
     steps: int = 5,
     **turns,
-) -> list[dict]:  # frames: of a batch; size: of the matrices
+) -> list[dict]:
     """Fine-tuning at 224 pixels: its floating point operations a second as a share of a large
     bfloat16 product's; on a GPU, peak memory.
     """
     gpu = run.device.type == "cuda"
     a, b = (torch.randn(size, size, device=run.device).bfloat16() for _ in range(2))
-    config = replace(
-        run.config,
-        encoder=encoder,
-        image_size=224,
-        patch_size=0,
-        width=0,
-        depth=-1,
-        num_heads=0,
-        stem="patch",
-        pool="mean",
-        pretrained="",
-        batch_frames=frames,
-    )
+    settings = dict(encoder=encoder, pool="mean", pretrained="", batch_frames=frames)
 
     def wide(v):
         return v[:1].expand(frames, *v.shape[1:])
@@ -616,29 +512,25 @@ def _measure_utilisation(
     )
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    model, learn = _learner(replace(run, config=config))
+    model, learn = _learner(run.changed(**_FINE_TUNING, **settings))
     what = f"{encoder} at 224 px, training step"
     product = f"bf16 product of {size} x {size} matrices"
     single = replace(batch, frames=images[:1], valid=batch.valid[:1])
     flops = 3 * count_flops(model, single)
     # the product in frames' worth of operations
-    measured = rates(
-        {
-            product: (lambda: a @ b, 2 * size**3 / flops),
-            what: (lambda: learn(_Again(batch, steps)), steps * frames),
-        },
-        **turns,
-    )
-    memory = (
-        [_value_line(f"{encoder} at 224 px, memory", torch.cuda.max_memory_allocated() / 1e6, "MB")]
-        if gpu
-        else []
-    )
-    return [
+    works = {
+        product: (lambda: a @ b, 2 * size**3 / flops),
+        what: (lambda: learn(_Again(batch, steps)), steps * frames),
+    }
+    measured = rates(works, **turns)
+    lines = [
         _value_line(product, float(np.median(measured[product])) * flops / 1e12, "TFLOP/s"),
         _rate_line(measured, what, product, 0.4),
-        *memory,
     ]
+    if gpu:
+        peak = torch.cuda.max_memory_allocated() / 1e6
+        lines.append(_value_line(f"{encoder} at 224 px, memory", peak, "MB"))
+    return lines
 
 # %% ../nbs/05a_bench.ipynb #0f530c09
 def bench(
@@ -661,21 +553,11 @@ def bench(
     lines += _measure_reading(run, paths, files=files, **turns)
     if config.image_size != 112:  # as large as the crops of s-Aff-Wild2
         say("reading, 112 px")
-        lines += [
-            made
-            | {
-                "part": f"{made['part']}, 112 px",
-                "against": made["against"] and f"{made['against']}, 112 px",
-            }
-            for made in _measure_reading(
-                *_small_run(
-                    replace(config, image_size=112, bench_size=112), folder / "real-size", 5 * files
-                ),
-                times=None,
-                files=files,
-                **turns,
-            )
-        ]
+        real = replace(config, image_size=112, bench_size=112)
+        small = _small_run(real, folder / "real-size", 5 * files)
+        for line in _measure_reading(*small, times=None, files=files, **turns):
+            names = {key: f"{line[key]}, 112 px" for key in ("part", "against") if line[key]}
+            lines.append(line | names)
     say("learning")
     lines += _measure_learning(run, **turns)
     say("compiling")
@@ -691,18 +573,16 @@ def bench(
     lines += _measure_large(folder / "large", rows)
     about = environment(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        dict(
-            record="bench",
-            name=re.sub(r"\W+", "-", f"{about['device']} {cores} cores").strip("-").lower(),
-            date=str(date.today()),
-            cores=cores,
-            processor=about["machine"]["processor"],
-            profile=config.profile,
-            rows=rows,
-            parts=lines,
-            scaling=scaling,
-            config=asdict(config),
-        )
-        | about
+    record = dict(
+        record="bench",
+        name=re.sub(r"\W+", "-", f"{about['device']} {cores} cores").strip("-").lower(),
+        date=str(date.today()),
+        cores=cores,
+        processor=about["machine"]["processor"],
+        profile=config.profile,
+        rows=rows,
+        parts=lines,
+        scaling=scaling,
+        config=asdict(config),
     )
+    return record | about

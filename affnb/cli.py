@@ -996,7 +996,7 @@ def check_data(folder) -> None:
             ),
             "replace the files",
         )
-    assign_parts(left, Config().dev_share, Config().head_share, Config().window, 0)
+    assign_parts(left, Config().dev_share, Config().head_share, Config().long_frames, 0)
     bare = [
         split
         for split in ("train", "validation")

@@ -11,7 +11,6 @@ __all__ = ['MARGIN', 'VERDICTS', 'METRICS', 'COMPARABLE', 'FINER', 'NEAR', 'p_va
 # %% ../nbs/03b_compare.ipynb #a2be6f97
 import gc
 from collections.abc import Callable
-from operator import itemgetter
 import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
@@ -66,16 +65,15 @@ def holm(
     from statsmodels.stats.multitest import multipletests
 
     adjusted = np.array(p, float)
-    finite = np.isfinite(np.array(p, float))
+    finite = np.isfinite(adjusted)
     count = int(finite.sum())
     if not count:
         return adjusted
+    planned = np.r_[adjusted[finite], np.ones(max(0, family - count))]
     # statsmodels collects garbage at each call: among what is new, not in the whole memory
     gc.freeze()
     try:
-        adjusted[finite] = multipletests(
-            np.r_[adjusted[finite], np.ones(max(0, family - count))], method="holm"
-        )[1][:count]
+        adjusted[finite] = multipletests(planned, method="holm")[1][:count]
     finally:
         gc.unfreeze()
     return adjusted
@@ -177,28 +175,28 @@ def contrast(
     if not shared:
         return {}, {}, {}
     sums = {arm: [statistics[arm][s] for s in shared] for arm in terms}
-    if any(s[0].names != next(iter(sums.values()))[0].names for s in sums.values()):
+    first = next(iter(sums.values()))
+    if any(each[0].names != first[0].names for each in sums.values()):
         raise AffnbError(
             f"paired comparison ({', '.join(terms)})",
             "the arms were scored on different videos",
             "compare runs on the same data only",
         )
 
-    def total(pick, *which):
-        each = [
-            (weight, mean_scores(pick(sums[arm]), *which, scores)) for arm, weight in terms.items()
-        ]
+    def total(seeds, *which):
+        each = {arm: mean_scores(sums[arm][seeds], *which, scores) for arm in terms}
         return {
-            metric: sum(weight * values[metric] for weight, values in each) for metric in each[0][1]
+            metric: sum(weight * each[arm][metric] for arm, weight in terms.items())
+            for metric in each[next(iter(terms))]
         }
 
-    counts, drawn = draws(next(iter(sums.values())), n, seed)
+    counts, drawn = draws(first, n, seed)
     once = np.ones((1, counts.shape[1]))
-    alone = [total(itemgetter(slice(k, k + 1)), once, None) for k in range(len(shared))]
+    alone = [total(slice(k, k + 1), once, None) for k in range(len(shared))]
     return (
-        {metric: np.array([a[metric][0] for a in alone]) for metric in alone[0]},
-        total(lambda s: s, once, None),
-        total(lambda s: s, counts, drawn),
+        {metric: np.array([values[metric][0] for values in alone]) for metric in alone[0]},
+        total(slice(None), once, None),
+        total(slice(None), counts, drawn),
     )
 
 # %% ../nbs/03b_compare.ipynb #67377ba9
@@ -206,11 +204,10 @@ def agreement(
     each, value: float
 ) -> str:  # (S,) of each seed, and their mean; such as `3 of 3`, empty where there is none
     "How many seeds have the sign of the mean."
-    return (
-        f"{int(value != 0 and (np.sign(each) == np.sign(value)).sum())} of {len(each)}"
-        if len(each) and not np.isnan(value)
-        else ""
-    )
+    if not len(each) or np.isnan(value):
+        return ""
+    agree = int(value != 0 and (np.sign(each) == np.sign(value)).sum())
+    return f"{agree} of {len(each)}"
 
 
 def row_of(
@@ -253,7 +250,7 @@ def pair_rows(
     n: int,  # resamples
     seed: int,  # of the draw
     scores,  # from `kept_scores`
-) -> list:  # of dicts, one a metric; NaN where there is nothing to compare
+) -> list:  # a dict per metric; NaN where there is nothing to compare
     "One pair, compared on the seeds that both arms have."
     arm, against = pair
     parts = contrast(pair_terms(arm, against), statistics, n, seed, scores)
@@ -272,7 +269,7 @@ def contrast_rows(
     n: int,  # resamples
     seed: int,  # of the draw
     scores,  # from `kept_scores`
-) -> list:  # of dicts, in order, one a metric
+) -> list:  # of dicts, in order, one per metric
     """Rows of a table, small p values from `FINER` times as many resamples; of a single seed there
     is no verdict, and none are drawn.
     """
@@ -297,23 +294,10 @@ def contrast_rows(
     return rows
 
 # %% ../nbs/03b_compare.ipynb #601f31d8
-_ROW = (
-    "arm",
-    "against",
-    "metric",
-    "difference",
-    "lo",
-    "hi",
-    "error",
-    "smallest",
-    "p",
-    "p_holm",
-    "p_equivalent",
-    "p_equivalent_holm",
-    "verdict",
-    "n_seeds",
-    "seeds_agree",
-)
+_ROW = [
+    *("arm", "against", "metric", "difference", "lo", "hi", "error", "smallest", "p", "p_holm"),
+    *("p_equivalent", "p_equivalent_holm", "verdict", "n_seeds", "seeds_agree"),
+]
 
 
 def with_verdicts(
@@ -323,9 +307,10 @@ def with_verdicts(
     """Holm's correction for all rows of one table, the smallest differences that it could find, and
     verdicts.
     """
-    both = dict(p_holm=holm(table.p, family), p_equivalent_holm=holm(table.p_equivalent, family))
     table = table.assign(
-        **both, smallest=smallest_found(table.error, max(family, int(table.p.notna().sum())))
+        p_holm=holm(table.p, family),
+        p_equivalent_holm=holm(table.p_equivalent, family),
+        smallest=smallest_found(table.error, max(family, table.p.count())),
     )
     columns = table.difference, table.p_holm, table.p_equivalent_holm, table.n_seeds
     return table.assign(verdict=[verdict(*row) for row in zip(*columns)])
@@ -335,7 +320,7 @@ def corrected(
     rows: list,  # of `contrast_rows`, labelled arm and against
 ) -> DataFrame:  # the columns of `_ROW`
     "Rows of one table, with Holm's correction for all of them, and verdicts."
-    return with_verdicts(DataFrame(rows, columns=[*_ROW]))[[*_ROW]]
+    return with_verdicts(DataFrame(rows, columns=_ROW))[_ROW]
 
 
 def compare(
@@ -355,18 +340,11 @@ def compare(
                 f"unknown metric {metric!r}",
                 f"name some of {', '.join(COMPARABLE)}{did_you_mean(metric, COMPARABLE)}",
             )
-    return corrected(
-        contrast_rows(
-            [
-                (dict(arm=arm, against=against), pair_terms(arm, against), metrics)
-                for arm, against in pairs
-            ],
-            statistics,
-            n,
-            seed,
-            kept_scores(metrics),
-        )
-    )
+    contrasts = [
+        (dict(arm=arm, against=against), pair_terms(arm, against), metrics)
+        for arm, against in pairs
+    ]
+    return corrected(contrast_rows(contrasts, statistics, n, seed, kept_scores(metrics)))
 
 # %% ../nbs/03b_compare.ipynb #93a825b7
 def pseudo_values_of(

@@ -742,11 +742,19 @@ def targets_of(
     }, masks
 
 # %% ../nbs/01_data.ipynb #e6a8353a
+def _long_and_short(
+    frames,  # video -> how many it has
+    long_frames: int,  # from how many on a video is long
+) -> tuple:  # the long videos, the others; each in the order given
+    "Long videos, in which time can be learned, and short ones: they are divided apart."
+    return frames[frames >= long_frames], frames[frames < long_frames]
+
+
 def assign_parts(
     table,  # rows with `video` and `split`
     dev_share: float,  # share of the training videos that becomes dev
     head_share: float,  # share of the training rows for heads alone; 0: all rows serve for both
-    window: int,  # frames a window; a video of two windows or more is long
+    long_frames: int,  # from how many frames on a video is long
     seed: int,
 ) -> pd.DataFrame:  # the same rows with `part` and, in train, `role` (encoder, head; both)
     """Divides the training videos at random, dev with its share of long and of short ones; raises
@@ -756,15 +764,14 @@ def assign_parts(
     frames = table[table.split == "train"].groupby("video").size()
     frames = frames.iloc[torch.randperm(len(frames), generator=generator(seed, "parts")).numpy()]
     # dev takes its share of each, and leaves at least one
-    kinds = frames[frames >= 2 * window], frames[frames < 2 * window]
     dev = [
         v
-        for kind in kinds
+        for kind in _long_and_short(frames, long_frames)
         for v in kind.index[: min(max(1, round(dev_share * len(kind))), len(kind) - 1)]
     ] or list(frames.index[:1])
     rest = frames.drop(dev if dev_share else [])
     # long ones first, for time is learned there
-    pool = pd.concat([rest[rest >= 2 * window], rest[rest < 2 * window]])
+    pool = pd.concat(_long_and_short(rest, long_frames))
     head = pool.index[pool.cumsum() - pool < head_share * rest.sum()][: len(rest) - 1]
     if rest.empty or (head_share and head.empty):
         raise AffnbError(

@@ -10,8 +10,10 @@ __all__ = ['patchify', 'unpatchify', 'ConvStem', 'build_encoder', 'count_paramet
 
 # %% ../nbs/04_model.ipynb #b6b28145
 import math
+import re
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,8 @@ class ConvStem(nn.Module):
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (side, side)
         self.num_patches = side * side
-        channels = [
-            in_chans,
-            *(max(16, embed_dim >> k) // 16 * 16 for k in range(stages - 1, 0, -1)),
-            embed_dim,
-        ]
+        between = [max(16, embed_dim >> k) // 16 * 16 for k in range(stages - 1, 0, -1)]
+        channels = [in_chans, *between, embed_dim]
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False)
             for i, o in zip(channels, channels[1:])
@@ -144,10 +143,8 @@ def build_encoder(
         encoder: Any = timm.create_model(config.encoder, num_classes=0, global_pool="avg", **sizes)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise UsageError(
-            (
-                f"settings `encoder`, `width`, `num_heads` = {config.encoder},"
-                f" {config.width}, {config.num_heads}"
-            ),
+            f"settings `encoder`, `width`, `num_heads` = {config.encoder}, {config.width},"
+            f" {config.num_heads}",
             f"timm cannot build this ({error})",
             "num_heads must divide width",
         ) from None
@@ -212,20 +209,18 @@ def fill_module(
         for n, v in state.items()
         if n in weights and v.shape != weights[n].shape
     ]
-    wrong += [f"tensor `{n}` is missing" for n in absent if not n.startswith(tuple(optional))]
+    left_over = [n for n in weights if n not in state]
+    optional = tuple(optional)
+    wrong += [f"tensor `{n}` is missing" for n in absent if not n.startswith(optional)]
     wrong += [
-        f"tensor `{n}` has no place in the model"
-        for n in weights
-        if n not in state and not n.startswith(tuple(optional))
+        f"tensor `{n}` has no place in the model" for n in left_over if not n.startswith(optional)
     ]
     if wrong:
         raise AffnbError(
             source,
             f"{wrong[0]} ({len(wrong)} do not fit)",
-            (
-                "use the settings these weights were trained with (encoder, image_size,"
-                " patch_size, width, depth, stem, pool), or other weights"
-            ),
+            "use the settings these weights were trained with (encoder, image_size, patch_size,"
+            " width, depth, stem, pool), or other weights",
         )
     module.load_state_dict({n: v for n, v in weights.items() if n in state}, strict=False)
     return absent
@@ -289,10 +284,8 @@ def timm_weights(
         raise AffnbError(
             "setting `pretrained` = timm",
             f"no weights for {config.encoder} ({type(error).__name__})",
-            (
-                "they need a network; else fetch a .safetensors file and give its path,"
-                " or leave the setting empty"
-            ),
+            "they need a network; else fetch a .safetensors file and give its path, or leave the"
+            " setting empty",
         ) from None
 
 
@@ -305,11 +298,10 @@ def make_encoder(
     encoder: Any = build_encoder(config)
     if not config.pretrained:
         return encoder
-    weights = (
-        timm_weights(config)
-        if config.pretrained == "timm"
-        else read_weights(project_root() / config.pretrained)
-    )
+    if config.pretrained == "timm":
+        weights = timm_weights(config)
+    else:
+        weights = read_weights(project_root() / config.pretrained)
     # in a masked autoencoder or a whole model
     ours = {n.removeprefix("encoder."): v for n, v in weights.items() if n.startswith("encoder.")}
     if not ours and config.stem == "patch":
@@ -318,10 +310,7 @@ def make_encoder(
         weights = checkpoint_filter_fn(weights, encoder)
     theirs = {name: value for name, value in weights.items() if not name.startswith("head.")}
     if config.pool == "mean":
-        theirs = {
-            name.replace("norm.", "fc_norm.", 1) if name.startswith("norm.") else name: value
-            for name, value in theirs.items()
-        }
+        theirs = {re.sub(r"^norm\.", "fc_norm.", name): value for name, value in theirs.items()}
     # nobody else has weights per place
     optional = () if ours or config.pool == "mean" else ("attn_pool.",)
     fill_module(encoder, ours or theirs, f"setting `pretrained` = {config.pretrained}", optional)
@@ -335,11 +324,8 @@ def draw_mask(
     generator: Generator,  # a source of chance
 ) -> Tensor:  # (B, L) bool on the generator's device, True where hidden
     "Hides the same number of patches of every image, at random places."
-    rank = (
-        torch.rand(n_images, n_patches, generator=generator, device=generator.device)
-        .argsort(1)
-        .argsort(1)
-    )
+    numbers = torch.rand(n_images, n_patches, generator=generator, device=generator.device)
+    rank = numbers.argsort(1).argsort(1)
     return rank < n_patches - count_visible(n_patches, ratio)
 
 
@@ -362,11 +348,8 @@ def hide_patches(
 ) -> Tensor:  # (B, 3, H, W)
     "The images with their hidden patches painted mid-grey, which is 0 after normalisation."
     side = math.isqrt(mask.shape[1])
-    pixels = (
-        mask.unflatten(1, (side, side))
-        .repeat_interleave(patch_size, 1)
-        .repeat_interleave(patch_size, 2)
-    )
+    places = mask.unflatten(1, (side, side))
+    pixels = places.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
     return images.masked_fill(pixels[:, None], 0.0)
 
 # %% ../nbs/04_model.ipynb #acb87771
@@ -391,30 +374,18 @@ class MaskedAutoencoder(nn.Module):
         dim = decoder_width
         self.patch_size = encoder.patch_embed.patch_size[0]
         self.n_prefix = encoder.num_prefix_tokens
-        self.enter, self.leave = (
-            nn.Linear(encoder.embed_dim, dim),
-            nn.Linear(dim, 3 * self.patch_size**2),
-        )
-        self.blocks = nn.Sequential(
-            *[
-                timm.models.vision_transformer.Block(dim, decoder_heads, qkv_bias=True)
-                for _ in range(decoder_depth)
-            ],
-            nn.LayerNorm(dim),
-        )
+        self.enter = nn.Linear(encoder.embed_dim, dim)
+        self.leave = nn.Linear(dim, 3 * self.patch_size**2)
+        block = partial(timm.models.vision_transformer.Block, dim, decoder_heads, qkv_bias=True)
+        self.blocks = nn.Sequential(*[block() for _ in range(decoder_depth)], nn.LayerNorm(dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer(
-            "positions",
-            timm.layers.build_sincos2d_pos_embed(list(encoder.patch_embed.grid_size), dim)[None],
-        )
-        for linear in (
-            m
-            for part in (self.enter, self.blocks, self.leave)
-            for m in part.modules()
-            if isinstance(m, nn.Linear)
-        ):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        grid = list(encoder.patch_embed.grid_size)
+        positions = timm.layers.build_sincos2d_pos_embed(grid, dim)[None]
+        self.register_buffer("positions", positions)
+        for part in (self.enter, self.blocks, self.leave):
+            for linear in (m for m in part.modules() if isinstance(m, nn.Linear)):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
 
     def places(self, mask):
         "(B, L) -> places of visible and of hidden patches, in order: (B, V), (B, L - V)."
@@ -425,31 +396,22 @@ class MaskedAutoencoder(nn.Module):
         """(B, 3, H, W), (B, L) -> (B, prefix + visible, D): hidden pixels blanked before the stem,
         hidden tokens dropped after it.
         """
-        x = self.encoder._pos_embed(
-            self.encoder.patch_embed(hide_patches(images, mask, self.patch_size))
-        )
-        visible = take_tokens(x[:, self.n_prefix :], self.places(mask)[0])
+        encoder = self.encoder
+        x = encoder.patch_embed(hide_patches(images, mask, self.patch_size))
         # a class token stays visible
-        x = self.encoder.blocks(
-            self.encoder.norm_pre(torch.cat([x[:, : self.n_prefix], visible], 1))
-        )
+        prefix, patches = encoder._pos_embed(x).tensor_split([self.n_prefix], 1)
+        visible = take_tokens(patches, self.places(mask)[0])
+        x = encoder.blocks(encoder.norm_pre(torch.cat([prefix, visible], 1)))
         # timm makes one of the two an identity
-        return self.encoder.fc_norm(self.encoder.norm(x))
+        return encoder.fc_norm(encoder.norm(x))
 
     def decode(self, tokens, mask):
         "(B, prefix + visible, D), (B, L) -> (B, L, p*p*3)."
-        x = self.enter(tokens)
-        places = self.places(mask)[0][..., None].expand(-1, -1, x.shape[-1])
-        patches = (
-            self.mask_token.to(x.dtype)
-            .expand(*mask.shape, -1)
-            .scatter(1, places, x[:, self.n_prefix :])
-        )
-        return self.leave(
-            self.blocks(torch.cat([x[:, : self.n_prefix], patches + self.positions], 1))[
-                :, self.n_prefix :
-            ]
-        )
+        prefix, visible = self.enter(tokens).tensor_split([self.n_prefix], 1)
+        places = self.places(mask)[0][..., None].expand(visible.shape)
+        hidden = self.mask_token.to(visible.dtype).expand(*mask.shape, -1)
+        patches = hidden.scatter(1, places, visible) + self.positions
+        return self.leave(self.blocks(torch.cat([prefix, patches], 1))[:, self.n_prefix :])
 
     def target(self, images):
         """(B, 3, H, W) -> normalised patches (B, L, p*p*3), and the deviation and mean that were
@@ -462,18 +424,12 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, images, generator):
         "(B, 3, H, W) -> loss, prediction (B, L, p*p*3), mask (B, L) that is True where hidden."
-        mask = draw_mask(len(images), self.positions.shape[1], self.mask_ratio, generator).to(
-            images.device, non_blocking=True
-        )
+        mask = draw_mask(len(images), self.positions.shape[1], self.mask_ratio, generator)
+        mask = mask.to(images.device, non_blocking=True)
         prediction = self.decode(self.encode(images, mask), mask)
         hidden = self.places(mask)[1]
-        return (
-            F.mse_loss(
-                take_tokens(prediction, hidden).float(), take_tokens(self.target(images)[0], hidden)
-            ),
-            prediction,
-            mask,
-        )
+        target = take_tokens(self.target(images)[0], hidden)
+        return F.mse_loss(take_tokens(prediction, hidden).float(), target), prediction, mask
 
 # %% ../nbs/04_model.ipynb #84c27436
 def make_autoencoder(
@@ -536,12 +492,10 @@ class Fusion(nn.Module):
     def forward(self, x, features):
         "(B, T, D), (B, T, K, F) -> (B, T, D)."
         if features is None or features.shape[-2] != self.n_features:
+            there = 0 if features is None else features.shape[-2]
             raise AffnbError(
                 "fusion",
-                (
-                    f"{(0 if features is None else features.shape[-2])} stored features a"
-                    f" frame, {self.n_features} expected"
-                ),
+                f"{there} stored features a frame, {self.n_features} expected",
                 "store the features of every task in the setting `fused`",
             )
         if self.kind == "concat":
@@ -560,11 +514,8 @@ class _CausalBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv1d(in_channels, out_channels, 2, dilation=dilation)
         self.second = nn.Conv1d(out_channels, out_channels, 2, dilation=dilation)
-        self.shortcut = (
-            nn.Conv1d(in_channels, out_channels, 1)
-            if in_channels != out_channels
-            else nn.Identity()
-        )
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv1d(in_channels, out_channels, 1)
         self.dilation = dilation
         self.drop = nn.Dropout(dropout)
 
@@ -587,8 +538,8 @@ def _frame_positions(
 
 
 class Temporal(nn.Module):
-    """LeakyReLU, then one prediction a frame from the frames of its window: (B, T, D), valid (B, T)
-    -> (B, T, out_dim); `none` changes nothing.
+    """LeakyReLU, then one prediction per frame from the frames of its window: (B, T, D), valid (B,
+    T) -> (B, T, out_dim); `none` changes nothing.
     """
 
     KINDS = ("none", "lstm", "gru", "tcn", "transformer")
@@ -602,11 +553,10 @@ class Temporal(nn.Module):
             )
         self.kind = kind
         self.out_dim = dim // 3 if kind == "tcn" else dim
-        between = dropout if layers > 1 else 0.0
-        if kind == "lstm":
-            self.net = nn.LSTM(dim, dim, layers, batch_first=True, dropout=between)
-        if kind == "gru":
-            self.net = nn.GRU(dim, dim, layers, batch_first=True, dropout=between)
+        if kind in ("lstm", "gru"):
+            recurrent = nn.LSTM if kind == "lstm" else nn.GRU
+            between = dropout if layers > 1 else 0.0
+            self.net = recurrent(dim, dim, layers, batch_first=True, dropout=between)
         if kind == "tcn":
             self.net = nn.Sequential(
                 _CausalBlock(dim, dim, 1),
@@ -631,14 +581,13 @@ class Temporal(nn.Module):
             return self.net(x)[0]
         # a window without any valid frame sees itself, or it would be NaN
         hidden = ~valid & valid.any(1, keepdim=True)
-        return self.net(
-            x + _frame_positions(x.shape[1], x.shape[2]).to(x), src_key_padding_mask=hidden
-        )
+        x = x + _frame_positions(x.shape[1], x.shape[2]).to(x)
+        return self.net(x, src_key_padding_mask=hidden)
 
 # %% ../nbs/04_model.ipynb #b8100072
 class Heads(nn.Module):
-    """One linear layer a task: (..., D) -> {AU: (..., 12) logits, EXPR: (..., 8) logits, VA: (...,
-    2) valence and arousal in (-1, 1)}.
+    """One linear layer per task: (..., D) -> {AU: (..., 12) logits, EXPR: (..., 8) logits, VA:
+    (..., 2) valence and arousal in (-1, 1)}.
     """
 
     def __init__(self, dim, tasks=TASKS):
@@ -685,12 +634,11 @@ class AffectModel(nn.Module, ModelHubMixin, library_name="affnb"):
             x = batch.features[:, :, 0]
             features = batch.features[:, :, 1:]
         else:
-            seen = [
+            x, *others = (
                 encoder(batch.frames.flatten(0, 1)).unflatten(0, batch.frames.shape[:2])
                 for encoder in (self.encoder, *self.others)
-            ]
-            x = seen[0]
-            features = torch.stack(seen[1:], 2) if self.others else batch.features
+            )
+            features = torch.stack(others, 2) if others else batch.features
         if self.fusion is not None:
             x = self.fusion(x, features)
         return self.heads(self.temporal(x, batch.valid))
@@ -699,34 +647,14 @@ class AffectModel(nn.Module, ModelHubMixin, library_name="affnb"):
         save_weights(self, Path(save_directory) / "model.safetensors")
 
     @classmethod
-    # the parameters are those of huggingface_hub
-    def _from_pretrained(  # noqa: PLR0913  # pyrefly: ignore[bad-override]
-        cls,
-        *,
-        model_id,
-        config=None,
-        revision=None,
-        cache_dir=None,
-        force_download=False,
-        local_files_only=False,
-        token=None,
-    ):
+    # `hub`: what huggingface_hub hands on to its download
+    def _from_pretrained(cls, *, model_id, config=None, **hub):  # pyrefly: ignore[bad-override]
         """A model from a folder, or from the Hugging Face hub, by its config.json and
         model.safetensors; raises `AffnbError` where they make none.
         """
-        path = (
-            Path(model_id) / "model.safetensors"
-            if Path(model_id).is_dir()
-            else hf_hub_download(
-                model_id,
-                "model.safetensors",
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        )
+        path = Path(model_id) / "model.safetensors"
+        if not Path(model_id).is_dir():
+            path = hf_hub_download(model_id, "model.safetensors", **hub)
         try:
             settings = Config(**config["settings"])
             tasks = config["tasks"]
@@ -766,11 +694,6 @@ def make_model(
     else:
         encoder = None
     fuse = Fusion(dim, dim, len(config.fused), config.fusion, config.dropout) if fusion else None
-    time = Temporal(
-        dim,
-        config.temporal if temporal else "none",
-        config.temporal_layers,
-        config.temporal_heads,
-        config.dropout,
-    )
+    kind = config.temporal if temporal else "none"
+    time = Temporal(dim, kind, config.temporal_layers, config.temporal_heads, config.dropout)
     return AffectModel(encoder, fuse, time, Heads(time.out_dim, tasks), others)

@@ -136,9 +136,8 @@ class WholeNorm(nn.BatchNorm2d):
             return super().forward(x)
         x = x.float()
         shape = (1, -1, 1, 1)
-        sums = sum_over_processes(
-            torch.cat([x.sum((0, 2, 3)), x.new_full((1,), x.numel() / x.shape[1])])
-        )
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = sum_over_processes(torch.cat([x.sum((0, 2, 3)), count]))
         mean = sums[:-1] / sums[-1]
         n = sums[-1].detach()
         x = x - mean.view(shape)
@@ -147,9 +146,8 @@ class WholeNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-        return x * (torch.rsqrt(variance + self.eps) * self.weight).view(shape) + self.bias.view(
-            shape
-        )
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return x * scale.view(shape) + self.bias.view(shape)
 
 # %% ../nbs/03a_parallel.ipynb #197782a0
 def train_together(
@@ -159,9 +157,8 @@ def train_together(
     if world() == 1:
         return model
     device = next(model.parameters()).device
-    return DistributedDataParallel(
-        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def launch(
@@ -173,28 +170,16 @@ def launch(
     Jupyter kernel cannot be one of them, so it waits.
     """
     with TemporaryDirectory(prefix="affnb-") as logs:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-            f"--log-dir={logs}",
-            "-m",
-            module,
-            *map(str, words),
-        ]
+        command = f"-m torch.distributed.run --standalone --nproc-per-node={processes}".split()
+        command = [sys.executable, *command, f"--log-dir={logs}", "-m", module, *map(str, words)]
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if run.returncode == 0:
         return
     lines = [line for line in run.stdout.splitlines() if line.strip()]
-    output = (
-        [line.removeprefix("affnb: ") for line in lines if line.startswith("affnb: ")]
-        or [line for line in lines if "Error:" in line]
-        or lines[-1:]
-        or ["no word was said"]
-    )
-    raise AffnbError(f"{module} in {processes} processes", output[0])
+    ours = [line.removeprefix("affnb: ") for line in lines if line.startswith("affnb: ")]
+    errors = [line for line in lines if "Error:" in line]
+    reasons = [*ours, *errors, *lines[-1:], "no word was said"]
+    raise AffnbError(f"{module} in {processes} processes", reasons[0])
 
 # %% ../nbs/03a_parallel.ipynb #881f6b26
 def streams(device: torch.device) -> dict:  # name -> the state of a stream

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['masked_mean', 'ccc_loss', 'class_weights', 'task_losses', 'total_loss', 'learning_rate', 'make_optimizer',
-           'save_checkpoint', 'load_checkpoint', 'Stage', 'Learner', 'Progress', 'train_epoch', 'fit', 'predict_rows',
-           'encode', 'Run', 'open_run', 'start_stage', 'rows_of', 'evaluation_batch', 'Sampling', 'batches_of',
-           'judge_on', 'labelled_tasks', 'make_loss', 'code_hashes', 'train_frames', 'look_once', 'save_stage_outputs',
-           'launch_stage', 'as_program']
+           'save_checkpoint', 'load_checkpoint', 'Stage', 'half_precision', 'Learner', 'Progress', 'train_epoch', 'fit',
+           'predict_rows', 'encode', 'Run', 'write_plan', 'open_run', 'start_stage', 'rows_of', 'evaluation_batch',
+           'Sampling', 'batches_of', 'judge_on', 'labelled_tasks', 'make_loss', 'code_hashes', 'train_frames',
+           'look_once', 'statistics_on', 'save_stage_outputs', 'launch_stage', 'as_program']
 
 # %% ../nbs/05_train.ipynb #9e42b69a
 import argparse
@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -35,7 +35,7 @@ from .core import text_hash
 from .core import training_settings, write_json
 from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows
 from .data import merge_windows, open_packed, take_rows, targets_of
-from .metrics import score, video_statistics
+from .metrics import Statistics, score, video_statistics
 from .model import count_parameters, fill_module, load_weights, make_encoder, make_model
 from .model import save_weights
 from .parallel import leave_group, gather_values, join_group, launch, now_and_then, rank
@@ -107,9 +107,8 @@ def task_losses(
         each = F.cross_entropy(
             outputs["EXPR"].float().flatten(0, -2), targets["EXPR"].flatten(), reduction="none"
         )
-        losses["EXPR"] = masked_mean(
-            each, (masks["EXPR"] * weights["EXPR"][targets["EXPR"]]).flatten()
-        )
+        counts = masks["EXPR"] * weights["EXPR"][targets["EXPR"]]
+        losses["EXPR"] = masked_mean(each, counts.flatten())
     if "VA" in outputs:
         for i, name in enumerate(("valence", "arousal")):
             losses[name] = ccc_loss(
@@ -157,12 +156,15 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
 
 # %% ../nbs/05_train.ipynb #bb72e9ab
+def _tensors_of(model: nn.Module, prefix: str = "") -> dict:  # name -> tensor in one piece
+    "Every tensor of a model, under its own name."
+    return {f"{prefix}{name}": value.contiguous() for name, value in model.state_dict().items()}
+
+
 def _keep_weights(model: nn.Module, path) -> None:
     "Writes every tensor of a model under its own name, whole or not at all."
     with atomic(path) as temporary:
-        save_file(
-            {name: value.contiguous() for name, value in model.state_dict().items()}, temporary
-        )
+        save_file(_tensors_of(model), temporary)
 
 
 def save_checkpoint(
@@ -171,9 +173,8 @@ def save_checkpoint(
     """Writes weights, optimiser moments, further tensors and a JSON-able state to one safetensors
     file, whole or not at all.
     """
-    tensors = {
-        f"model.{name}": value.contiguous() for name, value in model.state_dict().items()
-    } | {f"within.{name}": value for name, value in (within or {}).items()}
+    tensors = _tensors_of(model, "model.")
+    tensors |= {f"within.{name}": value for name, value in (within or {}).items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value.contiguous() for name, value in moments.items()}
     with atomic(path) as temporary:
@@ -188,34 +189,27 @@ def load_checkpoint(
     """
     if not Path(path).exists():
         return None
+    kinds = {"model": {}, "within": {}, "optimizer": {}}
     try:
         with safe_open(path, "pt") as file:
             state = json.loads(file.metadata()["state"])
             if state["key"] != key:
                 return None
             names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-
-        def own(kind):
-            return {
-                name.removeprefix(f"{kind}."): value
-                for name, value in tensors.items()
-                if name.startswith(f"{kind}.")
-            }
-
+            for name in names:
+                kind, _, rest = name.partition(".")
+                kinds[kind][rest] = file.get_tensor(name)
+        fill_module(model, kinds["model"], str(path))
         saved = optimizer.state_dict()
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        for name, value in own("optimizer").items():
+        for name, value in kinds["optimizer"].items():
             i, moment = name.split(".")
+            shape = trained[int(i)].shape
+            if moment != "step" and value.shape != shape:
+                raise ValueError(
+                    f"{moment} of weight {i} is {tuple(value.shape)}, and the weight {tuple(shape)}"
+                )
             saved["state"].setdefault(int(i), {})[moment] = value
-        fill_module(model, own("model"), str(path))
-        for i, moments in saved["state"].items():
-            for moment, value in moments.items():
-                if moment != "step" and value.shape != trained[i].shape:
-                    raise ValueError(
-                        f"{moment} of weight {i} is {tuple(value.shape)}, and the weight"
-                        f" {tuple(trained[i].shape)}"
-                    )
     except (SafetensorError, OSError, TypeError, LookupError, ValueError) as error:
         raise AffnbError(
             path,
@@ -223,7 +217,7 @@ def load_checkpoint(
             "delete it, and this training begins anew",
         ) from None
     optimizer.load_state_dict(saved)
-    return state | dict(within=own("within"))
+    return state | dict(within=kinds["within"])
 
 
 @dataclass(frozen=True)
@@ -250,7 +244,12 @@ class Stage:
         load_weights(model, best)
         model.eval()
 
-# %% ../nbs/05_train.ipynb #20c0251c
+# %% ../nbs/05_train.ipynb #6520a893
+def half_precision(device: torch.device):  # a context
+    "On a GPU the forward pass runs in bfloat16 inside; on a CPU nothing changes."
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def _check_finite(
     losses: list,  # of scalars, on the device
     batches: list,  # the rows of the same steps
@@ -262,20 +261,16 @@ def _check_finite(
     """
     bad = (~torch.isfinite(torch.stack(losses))).nonzero().flatten().tolist()
     if bad:
-        rows = batches[bad[0]].flatten()[:8].tolist()
+        first = bad[0]
+        rows = batches[first].flatten()[:8].tolist()
         raise AffnbError(
             name,
-            (
-                f"the loss is {losses[bad[0]].item()} at step {step + bad[0]}, batch of"
-                f" rows {rows} ..."
-            ),
-            (
-                "lower the learning rate (lr, mae_lr, head_lr) or look at these frames;"
-                " the last good epoch is kept"
-            ),
+            f"the loss is {losses[first].item()} at step {step + first}, batch of rows {rows} ...",
+            "lower the learning rate (lr, mae_lr, head_lr) or look at these frames; the last good"
+            " epoch is kept",
         )
 
-# %% ../nbs/05_train.ipynb #6520a893
+
 @dataclass
 class Learner:
     "What a training step needs besides a batch."
@@ -289,8 +284,7 @@ class Learner:
 
     def step(self, batch) -> dict:  # the loss and its parts: scalars on the device
         "One step of gradient descent."
-        device = next(self.model.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with half_precision(next(self.model.parameters()).device):
             loss, parts = self.loss_of(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -365,27 +359,17 @@ def fit(
     """
     config = stage.config
     last = stage.folder / "last.safetensors"
-    key = text_hash(
-        training_settings(config),
-        stage.name,
-        stage.seed,
-        stage.epochs,
-        stage.lr,
-        stage.key,
-        max(world(), config.processes),
-    )
+    own = (stage.name, stage.seed, stage.epochs, stage.lr, stage.key)
+    key = text_hash(training_settings(config), *own, max(world(), config.processes))
     optimizer = make_optimizer(model, stage.lr, config.weight_decay)
     steps = stage.epochs * len(batches)
     barrier()
     state = load_checkpoint(last, model, optimizer, key)
-    # of another experiment
-    if state is None and rank() == 0:
+    history, best, begun, within = [], -math.inf, dict(steps=0, frames=0), {}
+    if state:
+        history, best, begun, within = (state[n] for n in ("history", "best", "begun", "within"))
+    elif rank() == 0:  # what lies there is of another experiment
         (stage.folder / "best.safetensors").unlink(missing_ok=True)
-    history, best, begun, within = (
-        [state[name] for name in ("history", "best", "begun", "within")]
-        if state
-        else ([], -math.inf, dict(steps=0, frames=0), {})
-    )
     done = len(history) * len(batches) + begun["steps"]
     for group in optimizer.param_groups:
         group["initial_lr"] = stage.lr
@@ -398,15 +382,8 @@ def fit(
     device = next(model.parameters()).device
     live = cast("nn.Module", torch.compile(live)) if config.compile else live
     learner = Learner(live, loss_of, optimizer, schedule, config.clip_norm, stage.name)
-    bar = tqdm(
-        total=steps,
-        initial=done,
-        desc=stage.name,
-        unit="step",
-        mininterval=2,
-        leave=False,
-        disable=rank() > 0,
-    )
+    looks = dict(desc=stage.name, unit="step", mininterval=2, leave=False, disable=rank() > 0)
+    bar = tqdm(total=steps, initial=done, **looks)
 
     def write(progress=Progress()):
         tensors = {}
@@ -432,15 +409,8 @@ def fit(
         model.eval()
         with torch.inference_mode():
             score, dev = judge(model)
-        history.append(
-            dict(
-                epoch=epoch + 1,
-                score=score,
-                dev=dev,
-                seconds=time.perf_counter() - start,
-                **trained,
-            )
-        )
+        seconds = time.perf_counter() - start
+        history.append(dict(epoch=epoch + 1, score=score, dev=dev, seconds=seconds, **trained))
         if score > best and rank() == 0:
             _keep_weights(model, stage.folder / "best.safetensors")
         best = max(best, score)
@@ -457,21 +427,13 @@ def fit(
 def _put_together(
     batched: dict, batches: Batches, n_rows: int
 ) -> dict:  # name -> (N, .) float64, NaN in rows that no window holds
-    "What was found batch by batch (and in other processes), a value a frame, by packed row."
-    shares = [
-        share
-        for share in gather_values(
-            {name: torch.cat(values).float().cpu().numpy() for name, values in batched.items()}
-        )
-        if share
-    ]
+    "What was found batch by batch (and in other processes), a value per frame, by packed row."
+    mine = {name: torch.cat(values).float().cpu().numpy() for name, values in batched.items()}
+    shares = [share for share in gather_values(mine) if share]
+    index = batches.index.numpy()
+    valid = batches.valid.numpy()
     return {
-        name: merge_windows(
-            np.concatenate([share[name] for share in shares]),
-            batches.index.numpy(),
-            batches.valid.numpy(),
-            n_rows,
-        )
+        name: merge_windows(np.concatenate([share[name] for share in shares]), index, valid, n_rows)
         for name in shares[0]
     }
 
@@ -482,13 +444,13 @@ def predict_rows(
     batches: Batches,
     n_rows: int,  # rows of the packed array
 ) -> dict:  # AU (N,12), EXPR (N,8) probabilities, VA (N,2); NaN in rows that no window holds
-    "One prediction a frame, as arrays by packed row."
+    "One prediction per frame, as arrays by packed row."
     model.eval()
     device = next(model.parameters()).device
     collected = {}
     likely = dict(AU=torch.sigmoid, EXPR=partial(torch.softmax, dim=-1), VA=nn.Identity())
     for batch in batches.ordered():
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with half_precision(device):
             outputs = model(batch)
         for task, values in outputs.items():
             collected.setdefault(task, []).append(likely[task](values.float()))
@@ -500,12 +462,12 @@ def encode(encoder: nn.Module, batches: Batches, n_rows: int) -> np.ndarray:  # 
     "The encoder's feature of every frame of the batches, by packed row."
     encoder.eval()
     device = next(encoder.parameters()).device
-    collected = []
+    collected = {}
     for batch in batches.ordered():
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with half_precision(device):
             feature = encoder(batch.frames.flatten(0, 1))
-        collected.append(feature.unflatten(0, batch.rows.shape))
-    return _put_together({"feature": collected} if collected else {}, batches, n_rows)["feature"]
+        collected.setdefault("feature", []).append(feature.unflatten(0, batch.rows.shape))
+    return _put_together(collected, batches, n_rows)["feature"]
 
 # %% ../nbs/05_train.ipynb #30d4b99a
 @dataclass(frozen=True)
@@ -515,7 +477,7 @@ class Run:
     folder: Path  # where the run writes
     config: Config  # its settings
     packed: Packed  # frames, manifest
-    table: pd.DataFrame  # a row a frame: labels, part, role
+    table: pd.DataFrame  # one row per frame: labels, part, role
     targets: dict  # task -> labels by packed row
     masks: dict  # task -> which of them are there
     # hash (of lists and names), content (hash of the frames), name and source of the data; of the
@@ -524,19 +486,37 @@ class Run:
     device: torch.device
     frames: Tensor  # the packed frames, on the device where they fit
 
+    def changed(self, **settings) -> "Run":
+        "The same run with other settings."
+        return replace(self, config=replace(self.config, **settings))
+
+    def labels(self, rows) -> tuple[dict, dict]:  # targets and masks: task -> (n, ...)
+        "The labels of these rows, and which of them are there."
+        return take_rows(self.targets, rows), take_rows(self.masks, rows)
+
 # %% ../nbs/05_train.ipynb #f499407b
+def write_plan(
+    folder,  # of the run
+    config: Config,
+    packed,  # folder of the packed frames
+    faces,  # folder of the benchmark
+) -> None:
+    "A plan for a run on a small benchmark, such as `affnb reproduce` writes for its runs."
+    plan = dict(config=asdict(config), packed=str(packed), folder=str(faces), benchmark=True)
+    write_json(Path(folder) / "plan.json", plan)
+
+
 def open_run(
     run_dir,  # a folder that `affnb reproduce` planned
-    device=None,  # where frames are held; None: as the settings say
+    device_of=lambda config: pick_device(config.device),  # config -> where frames are held
 ) -> Run:
     "Reads a run's settings and data; raises `AffnbError` where it was not planned or packed yet."
     plan = read_json(Path(run_dir) / "plan.json")
     config = Config(**plan["config"])
-    device = device or pick_device(config.device)
+    device = device_of(config)
     packed = open_packed(plan["packed"])
-    table = assign_parts(
-        packed.table, config.dev_share, config.head_share, config.long_frames // 2, 0
-    )
+    shares = (config.dev_share, config.head_share)
+    table = assign_parts(packed.table, *shares, config.long_frames, seed=0)
     drawn = Path(plan["folder"]) / "benchmark.json"
     data = dict(
         hash=packed.manifest["source"],
@@ -546,16 +526,8 @@ def open_run(
     )
     if drawn.exists():
         data["origin"] = file_hash(drawn)
-    return Run(
-        Path(run_dir),
-        config,
-        packed,
-        table,
-        *targets_of(table),
-        data,
-        device,
-        hold_frames(packed.frames, device),
-    )
+    frames = hold_frames(packed.frames, device)
+    return Run(Path(run_dir), config, packed, table, *targets_of(table), data, device, frames)
 
 
 def start_stage(
@@ -564,32 +536,30 @@ def start_stage(
     """Prepares this process for a stage (threads, memory, the processes beside it, the command that
     it ends with), and opens the run.
     """
-    config = Config(**read_json(Path(run_dir) / "plan.json")["config"])
-    torch.set_num_threads(config.threads)
-    keep_memory()
-    end_with_process(os.environ.get("AFFNB_CHAIN"))
-    return open_run(run_dir, join_group(pick_device(config.device)))
+
+    def prepared(config):
+        torch.set_num_threads(config.threads)
+        keep_memory()
+        end_with_process(os.environ.get("AFFNB_CHAIN"))
+        return join_group(pick_device(config.device))
+
+    return open_run(run_dir, prepared)
 
 # %% ../nbs/05_train.ipynb #f266ea4f
 def rows_of(
     run: Run,
-    part: str,
-    role: str = "",
-    task="",  # task: one or several; only frames with a label of one of them
+    part: str,  # train | dev | validation | test
+    role: str = "",  # encoder | head: the split of the training people; both where empty
+    task="",  # one or several: only frames with a label of one of them
 ) -> pd.DataFrame:
-    "The frames of a part (and role), in the table's order."
+    "The frames of a part (and split), in the table's order."
     keep = run.table["part"] == part
     if role:
         keep &= run.table["role"].isin((role, "both"))
     if task:
         rows = run.table["row"].to_numpy()
-        keep &= np.any(
-            [
-                run.masks[t][rows].reshape(len(rows), -1).any(1)
-                for t in ((task,) if isinstance(task, str) else task)
-            ],
-            axis=0,
-        )
+        masks = [run.masks[name] for name in ((task,) if isinstance(task, str) else task)]
+        keep &= np.any([mask[rows].reshape(len(rows), -1).any(1) for mask in masks], axis=0)
     return run.table[keep]
 
 
@@ -664,22 +634,18 @@ def judge_on(run: Run, batches: Batches, tasks) -> object:  # model -> (score, d
 
     def judge(model):
         predictions = predict_rows(model, batches, len(run.table))
-        scores = score(
-            take_rows(predictions, rows), take_rows(run.targets, rows), take_rows(run.masks, rows)
-        )
+        scores = score(take_rows(predictions, rows), *run.labels(rows))
         # one of the two may be unlabelled
         affect = [c for c in (scores["CCC_valence"], scores["CCC_arousal"]) if c is not None]
-        parts = [
-            sum(affect) / len(affect) if task == "VA" and affect else scores[task] for task in tasks
-        ]
-        parts = [part for part in parts if part is not None]
+        judged = scores | (dict(VA=sum(affect) / len(affect)) if affect else {})
+        parts = [judged[task] for task in tasks if judged[task] is not None]
         return (sum(parts) if parts else math.nan), scores
 
     return judge
 
 # %% ../nbs/05_train.ipynb #c83b1106
 def labelled_tasks(run: Run, role: str = "encoder") -> tuple:
-    """The tasks that have a label among the training frames of a role; the others drop out of the
+    """The tasks that have a label among the training frames of a split; the others drop out of the
     loss.
     """
     return tuple(task for task in TASKS if len(rows_of(run, "train", role, task)))
@@ -691,27 +657,21 @@ def _whole_batch(outputs: dict, batch: Batch) -> tuple:  # the same of all proce
     """
     if world() == 1:
         return outputs, batch
-    labels = [
-        (kind, task, values)
-        for kind in ("targets", "masks")
-        for task, values in getattr(batch, kind).items()
+    labels = [*batch.targets.values(), *batch.masks.values()]
+    flat = [values.view(*batch.rows.shape, -1) for values in labels]
+    parts = gather_windows([*outputs.values(), *flat], batch.whole)
+    whole = [
+        full.to(values.dtype).view(-1, *values.shape[1:])
+        for values, full in zip(labels, parts[len(outputs) :])
     ]
-    parts = gather_windows(
-        [*outputs.values(), *(values.view(*batch.rows.shape, -1) for _, _, values in labels)],
-        batch.whole,
-    )
-    whole = dict(targets={}, masks={})
-    for (kind, task, values), full in zip(labels, parts[len(outputs) :]):
-        whole[kind][task] = full.to(values.dtype).view(-1, *values.shape[1:])
-    return dict(zip(outputs, parts)), replace(batch, **whole)
+    targets = dict(zip(batch.targets, whole))
+    masks = dict(zip(batch.masks, whole[len(targets) :]))
+    return dict(zip(outputs, parts)), replace(batch, targets=targets, masks=masks)
 
 
 def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) -> (loss, parts)
     "The weighted loss of a model's tasks, with class weights from these training frames."
-    rows = table["row"].to_numpy()
-    weights = class_weights(
-        take_rows(run.targets, rows), take_rows(run.masks, rows), config.balance
-    )
+    weights = class_weights(*run.labels(table["row"].to_numpy()), config.balance)
     weights = {task: value.to(run.device) for task, value in weights.items()}
 
     def loss_of(model, batch):
@@ -721,29 +681,17 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
     return loss_of
 
 # %% ../nbs/05_train.ipynb #bd87111d
-_CODE = (
-    "core",
-    "data",
-    "metrics",
-    "parallel",
-    "model",
-    "train",
-    "heads",
-    "06_pretrain",
-    "07_separate",
-    "08_joint",
-)
+_MODULES = ("core", "data", "metrics", "parallel", "model", "train", "heads")
+_STAGES = ("06_pretrain", "07_separate", "08_joint")
 
 
 def code_hashes(run: Run) -> list[str]:
     """What the pictures show, and what the code said when the run was planned: a checkpoint of
     other pictures or other code is another experiment's.
     """
-    return [run.data.get("content", "")] + [
-        path.read_text()
-        for path in sorted((run.folder / "sources").glob("*.txt"))
-        if path.stem in _CODE
-    ]
+    paths = sorted((run.folder / "sources").glob("*.txt"))
+    code = [path.read_text() for path in paths if path.stem in _MODULES + _STAGES]
+    return [run.data.get("content", ""), *code]
 
 
 def train_frames(
@@ -775,7 +723,7 @@ def train_frames(
 def look_once(
     run: Run, model
 ) -> tuple:  # features (N, D), predictions by task; NaN in the other rows
-    """What a trained model of single frames leaves: the features of all frames that a second step
+    """What a trained model of single frames leaves: the features of all frames that head training
     reads, and its predictions of those that are not for training, from the same features.
     """
     n = len(run.table)
@@ -789,19 +737,14 @@ def look_once(
     return features, predict_rows(model, batches, n)
 
 # %% ../nbs/05_train.ipynb #a79d8cf5
-def _look_at(run: Run, predictions: dict, part: str = "dev") -> list[str]:  # a sentence each
-    "What is wrong with the predictions of a part that their score does not tell (03c)."
-    table = rows_of(run, part)
+def statistics_on(run: Run, table: pd.DataFrame, predictions: dict) -> Statistics:
+    "The sums by video of predictions on these frames, from which every score follows."
     rows = table["row"].to_numpy()
-    statistics = video_statistics(
-        take_rows(predictions, rows),
-        take_rows(run.targets, rows),
-        take_rows(run.masks, rows),
-        table["video"].to_numpy(),
-    )
-    return watch(statistics.values.sum(0), tuple(predictions))
+    videos = table["video"].to_numpy()
+    return video_statistics(take_rows(predictions, rows), *run.labels(rows), videos)
 
 
+_TOTALS = dict(frames_seen="frames", seconds="seconds")  # of a record: sums over the history
 _NOTHING = "no training frame has a label that it could learn from: there is no model, and no score"
 
 
@@ -820,7 +763,10 @@ def save_stage_outputs(
     if rank():
         return barrier()  # of several processes one writes, and all go on when it has
     features, predictions = outputs
-    warnings = [_NOTHING] if model is None else _look_at(run, predictions)
+    warnings = [_NOTHING]
+    if model is not None:
+        sums = statistics_on(run, rows_of(run, "dev"), predictions).values.sum(0)
+        warnings = watch(sums, tuple(predictions))
     show_warnings(f"{name}, seed {seed}, on dev", warnings)
     folder = run.folder / f"seed{seed}" / name
     rows = run.table.loc[run.table["part"] != "train", "row"].to_numpy(copy=True)
@@ -838,15 +784,9 @@ def save_stage_outputs(
     for file, tensors in files.items():
         with atomic(folder / f"{file}.safetensors") as path:
             save_file(tensors, path)
-    cost = (
-        dict(parameters=count_parameters(model) if model is not None else 0, flops=0)
-        | cost
-        | dict(
-            frames_seen=sum(h["frames"] for h in history),
-            seconds=sum(h["seconds"] for h in history),
-        )
-    )
-    fields = dict(stage=name, history=history, warnings=warnings) | cost
+    fields = dict(stage=name, history=history, warnings=warnings)
+    fields |= dict(parameters=0 if model is None else count_parameters(model), flops=0) | cost
+    fields |= {total: sum(h[one] for h in history) for total, one in _TOTALS.items()}
     record = make_record("train", name, seed, run.config, run.data, run.device, **fields)
     write_json(run.folder / "records" / f"train-{name}-seed{seed}.json", record)
     barrier()
@@ -857,14 +797,8 @@ def launch_stage(run: Run, module: str, seed: int, **words) -> None:
     they leave is taken up by the caller.
     """
     if run.config.processes > 1 and world() == 1:
-        launch(
-            module,
-            run.config.processes,
-            run.folder,
-            "--seed",
-            seed,
-            *(w for name, value in words.items() for w in (f"--{name}", value)),
-        )
+        options = [f"--{name}={value}" for name, value in words.items()]
+        launch(module, run.config.processes, run.folder, f"--seed={seed}", *options)
 
 
 def as_program(train, *names) -> None:  # train(run, *names, seed)

@@ -34,10 +34,14 @@ def floors(
     )
 
 # %% ../nbs/03c_watch.ipynb #7c11f9f2
+_NO_LABEL = "no frame has a label: there is nothing to score"
+_NOT_ABOVE = "is not above {}, which a constant answer reaches"
+
+
 def watch(
     sums,  # (C,) by `SUM_COLUMNS`, of all videos together
     tasks=TASKS,  # that the model answers; valence and arousal can be named apart
-) -> list[str]:  # a sentence each; none where all is well
+) -> list[str]:  # sentences; none where all is well
     "What is wrong with an answer that its score does not tell."
     by_column = dict(zip(SUM_COLUMNS, np.asarray(sums, float)))
     floor = floors(sums)
@@ -47,7 +51,7 @@ def watch(
         if task not in tasks:
             continue
         if not by_column[f"{task}:n"]:
-            warnings.append(f"{task}: no frame has a label: there is nothing to score")
+            warnings.append(f"{task}: {_NO_LABEL}")
             continue
         never = [
             f"{name} ({by_column[f'{name}:fn']:.0f} frames)"
@@ -57,23 +61,17 @@ def watch(
         if never:
             warnings.append(f"{task}: never {verb} {', '.join(never)}")
         if scored[task] <= floor[task] + 1e-9:
-            warnings.append(
-                f"{task}: {scored[task]:.3f} is not above {floor[task]:.3f}, which a constant"
-                " answer reaches"
-            )
+            warnings.append(f"{task}: {scored[task]:.3f} {_NOT_ABOVE.format(f'{floor[task]:.3f}')}")
     for name in AFFECT:
         if name not in tasks and "VA" not in tasks:
             continue
         n, x, xx = (by_column[f"{name}:{moment}"] for moment in ("n", "x", "xx"))
         if not n:
-            warnings.append(f"{name}: no frame has a label: there is nothing to score")
+            warnings.append(f"{name}: {_NO_LABEL}")
         elif xx / n - (x / n) ** 2 < 1e-6:
             warnings.append(f"{name}: every frame gets the same answer")
         elif scored[f"CCC_{name}"] <= 0:
-            warnings.append(
-                f"{name}: a CCC of {scored[f'CCC_{name}']:.3f} is not above 0, which a constant"
-                " answer reaches"
-            )
+            warnings.append(f"{name}: a CCC of {scored[f'CCC_{name}']:.3f} {_NOT_ABOVE.format(0)}")
     return warnings
 
 # %% ../nbs/03c_watch.ipynb #c7b60b81
@@ -110,6 +108,12 @@ def _in_notebook() -> bool:
     return "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel")
 
 
+_BOX = (
+    '<div role="alert" style="border-left: 6px solid #b40000; padding: .4em 1em; margin: .4em 0">'
+    '<b>Look at this: {}</b><ul style="margin: 0">{}</ul></div>'
+)
+
+
 def show_warnings(
     name: str,  # what was looked at: an arm, a stage
     lines,  # what `watch` found
@@ -122,10 +126,4 @@ def show_warnings(
     from IPython.display import HTML, display
 
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    display(
-        HTML(
-            '<div role="alert" style="border-left: 6px solid #b40000; padding: .4em 1em; margin:'
-            f' .4em 0"><b>Look at this: {html.escape(name)}</b><ul style="margin:'
-            f' 0">{items}</ul></div>'
-        )
-    )
+    display(HTML(_BOX.format(html.escape(name), items)))

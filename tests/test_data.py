@@ -908,7 +908,7 @@ def test_no_video_is_in_two_parts_and_shares_are_met(seed):
     table = bench_like()
     validation = table_of({f"val{i}": ["1", "2"] for i in range(3)}).assign(split="validation")
     table = pd.concat([table, validation], ignore_index=True)
-    parts = assign_parts(table, 0.15, 0.2, 30, seed)
+    parts = assign_parts(table, 0.15, 0.2, 60, seed)
     assert parts.groupby("video")[["part", "role"]].nunique().max(axis=None) == 1
     pd.testing.assert_frame_equal(parts[table.columns], table)
     by_video = parts.drop_duplicates("video")
@@ -928,7 +928,7 @@ def test_parts_follow_the_seed_and_nothing_else():
 
     def home(t, s):
         return (
-            assign_parts(t, 0.15, 0.2, 30, s)
+            assign_parts(t, 0.15, 0.2, 60, s)
             .drop_duplicates("video")
             .set_index("video")[["part", "role"]]
             .sort_index()
@@ -943,21 +943,21 @@ def test_parts_follow_the_seed_and_nothing_else():
 
 def test_short_videos_serve_where_none_is_long_and_too_few_are_refused():
     short = assign_parts(
-        table_of({f"v{i}": ["1", "2"] for i in range(10)}), 0.2, 0.3, 30, 0
+        table_of({f"v{i}": ["1", "2"] for i in range(10)}), 0.2, 0.3, 60, 0
     ).drop_duplicates("video")
     assert (short.part == "dev").sum() == 2
     assert (short.role == "head").sum() == 3
     least = assign_parts(
-        table_of({v: ["1", "2"] for v in "abc"}), 0.15, 0.2, 30, 0
+        table_of({v: ["1", "2"] for v in "abc"}), 0.15, 0.2, 60, 0
     ).drop_duplicates("video")
     assert sorted(least.part + least.role) == ["dev", "trainencoder", "trainhead"]
-    shared = assign_parts(table_of({v: ["1", "2"] for v in "abc"}), 0.15, 0, 30, 0).drop_duplicates(
+    shared = assign_parts(table_of({v: ["1", "2"] for v in "abc"}), 0.15, 0, 60, 0).drop_duplicates(
         "video"
     )
     assert sorted(shared.part + shared.role) == ["dev", "trainboth", "trainboth"]
     for n in (1, 2):
         assert "at least 3" in error(
-            assign_parts, table_of({v: ["1"] for v in "abc"[:n]}), 0.15, 0.2, 30, 0
+            assign_parts, table_of({v: ["1"] for v in "abc"[:n]}), 0.15, 0.2, 60, 0
         )
 
 
@@ -1293,7 +1293,7 @@ def test_real_photographs_from_list_to_batch(tmp_path):
     assert len(packed.frames) == len(table)
     assert packed.manifest["undecodable"] == []
     assert packed.frames.std() > 30
-    parts = assign_parts(packed.table, 0.15, 0.2, 8, 0)
+    parts = assign_parts(packed.table, 0.15, 0.2, 16, 0)
     train = parts[parts.role == "encoder"]
     batch = next(
         Batches(packed.frames, train, *make_windows(train, 8, 4), 16, augment="window").epoch(0)
@@ -1314,7 +1314,7 @@ def test_head_role_takes_short_videos_where_the_long_ones_do_not_suffice():
         + [pd.DataFrame(dict(video="v", split="validation", row=range(5)))],
         ignore_index=True,
     )
-    parts = assign_parts(table, 0.15, 0.25, 30, 0)
+    parts = assign_parts(table, 0.15, 0.25, 60, 0)
     train = parts[parts.part == "train"]
     head = train[train.role == "head"]
     assert "many" in set(head.video)

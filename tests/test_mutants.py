@@ -84,8 +84,8 @@ MUTANTS = {
     ),
     "the autoencoder's loss is over all patches": (
         "model",
-        "take_tokens(prediction, hidden).float(), take_tokens(self.target(images)[0], hidden)",
-        "prediction.float(), self.target(images)[0]",
+        "F.mse_loss(take_tokens(prediction, hidden).float(), target)",
+        "F.mse_loss(prediction.float(), self.target(images)[0])",
         MODEL,
     ),
     "validation chooses the best single model": (

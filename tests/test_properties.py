@@ -382,13 +382,13 @@ def test_merging_is_the_inverse_of_windowing(lengths, T, stride, seed):
     st.lists(st.integers(1, 130), min_size=3, max_size=40),
     st.floats(0.01, 0.6),
     st.just(0.0) | st.floats(0.01, 0.6),
-    st.integers(1, 60),
+    st.integers(1, 120),
     st.integers(0, 99),
 )
-def test_no_video_is_in_two_parts(lengths, dev_share, head_share, window, seed):
+def test_no_video_is_in_two_parts(lengths, dev_share, head_share, long_frames, seed):
     table = table_of(lengths).assign(split="train")
     try:
-        parts = assign_parts(table, dev_share, head_share, window, seed)
+        parts = assign_parts(table, dev_share, head_share, long_frames, seed)
     except AffnbError:
         return
     assert parts.groupby("video")[["part", "role"]].nunique().max(axis=None) == 1
