@@ -679,6 +679,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'affnb.report.write_bench': ('report.html#write_bench', 'affnb/report.py'),
                               'affnb.report.write_report': ('report.html#write_report', 'affnb/report.py')},
             'affnb.search': { 'affnb.search._found_by': ('search.html#_found_by', 'affnb/search.py'),
+                              'affnb.search._judged_by': ('search.html#_judged_by', 'affnb/search.py'),
                               'affnb.search._make_sampler': ('search.html#_make_sampler', 'affnb/search.py'),
                               'affnb.search._run_trial': ('search.html#_run_trial', 'affnb/search.py'),
                               'affnb.search._search_key': ('search.html#_search_key', 'affnb/search.py'),

@@ -22,68 +22,56 @@ def _start_of(
 ):  # a path; None for random weights; False where the task it names has no labels
     "The weights that the encoder of an arm's config starts from."
     c = run.config
-    labelled = labelled_tasks(run)
-    if c.start == "nothing":
+    start = c.start
+    if start == "nothing":
         return None
-    start = (
-        next(iter(labelled), c.start)
-        if c.start in TASKS and c.start not in labelled and c.start == c.init_from
-        else c.start
-    )
-    return (
-        False
-        if start in TASKS and start not in labelled
-        else run.folder / f"seed{seed}" / start / "model.safetensors"
-    )
+    labelled = labelled_tasks(run)
+    if start in TASKS and start not in labelled:
+        if start != c.init_from or not labelled:
+            return False
+        start = labelled[0]
+    return run.folder / f"seed{seed}" / start / "model.safetensors"
 
 # %% ../nbs/08_joint.ipynb #f0948610
-def _with_seen(table):  # the same frames, other roles
-    """Roles as `joint-seen` has them: encoders see the videos of the second step, in the place of
+def _with_seen(table):  # the same frames, other splits
+    """Splits as `joint-seen` has them: encoders see the videos of the head split, in the place of
     about as many frames of others.
     """
     head = table["role"] == "head"
     others = table[table["role"] == "encoder"].groupby("video").size()
     drawn = others.iloc[torch.randperm(len(others), generator=generator("seen")).numpy()]
     left_out = drawn.index[drawn.cumsum() <= head.sum()][: len(drawn) - 1]
-    return table.assign(
-        role=table["role"].mask(head, "encoder").mask(table["video"].isin(left_out), "")
-    )
+    role = table["role"].mask(head, "encoder").mask(table["video"].isin(left_out), "")
+    return table.assign(role=role)
 
 
 def _train_encoder(
     run: Run, arm: str, seed: int
 ):  # model, history; None, [] where there is nothing to learn
     "An encoder on single frames with the heads of its tasks; dev chooses the epoch."
-    arm_run = only_tasks(
-        replace(run, table=_with_seen(run.table)) if run.config.encoder_role == "seen" else run
-    )
-    start = _start_of(arm_run, seed)
-    tasks = labelled_tasks(arm_run)
-    return (
-        (None, [])
-        if start is False or not tasks
-        else train_frames(arm_run, arm, tasks, start, seed)
-    )
+    if run.config.encoder_role == "seen":
+        run = replace(run, table=_with_seen(run.table))
+    run = only_tasks(run)
+    start = _start_of(run, seed)
+    tasks = labelled_tasks(run)
+    if start is False or not tasks:
+        return None, []
+    return train_frames(run, arm, tasks, start, seed)
 
 # %% ../nbs/08_joint.ipynb #a7e6db5a
 def _cost_of(run: Run, encoder, model, seed: int) -> dict:  # parameters, flops
-    """Parameters and FLOPs a frame that a prediction of the arm needs, the encoders of fused tasks
-    included.
+    """Parameters and FLOPs per frame that a prediction of the arm needs, the encoders of fused
+    tasks included.
     """
-    frame = torch.zeros(1, 3, run.config.image_size, run.config.image_size, device=run.device)
-    fused = model.fusion.n_features if model.fusion is not None else 0
-    live = model.encoder is not None
+    side = run.config.image_size
+    frame = torch.zeros(1, 3, side, side, device=run.device)
+    apart = model.fusion.n_features if model.fusion is not None else 0
+    if model.encoder is None:
+        apart += 1  # its own encoder is no part of it
     length = run.config.window if model.temporal.kind != "none" else 1
-    stack = torch.zeros(1, length, (not live) + fused, encoder.embed_dim, device=run.device)
-    batch = Batch(
-        frame.expand(1, length, -1, -1, -1),
-        {},
-        {},
-        torch.ones(1, length, dtype=torch.bool, device=run.device),
-        torch.zeros(1, length, dtype=torch.int64, device=run.device),
-        stack,
-    )
-    apart = (not live) + fused
+    stack = torch.zeros(1, length, apart, encoder.embed_dim, device=run.device)
+    valid = torch.ones(1, length, dtype=torch.bool, device=run.device)
+    batch = Batch(frame.expand(1, length, -1, -1, -1), {}, {}, valid, valid.long(), stack)
     return dict(
         parameters=count_parameters(model) + apart * count_parameters(encoder),
         flops=count_flops(model, batch, frames=length) + apart * count_flops(encoder, frame),
@@ -93,27 +81,23 @@ def _cost_of(run: Run, encoder, model, seed: int) -> dict:  # parameters, flops
 def train_arm(
     run: Run, arm: str, seed: int
 ):  # model, history, predictions; None, [], {} where there is nothing to learn
-    "Trains an arm of 05b, an encoder or a second step; leaves files and record."
+    "Trains an arm, an encoder or a head arm; leaves files and record."
     launch_stage(run, "affnb.joint", seed, arm=arm)
     run = replace(run, config=arm_config(run.config, arm))
+    folder = run.folder / f"seed{seed}"
+    features, predictions = None, {}
     if arm in ENCODERS:
         model, history = _train_encoder(run, arm, seed)
         encoder = model and model.encoder
-        features, predictions = (None, {}) if model is None else look_once(run, model)
+        if model is not None:
+            features, predictions = look_once(run, model)
     else:
         encoder = make_encoder(replace(run.config, pretrained="")).to(run.device)
-        load_weights(
-            encoder,
-            run.folder / f"seed{seed}" / encoder_of(run.config) / "model.safetensors",
-            prefix="encoder.",
-        )
-        model, history, predictions = train_head(
-            run,
-            seed,
-            run.folder / f"seed{seed}" / arm / "head",
-            encoder if run.config.finetune_encoder else None,
-        ) or (None, [], {})
-        features = None
+        start = folder / encoder_of(run.config) / "model.safetensors"
+        load_weights(encoder, start, prefix="encoder.")
+        live = encoder if run.config.finetune_encoder else None
+        trained = train_head(run, seed, folder / arm / "head", live)
+        model, history, predictions = trained or (None, [], {})
     steps = [h | dict(step="encoder" if arm in ENCODERS else "head") for h in history]
     cost = {} if model is None else _cost_of(run, encoder, model, seed)
     save_stage_outputs(run, arm, seed, model, steps, (features, predictions), **cost)

@@ -27,9 +27,8 @@ def _mae_loss(
     resumed epoch is the same.
     """
     draws = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
-    return mean_over_processes(
-        mae(batch.frames.flatten(0, 1), draws)[0], len(batch.rows), batch.whole
-    ), {}
+    loss = mae(batch.frames.flatten(0, 1), draws)[0]
+    return mean_over_processes(loss, len(batch.rows), batch.whole), {}
 
 # %% ../nbs/06_pretrain.ipynb #72150d50
 def _mae_judge(run: Run, seed: int):  # model -> (score, dict)
@@ -43,9 +42,8 @@ def _mae_judge(run: Run, seed: int):  # model -> (score, dict)
         sums = torch.zeros(2, dtype=torch.float64, device=run.device)
         for batch in batches.ordered():
             images = batch.frames.flatten(0, 1)
-            sums += torch.stack(
-                [mae(images, draws)[0].double() * len(images), sums.new_full((), len(images))]
-            )
+            loss = mae(images, draws)[0].double()
+            sums += torch.stack([loss, torch.ones_like(loss)]) * len(images)
         loss, frames = sum_over_processes(sums).tolist()
         return -loss / frames, {"loss": loss / frames}
 
@@ -53,7 +51,7 @@ def _mae_judge(run: Run, seed: int):  # model -> (score, dict)
 
 # %% ../nbs/06_pretrain.ipynb #1589becf
 def pretrain(run: Run, arm: str, seed: int):  # the trained autoencoder and its history
-    """Stage 0: trains the masked autoencoder (or a variant of 05b) on the training frames and
+    """Stage 0: trains the masked autoencoder (or a variant of it) on the training frames and
     leaves its weights and record.
     """
     launch_stage(run, "affnb.pretrain", seed, arm=arm)
@@ -68,13 +66,9 @@ def pretrain(run: Run, arm: str, seed: int):  # the trained autoencoder and its 
         derived_seed(seed, "mae"), augment=config.augment, epoch_frames=config.epoch_frames
     )
     faces = batches_of(run, rows_of(run, "train", "encoder"), sampling)
-    files = (
-        [start]
-        if start
-        else []
-        if config.pretrained in ("", "timm")
-        else [project_root() / config.pretrained]
-    )
+    files = [start] if start else []
+    if not start and config.pretrained not in ("", "timm"):
+        files = [project_root() / config.pretrained]
     key = text_hash(run.data["hash"], *map(file_hash, files), *code_hashes(run))
     folder = run.folder / f"seed{seed}" / arm
     stage = Stage("mae", seed, folder, config, config.mae_epochs, config.mae_lr, key)
@@ -99,9 +93,10 @@ def examples(
     some = faces.iloc[np.linspace(0, len(faces) - 1, min(n, len(faces))).astype(int)]
     images = torch.cat([batch.frames.flatten(0, 1) for batch in batches_of(run, some).ordered()])
     masked, painted = reconstruct(mae, images, generator(seed, "examples"))
-    pixels: dict = {
+    seen: dict = dict(original=images, masked=masked, reconstructed=painted)
+    pixels = {
         name: ((x.float().cpu() * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().numpy()
-        for name, x in (("original", images), ("masked", masked), ("reconstructed", painted))
+        for name, x in seen.items()
     }
     with atomic(run.folder / "records" / f"{arm}-seed{seed}.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **pixels)

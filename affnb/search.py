@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 import optuna
 from .arms import SPACE, SEARCH_TARGETS, search_needs, strategy
@@ -26,31 +25,31 @@ def draw_strategy(
     target: str,  # AU, EXPR, VA or P
     tasks=TASKS,  # that have labels and features
 ) -> dict:  # name -> value
-    "Draws a strategy from the space of 05b."
+    "Draws a strategy from the space of notebook 05b_arms."
+
+    choice = {}
+
+    def draw(name, possible=lambda word: True):
+        words = [word for word in SPACE[name] if possible(word)]
+        choice[name] = trial.suggest_categorical(name, words)
 
     def known(word):
         return word == "none" or set(word.split("+")) <= set(tasks)
 
-    choice = {}
+    learned = tasks
     if target != "P":
-        choice["partners"] = trial.suggest_categorical(
-            "partners",
-            [word for word in SPACE["partners"] if target not in word.split("+") and known(word)],
-        )
-    learned = tasks if target == "P" else [t for t in TASKS if t in choice["partners"].split("+")]
+        draw("partners", lambda word: target not in word.split("+") and known(word))
+        learned = [task for task in TASKS if task in choice["partners"].split("+")]
     for task in learned:
         choice[f"weight_{task}"] = trial.suggest_float(f"weight_{task}", *SPACE["weight"], log=True)
-    choice["fused"] = trial.suggest_categorical(
-        "fused", [word for word in SPACE["fused"] if known(word)]
-    )
-    choice["temporal"] = trial.suggest_categorical("temporal", SPACE["temporal"])
+    draw("fused", known)
+    draw("temporal")
     # no model is P's own
-    encoders = [word for word in SPACE["encoder_of"] if target != "P" or word != "own"]
-    choice["encoder_of"] = trial.suggest_categorical("encoder_of", encoders)
+    draw("encoder_of", lambda word: target != "P" or word != "own")
     if choice["fused"] != "none":
-        choice["fusion"] = trial.suggest_categorical("fusion", SPACE["fusion"])
+        draw("fusion")
     if choice["temporal"] != "none":
-        choice["window"] = trial.suggest_categorical("window", SPACE["window"])
+        draw("window")
     return choice
 
 # %% ../nbs/09_search.ipynb #c0a8839c
@@ -84,24 +83,27 @@ def _searchable(run: Run, seed: int) -> tuple:
 def _search_key(run: Run, target: str, seed: int) -> str:
     "A hash of all that the trials of a search depend on."
     files = paths_of(run, search_needs(run.config), seed)
-    encoder_files = [
-        path.read_text()
-        for name in ("space", "09_search")
-        if (path := run.folder / "sources" / f"{name}.txt").exists()
-    ]
+    sources = [run.folder / "sources" / f"{name}.txt" for name in ("space", "09_search")]
+    settings = (training_settings(run.config), run.config.search_trials, target, seed)
     return text_hash(
         run.data["hash"],
-        training_settings(run.config),
-        run.config.search_trials,
-        target,
-        seed,
+        *settings,
         sorted(SPACE.items()),
         *map(file_hash, files),
-        *encoder_files,
+        *(path.read_text() for path in sources if path.exists()),
         *code_hashes(run),
     )
 
 # %% ../nbs/09_search.ipynb #8ac35ad1
+def _judged_by(target: str) -> tuple:
+    "The tasks whose score chooses the epoch; none stands for all."
+    return () if target == "P" else (target,)
+
+
+# what is remembered of a trial, and what the entry of the best one holds
+_REMEMBERED = ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")
+
+
 def _run_trial(
     run: Run, target: str, tasks, seed: int, trial, folder
 ) -> float:  # tasks: of `_searchable`; the target's score on dev
@@ -110,10 +112,8 @@ def _run_trial(
     """
     start = time.perf_counter()
     choice = draw_strategy(trial, target, tasks)
-    config = replace(run.config, **strategy(target, choice))
-    trained = train_head(
-        replace(run, config=config), seed, folder, judged=() if target == "P" else (target,)
-    )
+    tried = run.changed(**strategy(target, choice))
+    trained = train_head(tried, seed, folder, judged=_judged_by(target))
     shutil.rmtree(folder, ignore_errors=True)
     if trained is None:
         raise AffnbError(
@@ -122,8 +122,9 @@ def _run_trial(
             "the features of the encoder that it reads are empty",
         )
     _, history, predictions = trained
-    entry = arm_entry(run, "", config, predictions, history, seconds=time.perf_counter() - start)
-    for name in ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics"):
+    seconds = time.perf_counter() - start
+    entry = arm_entry(run, "", tried.config, predictions, history, seconds=seconds)
+    for name in _REMEMBERED:
         trial.set_user_attr(name, entry[name])
     trial.set_user_attr("choice", choice)
     return entry["dev"]
@@ -192,9 +193,8 @@ def _found_by(
         )
         for n, t in enumerate(done)
     ]
-    names = ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")
     best = max((hand, *(trial.user_attrs for trial in done)), key=lambda tried: tried["dev"])
-    return dict(arm=kind, parameters=0) | {name: best[name] for name in names}, rows
+    return dict(arm=kind, parameters=0) | {name: best[name] for name in _REMEMBERED}, rows
 
 
 def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
@@ -202,9 +202,7 @@ def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
     score.
     """
     folder = run.folder / f"seed{seed}" / "search" / f"{target}-hand"
-    _, history, predictions = train_head(
-        run, seed, folder, judged=() if target == "P" else (target,)
-    )
+    _, history, predictions = train_head(run, seed, folder, judged=_judged_by(target))
     shutil.rmtree(folder, ignore_errors=True)
     return arm_entry(run, "by hand", run.config, predictions, history)
 
@@ -217,39 +215,22 @@ def run_search(run: Run, target: str, seed: int) -> dict:  # the record
         raise AffnbError(
             f"parameter `target` = {target!r}", f"must be one of {', '.join(SEARCH_TARGETS)}"
         )
-    run, entries, trials, learnable = (
-        replace(run, config=replace(run.config, finetune_encoder=False)),
-        [],
-        [],
-        _searchable(run, seed),
-    )
+    run = run.changed(finetune_encoder=False)
+    entries = []
+    trials = []
+    learnable = _searchable(run, seed)
     if target in learnable or target == "P" and learnable:
         hand = by_hand(run, target, seed)
         for kind in _SAMPLERS:
             best, rows = _found_by(run, target, learnable, kind, seed, hand)
             entries.append(best)
             trials += rows
-        entries += [
-            hand,
-            arm_entry(run, "progressive", run.config, predictions_of(run, "progressive", seed)),
-        ]
-    pairs = (
-        [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]]
-        if entries
-        else []
-    )
-    write_json(
-        run.folder / f"seed{seed}" / "search" / f"{target}.json",
-        dict(change=entries[0]["change"] if entries else {}),
-    )
+        answers = predictions_of(run, "progressive", seed)
+        entries += [hand, arm_entry(run, "progressive", run.config, answers)]
+    pairs = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]]
+    choice = dict(change=entries[0]["change"] if entries else {})
+    write_json(run.folder / f"seed{seed}" / "search" / f"{target}.json", choice)
+    fields = dict(target=target, space={k: list(v) for k, v in SPACE.items()}, trials=trials)
     return save_arm_records(
-        run,
-        "search",
-        target,
-        seed,
-        entries,
-        pairs,
-        target=target,
-        space={k: list(v) for k, v in SPACE.items()},
-        trials=trials,
+        run, "search", target, seed, entries, pairs if entries else [], **fields
     )
