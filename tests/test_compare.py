@@ -171,8 +171,8 @@ def test_where_joint_helps_it_is_shown():
     action units in sixty.
     """
     mixing, au, va = matrices(np.random.default_rng(1), 3)
-    said = verdicts(arms_of(mixing, au, va, 3, {"AU": 60, "VA": 3}, weight=0.1))
-    assert said["CCC_valence"] == said["CCC_arousal"] == "shown"
+    words = verdicts(arms_of(mixing, au, va, 3, {"AU": 60, "VA": 3}, weight=0.1))
+    assert words["CCC_valence"] == words["CCC_arousal"] == "shown"
 
 
 def test_where_joint_hurts_it_is_reversed():
@@ -183,9 +183,9 @@ def test_where_joint_hurts_it_is_reversed():
     # two causes are for affect, two for the units
     au[:2] = 0
     va[2:] = 0
-    said = verdicts(arms_of(mixing, au, va, 2, {"AU": 60, "VA": 60}))
-    assert "reversed" in said.values()
-    assert "shown" not in said.values()
+    words = verdicts(arms_of(mixing, au, va, 2, {"AU": 60, "VA": 60}))
+    assert "reversed" in words.values()
+    assert "shown" not in words.values()
 
 
 def test_where_joint_does_nothing_nothing_is_shown():
@@ -194,8 +194,10 @@ def test_where_joint_does_nothing_nothing_is_shown():
     """
     mixing, au, va = matrices(np.random.default_rng(3), 4)
     for world in range(2):
-        said = verdicts(arms_of(mixing, au, va, 64, {"AU": 60, "VA": 60}, frozen=True, world=world))
-        assert set(said.values()) <= {"undecided", "equivalent"}
+        words = verdicts(
+            arms_of(mixing, au, va, 64, {"AU": 60, "VA": 60}, frozen=True, world=world)
+        )
+        assert set(words.values()) <= {"undecided", "equivalent"}
 
 
 # -- false finds: nothing is there, with luck of people and of training ----------------------------
@@ -218,11 +220,11 @@ def equals(rng, seeds=3, people=0.1, luck=0.2, both=0.2, videos=40, frames=10):
         return {"VA": np.stack([a.ravel()] * 2, 1)}
 
     def arm():
-        own = noise(people, videos, 1)
+        of_arm = noise(people, videos, 1)
         guesses = [
             mood * (1 + luck * rng.normal())
             + hard
-            + own
+            + of_arm
             + noise(both, videos, 1)
             + noise(0.1, videos, frames)
             for _ in range(seeds)
@@ -338,7 +340,7 @@ def test_equivalence_agrees_with_the_90_percent_interval(shape):
     rng = np.random.default_rng(0)
     agreed = 0
     near = 0
-    said = 0
+    equivalent = 0
     for _ in range(300):
         value = rng.normal(0, 0.02)
         size = 0.03 if shape == "wide" else 0.008
@@ -352,7 +354,7 @@ def test_equivalence_agrees_with_the_90_percent_interval(shape):
         p = equivalence_p(value, value + noise)
         close = abs(p - 0.05) < 0.003
         near = near + close
-        said = said + (p < 0.05)
+        equivalent += p < 0.05
         agreed += ((lo > -MARGIN and hi < MARGIN) == (p < 0.05)) or close
         assert 1 / 2001 <= p <= 1
         assert equivalence_p(-value, -(value + noise)) == pytest.approx(p, abs=2e-3), (
@@ -360,7 +362,7 @@ def test_equivalence_agrees_with_the_90_percent_interval(shape):
         )
     assert agreed == 300
     assert near < 30
-    assert said == 0 if shape == "wide" else said > 60
+    assert equivalent == 0 if shape == "wide" else equivalent > 60
 
 
 def test_equivalence_where_there_is_nothing_to_say():
@@ -426,15 +428,15 @@ def words_of(effect, tables=20, **design):
 
 
 def test_nothing_is_called_equivalent_by_a_design_that_can_tell():
-    rates, found, _ = words_of(0.0)
+    rates, with_a_find, _ = words_of(0.0)
     assert rates["equivalent"] > 0.8
-    assert found <= 0.1
+    assert with_a_find <= 0.1
 
 
 def test_nothing_is_undecided_by_a_design_that_cannot_tell():
-    rates, found, alike = words_of(0.0, people=40, seeds=3, luck=0.02)
+    rates, with_a_find, alike = words_of(0.0, people=40, seeds=3, luck=0.02)
     assert rates["undecided"] > 0.9
-    assert found <= 0.12
+    assert with_a_find <= 0.12
     assert alike <= 0.1
 
 

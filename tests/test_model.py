@@ -33,20 +33,7 @@ from affnb.model import (
     timm_weights,
     unpatchify,
 )
-
-SMALL = Config(
-    encoder="vit_tiny_patch16_224",
-    image_size=32,
-    patch_size=8,
-    width=48,
-    depth=1,
-    num_heads=3,
-    stem="conv",
-    drop_path=0.0,
-    mae_decoder_width=32,
-    mae_decoder_depth=1,
-    temporal_layers=1,
-)
+from toy import SMALL
 
 
 def changed(**settings):

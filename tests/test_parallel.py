@@ -6,18 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
-from affnb.core import AffnbError, load_config, write_json
+from affnb.core import AffnbError, load_config
 from affnb.data import pack
 from affnb.model import make_autoencoder, make_encoder, save_weights
 from affnb.parallel import launch
-from affnb.train import open_run
+from affnb.train import open_run, write_plan
 
 # nothing is left to chance, and rounding (1e-7 a step) is not blown up:
 pytestmark = pytest.mark.slow
@@ -30,13 +29,17 @@ ODD = ["epochs=5", "epoch_frames=300", "batch_frames=31", "head_epochs=3", "head
 
 
 def plan(folder, packed, faces, *settings):
-    config = load_config("tiny", settings)
-    write_json(
-        folder / "plan.json",
-        dict(config=asdict(config), packed=str(packed), folder=str(faces), benchmark=True),
-    )
+    write_plan(folder, load_config("tiny", settings), packed, faces)
     (folder / "sources").mkdir(exist_ok=True)
     return folder
+
+
+def save_start(run):
+    "An autoencoder that was not trained, for a joint model to start from."
+    torch.manual_seed(0)
+    config = open_run(run).config
+    mae = make_autoencoder(config, make_encoder(config))
+    save_weights(mae, run / "seed0" / "mae" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +84,17 @@ joint.train_arm(run, "joint", 0)
 first = len(losses)
 joint.train_arm(run, "joint+temporal", 0)
 if train.rank() == 0:
-    found = dict(encoder=losses[:first], head=losses[first:])
-    Path(sys.argv[2]).write_text(json.dumps(found))
+    by_step = dict(encoder=losses[:first], head=losses[first:])
+    Path(sys.argv[2]).write_text(json.dumps(by_step))
 train.leave_group()
 """
 
 
 @pytest.fixture(scope="module")
-def told(data, tmp_path_factory):
+def trained_by(data, tmp_path_factory):
     "Losses of the same training in one process and in two."
     folder = tmp_path_factory.mktemp("runs")
-    found = {}
+    runs = {}
     (folder / "program.py").write_text(PROGRAM)
     os.environ["PYTHONPATH"], before = (
         os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
@@ -100,13 +103,7 @@ def told(data, tmp_path_factory):
     try:
         for processes in (1, 2):
             run = plan(folder / f"run{processes}", *data, *STILL, *ODD)
-            torch.manual_seed(0)
-            config = open_run(run).config
-            # to start from
-            save_weights(
-                make_autoencoder(config, make_encoder(config)),
-                run / "seed0" / "mae" / "model.safetensors",
-            )
+            save_start(run)
             out = folder / f"{processes}.json"
             if processes > 1:
                 launch("program", processes, run, out)
@@ -114,15 +111,15 @@ def told(data, tmp_path_factory):
                 subprocess.run(
                     [sys.executable, "-m", "program", run, out], check=True, capture_output=True
                 )
-            found[processes] = json.loads(out.read_text()) | dict(run=run)
+            runs[processes] = json.loads(out.read_text()) | dict(run=run)
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
-    return found
+    return runs
 
 
-def test_two_processes_have_the_losses_of_one(told):
+def test_two_processes_have_the_losses_of_one(trained_by):
     "Masks, concordance, batch norms and clipping included, with shares of 15 and 16 frames."
-    one, two = (told[n]["encoder"] for n in (1, 2))
+    one, two = (trained_by[n]["encoder"] for n in (1, 2))
     # it learns: equal losses are no triviality
     assert len(one) == len(two) >= 50
     assert np.mean(one[:10]) > 1.1 * np.mean(one[40:50])
@@ -131,24 +128,25 @@ def test_two_processes_have_the_losses_of_one(told):
     assert apart < 1e-5
 
 
-def test_fusion_and_time_too(told):
-    one, two = (told[n]["head"] for n in (1, 2))
+def test_fusion_and_time_too(trained_by):
+    one, two = (trained_by[n]["head"] for n in (1, 2))
     # on features that are stored in half precision
     assert len(one) == len(two) >= 10
     assert np.abs(np.array(one[:10]) - two[:10]).max() < 1e-4
 
 
-def test_what_they_leave_is_that_of_one(told):
+def test_what_they_leave_is_that_of_one(trained_by):
     for arm in ("joint", "joint+temporal"):
         one, two = (
-            load_file(told[n]["run"] / "seed0" / arm / "predictions.safetensors") for n in (1, 2)
+            load_file(trained_by[n]["run"] / "seed0" / arm / "predictions.safetensors")
+            for n in (1, 2)
         )
         assert one.keys() == two.keys()
         assert torch.equal(one["rows"], two["rows"])
         for task in ("AU", "EXPR", "VA"):
             assert torch.allclose(one[task], two[task], atol=2e-3, equal_nan=True), task
     records = [
-        json.loads((told[n]["run"] / "records" / "train-joint-seed0.json").read_text())
+        json.loads((trained_by[n]["run"] / "records" / "train-joint-seed0.json").read_text())
         for n in (1, 2)
     ]
     assert records[0]["frames_seen"] == records[1]["frames_seen"] == 5 * 300
@@ -194,12 +192,7 @@ def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeyp
             "drop_path=.1",
         )
         if not (run / "seed0").exists():
-            torch.manual_seed(0)
-            config = open_run(run).config
-            save_weights(
-                make_autoencoder(config, make_encoder(config)),
-                run / "seed0" / "mae" / "model.safetensors",
-            )
+            save_start(run)
         launch("cut", 2, run, limit)
         return load_file(run / "seed0" / "joint" / "model.safetensors"), int(
             (run / "steps.txt").read_text()
@@ -251,20 +244,9 @@ def test_several_processes_fail_in_one_line(data, tmp_path):
 def test_a_stage_runs_under_torchrun_by_hand(data, tmp_path):
     run = plan(tmp_path, *data)
     torchrun = Path(sys.executable).with_name("torchrun")
+    arm = ("--arm", "scratch", "--seed", "0")
     done = subprocess.run(
-        [
-            torchrun,
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "affnb.joint",
-            run,
-            "--arm",
-            "scratch",
-            "--seed",
-            "0",
-        ],
+        [torchrun, "--standalone", "--nproc-per-node=2", "-m", "affnb.joint", run, *arm],
         capture_output=True,
         text=True,
     )

@@ -34,10 +34,11 @@ def with_progressive(run):
     return run
 
 
-def told(record):
+def without_seconds(record):
     "A search's record without what depends on the clock."
-    return [{k: v for k, v in t.items() if k != "seconds"} for t in record["trials"]], [
-        {k: v for k, v in e.items() if k != "seconds"} for e in record["arms"]
+    return [
+        [{k: v for k, v in entry.items() if k != "seconds"} for entry in record[part]]
+        for part in ("trials", "arms")
     ]
 
 
@@ -60,7 +61,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         search.run_search(cut, "AU", 0)
     monkeypatch.setattr(search, "train_head", train_head)
-    assert told(search.run_search(cut, "AU", 0)) == told(whole)
+    assert without_seconds(search.run_search(cut, "AU", 0)) == without_seconds(whole)
     assert len(whole["trials"]) == 8
     assert {t["sampler"] for t in whole["trials"]} == {
         "tpe",
@@ -97,7 +98,7 @@ def test_a_torn_log_and_a_stale_lock_are_mended(tmp_path, torn, share):
         (log.parent / f"{log.name}.lock").symlink_to(log)
     start = time.perf_counter()
     # the lock alone would cost 30 s
-    assert told(search.run_search(run, "AU", 0)) == told(whole)
+    assert without_seconds(search.run_search(run, "AU", 0)) == without_seconds(whole)
     assert time.perf_counter() - start < 25
     assert not list((run.folder / "seed0" / "search").glob("*.lock"))
 
@@ -182,12 +183,12 @@ def test_arms_that_cannot_be_trained_here_have_entries_without_scores(tmp_path, 
         "tables_of",
         lambda config: {"some": Table(("sum:AU", "sum:AU+VA", "heads:EXPR"), ())},
     )
-    found = {e["arm"]: e for e in ablations.run_table(run, "some", 0)["arms"]}
-    assert found["sum:AU"]["metrics"]["P"] is None
-    assert found["sum:AU"]["dev"] is None
-    assert found["sum:AU+VA"]["metrics"]["P"] > 0
-    assert found["heads:EXPR"]["metrics"]["AU"] is None
-    assert found["heads:EXPR"]["metrics"]["EXPR"] is not None
+    entries = {e["arm"]: e for e in ablations.run_table(run, "some", 0)["arms"]}
+    assert entries["sum:AU"]["metrics"]["P"] is None
+    assert entries["sum:AU"]["dev"] is None
+    assert entries["sum:AU+VA"]["metrics"]["P"] > 0
+    assert entries["heads:EXPR"]["metrics"]["AU"] is None
+    assert entries["heads:EXPR"]["metrics"]["EXPR"] is not None
 
 
 def test_unknown_names_are_refused(tmp_path):

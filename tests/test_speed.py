@@ -24,29 +24,12 @@ from affnb.data import (
     targets_of,
 )
 from affnb.metrics import SUM_COLUMNS, f1_binary, score, video_statistics
-from affnb.model import (
-    hide_patches,
-    make_autoencoder,
-    make_encoder,
-    make_model,
-)
+from affnb.model import hide_patches, make_autoencoder, make_encoder, make_model
 from affnb.report import bench_table, read_benches, write_bench
 from affnb.train import make_optimizer, task_losses, total_loss
+from toy import SMALL
 
 pytestmark = pytest.mark.slow
-
-SMALL = Config(
-    encoder="vit_tiny_patch16_224",
-    image_size=32,
-    patch_size=8,
-    width=48,
-    depth=1,
-    num_heads=3,
-    stem="conv",
-    drop_path=0.0,
-    mae_decoder_width=32,
-    mae_decoder_depth=1,
-)
 
 
 @pytest.fixture(scope="module")
@@ -164,13 +147,12 @@ def test_augmentation_is_the_plain_one(packed, strength):
 def test_merging_windows_is_the_mean_over_a_loop(packed):
     index, valid = make_windows(packed.table, 6, 2)
     values = np.random.default_rng(0).random((*index.shape, 3))
-    found = {}
+    by_row = {}
     for w, t in np.argwhere(valid):
-        found.setdefault(index[w, t], []).append(values[w, t])
+        by_row.setdefault(index[w, t], []).append(values[w, t])
     merged = merge_windows(values, index, valid, len(packed.table))
-    assert np.allclose(
-        merged, [np.mean(found[row], 0) for row in range(len(packed.table))], atol=1e-12
-    )
+    means = [np.mean(by_row[row], 0) for row in range(len(packed.table))]
+    assert np.allclose(merged, means, atol=1e-12)
 
 
 # ---------------------------------------------------------------- training
@@ -211,7 +193,7 @@ def losses_of(run, steps, make=make_optimizer, live=lambda model: model):
     model = make_model(SMALL, encoder=make_encoder(SMALL)).train()
     trained = live(model)
     optimizer = make(model, 5e-4, 0.05)
-    found = []
+    losses = []
     weights = {"AU": torch.ones(12), "EXPR": torch.ones(8)}
     for epoch in range(99):
         for batch in batches.epoch(epoch):
@@ -219,9 +201,9 @@ def losses_of(run, steps, make=make_optimizer, live=lambda model: model):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            found.append(loss.item())
-            if len(found) == steps:
-                return np.array(found)
+            losses.append(loss.item())
+            if len(losses) == steps:
+                return np.array(losses)
 
 
 def plain_optimizer(model, lr, decay):
@@ -272,33 +254,37 @@ def test_scores_are_those_of_loops_over_classes_and_videos():
         VA=rng.uniform(-1, 1, (400, 2)),
     )
     masks = {task: rng.random(v.shape) < 0.7 for task, v in targets.items()}
-    said = dict(
+    answers = dict(
         AU=rng.random((400, 12)), EXPR=rng.random((400, 8)), VA=rng.uniform(-1, 1, (400, 2))
     )
-    found = score(said, targets, masks)
+    scores = score(answers, targets, masks)
     m = masks["EXPR"]
     assert np.allclose(
-        found["EXPR_per_class"],
-        [f1_binary(said["EXPR"].argmax(1)[m] == c, targets["EXPR"][m] == c) for c in range(8)],
+        scores["EXPR_per_class"],
+        [f1_binary(answers["EXPR"].argmax(1)[m] == c, targets["EXPR"][m] == c) for c in range(8)],
     )
     assert np.allclose(
-        found["AU_per_unit"],
+        scores["AU_per_unit"],
         [
-            f1_binary(said["AU"][masks["AU"][:, u], u] >= 0.5, targets["AU"][masks["AU"][:, u], u])
+            f1_binary(
+                answers["AU"][masks["AU"][:, u], u] >= 0.5, targets["AU"][masks["AU"][:, u], u]
+            )
             for u in range(12)
         ],
     )
     videos = rng.choice(["b", "a", "c"], 400)
-    sums = video_statistics(said, targets, masks, videos)
+    sums = video_statistics(answers, targets, masks, videos)
     for v, name in enumerate(sums.names):
         at = videos == name
         assert (
             sums.values[v, SUM_COLUMNS.index("AU6:fn")]
-            == ((said["AU"][at, 3] < 0.5) & (targets["AU"][at, 3] > 0) & masks["AU"][at, 3]).sum()
+            == (
+                (answers["AU"][at, 3] < 0.5) & (targets["AU"][at, 3] > 0) & masks["AU"][at, 3]
+            ).sum()
         )
         assert (
             sums.values[v, SUM_COLUMNS.index("Fear:fp")]
-            == ((said["EXPR"][at].argmax(1) == 3) & (targets["EXPR"][at] != 3) & m[at]).sum()
+            == ((answers["EXPR"][at].argmax(1) == 3) & (targets["EXPR"][at] != 3) & m[at]).sum()
         )
         assert sums.values[v, SUM_COLUMNS.index("arousal:n")] == masks["VA"][at, 1].sum()
 
@@ -319,9 +305,9 @@ def test_a_ratio_does_not_follow_a_machine_that_slows_down():
         while time.perf_counter() < end:
             pass
 
-    found = rates({"a": (lambda: work(2), 1), "b": (lambda: work(1), 1)}, seconds=0.02, rounds=8)
-    ratio = np.median(np.array(found["b"]) / np.array(found["a"]))
-    assert max(found["a"]) > 3 * min(found["a"])
+    measured = rates({"a": (lambda: work(2), 1), "b": (lambda: work(1), 1)}, seconds=0.02, rounds=8)
+    ratio = np.median(np.array(measured["b"]) / np.array(measured["a"]))
+    assert max(measured["a"]) > 3 * min(measured["a"])
     assert 1.5 < ratio < 2.6
 
 

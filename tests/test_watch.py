@@ -36,7 +36,7 @@ def without(run, part, **values):
 
 
 @pytest.mark.parametrize(
-    "values, said",
+    "values, sentence",
     [
         (dict(AU26=pd.NA, valence=np.nan), "no frame of it has a label of AU26, valence"),
         (dict(expression=pd.NA), "no frame of it has a label of EXPR"),
@@ -49,12 +49,14 @@ def without(run, part, **values):
     ids=["a unit and valence", "expressions", "a task", "a unit that is never active"],
 )
 @pytest.mark.parametrize("part", ["dev", "validation"])
-def test_a_mask_that_drops_everything_is_said_and_recorded(part, values, said, tmp_path, capsys):
+def test_a_mask_that_drops_everything_is_said_and_recorded(
+    part, values, sentence, tmp_path, capsys
+):
     run = toy_run(tmp_path)
     before = describe_data(without(run, part))["warnings"]
     capsys.readouterr()
     (line,) = set(describe_data(without(run, part, **values))["warnings"]) - set(before)
-    assert line == f"{part}: {said}"
+    assert line == f"{part}: {sentence}"
     assert f"WARNING: the data: {line}" in capsys.readouterr().err
 
 
@@ -124,7 +126,7 @@ def test_ninety_two_warnings_are_ten_lines_at_most_and_none_is_lost(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows, said",
+    "rows, sentence",
     [
         (
             [("fusion", f"arm {n}", UNIT) for n in range(13)],
@@ -138,7 +140,7 @@ def test_ninety_two_warnings_are_ten_lines_at_most_and_none_is_lost(tmp_path):
     ],
     ids=["arms", "data", "one"],
 )
-def test_a_group_says_how_many_and_which(rows, said):
+def test_a_group_says_how_many_and_which(rows, sentence):
     first, last = warnings_text(warned_of(*rows), "t.md").splitlines()
-    assert first == f"WARNING: {said}"
+    assert first == f"WARNING: {sentence}"
     assert last == f"{len(rows)} warning{'s' * (len(rows) > 1)} in all: t.md"
