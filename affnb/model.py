@@ -170,7 +170,7 @@ def count_flops(
     model: nn.Module,  # any module
     *inputs,  # what its forward takes
     frames: int = 1,  # frames in the inputs
-) -> int:  # floating point operations a frame; a multiply-add is two
+) -> int:  # floating point operations per frame; a multiply-add is two
     """Operations of a forward pass in matrix products, convolutions and attention, as torch counts
     them.
     """

@@ -176,7 +176,7 @@ def _found_by(
     kind: str,
     seed: int,
     hand: dict,  # of `by_hand`: what the search begins with
-) -> tuple:  # an entry, and what is told of each trial
+) -> tuple:  # an entry, and what the record says of each trial
     """The best on dev of the settings chosen by hand and a sampler's trials (the first of equals),
     and all trials.
     """
