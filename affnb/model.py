@@ -504,7 +504,7 @@ class Fusion(nn.Module):
             features = features * self.gate(x).sigmoid()[..., None]
         return self.mix(x + features.sum(-2))
 
-# %% ../nbs/04_model.ipynb #776a70b2
+# %% ../nbs/04_model.ipynb #c86544c3
 class _CausalBlock(nn.Module):
     """Two dilated convolutions of kernel 2 that look back only, around a shortcut (Bai et al.
     2018): (B, C, T) -> (B, O, T).
@@ -525,7 +525,7 @@ class _CausalBlock(nn.Module):
             y = self.drop(F.relu(conv(F.pad(y, (self.dilation, 0)))))
         return F.relu(y + self.shortcut(x))
 
-# %% ../nbs/04_model.ipynb #c86544c3
+
 def _frame_positions(
     n_frames: int,  # T
     dim: int,  # D

@@ -206,7 +206,7 @@ def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
     shutil.rmtree(folder, ignore_errors=True)
     return arm_entry(run, "by hand", run.config, predictions, history)
 
-# %% ../nbs/09_search.ipynb #b3b51eec
+
 def run_search(run: Run, target: str, seed: int) -> dict:  # the record
     """Searches a target's strategy with both samplers; leaves RUN/records/search-TARGET-seedK.json
     and, for other arms, what was found.
