@@ -25,33 +25,23 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, end_with_process
-from .core import generator
-from .core import write_json
+from .core import generator, write_json
 from .data import LISTS, write_rows
-from .faces import FaceKnobs, face_grid, render, sample_identities, sample_views
+from .faces import FaceKnobs, face_grid, render, repeated, sample_identities, sample_views
+from .faces import to_bytes
 
 # %% ../nbs/02_benchmark.ipynb #9834c168
-# share of validation rows that repeat another
 REAL: dict[str, Any] = dict(  # s-Aff-Wild2; validation labels, unless said otherwise
     # of the 8 expressions, among rows that name one
-    shares=(
-        0.12,
-        0.03,
-        0.04,
-        0.08,
-        0.24,
-        0.12,
-        0.07,
-        0.30,
-    ),
+    shares=(0.12, 0.03, 0.04, 0.08, 0.24, 0.12, 0.07, 0.30),
     valence=(0.10, -0.47, -0.70, -0.71, 0.48, -0.60, 0.08, 0.12),
     valence_sd=(0.14, 0.23, 0.38, 0.25, 0.27, 0.25, 0.61, 0.40),  # given the expression
     arousal=(0.12, 0.58, 0.80, 0.76, 0.49, 0.52, 0.57, 0.37),
     arousal_sd=(0.11, 0.21, 0.20, 0.22, 0.23, 0.32, 0.27, 0.27),
-    units=(
+    units=(  # P(AU | expression)
         (0.08, 0.05, 0.08, 0.96, 0.10, 0.12, 0.90, 0.14),
         (0.03, 0.02, 0.06, 0.16, 0.07, 0.01, 0.82, 0.05),
-        (0.06, 0.98, 1.0, 0.27, 0.05, 1.0, 0.11, 0.11),  # P(AU | expression)
+        (0.06, 0.98, 1.0, 0.27, 0.05, 1.0, 0.11, 0.11),
         (0.01, 0.00, 0.10, 0.02, 0.88, 1.0, 0.04, 0.23),
         (0.21, 0.99, 0.84, 0.39, 0.69, 0.43, 0.29, 0.59),
         (0.17, 0.10, 0.98, 0.27, 0.59, 0.35, 0.40, 0.54),
@@ -63,20 +53,7 @@ REAL: dict[str, Any] = dict(  # s-Aff-Wild2; validation labels, unless said othe
         (0.03, 0.03, 0.09, 0.09, 0.10, 0.03, 0.83, 0.09),
     ),
     # of the 12 action units, over all rows
-    prevalence=(
-        0.21,
-        0.10,
-        0.20,
-        0.33,
-        0.49,
-        0.43,
-        0.31,
-        0.03,
-        0.03,
-        0.03,
-        0.76,
-        0.11,
-    ),
+    prevalence=(0.21, 0.10, 0.20, 0.33, 0.49, 0.43, 0.31, 0.03, 0.03, 0.03, 0.76, 0.11),
     # mean and standard deviation over all rows
     overall=dict(valence=(0.08, 0.49), arousal=(0.43, 0.28)),
     lags=(1, 5, 20, 50, 100),
@@ -89,48 +66,23 @@ REAL: dict[str, Any] = dict(  # s-Aff-Wild2; validation labels, unless said othe
     missing_validation=dict(expression=0.42, AUs=0.0, valence=0.0),
     missing_training=dict(AUs=0.27),
     complete_training=0.37,
-    duplicates=1 - 26_666 / 26_876,
+    duplicates=1 - 26_666 / 26_876,  # share of validation rows that repeat another
 )
 
-# %% ../nbs/02_benchmark.ipynb #fa7a53a4
+# %% ../nbs/02_benchmark.ipynb #59521074
 UNNAMED = 8  # the kind of an episode whose expression has no name
 
 
-def _unnamed_moments() -> dict:  # units (12,), valence and arousal (mean, sd)
-    """What rows without a named expression must be like, for all rows together to come out as
-    measured.
-    """
-    share = np.array(REAL["shares"])
-    missing = REAL["missing_validation"]["expression"]
-
-    def rest(whole, named):
-        return (whole - (1 - missing) * named) / missing
-
-    moments = dict(
-        units=rest(np.array(REAL["prevalence"]), np.array(REAL["units"]) @ share).round(2)
-    )
-    for name, (mean, sd) in REAL["overall"].items():
-        m = np.array(REAL[name])
-        s = np.array(REAL[f"{name}_sd"])
-        first = rest(mean, share @ m)
-        second = rest(sd**2 + mean**2, share @ (s**2 + m**2))
-        moments[name] = (round(float(first), 3), round(float((second - first**2) ** 0.5), 3))
-    return moments
-
-# %% ../nbs/02_benchmark.ipynb #59521074
 @dataclass(frozen=True)
 class Knobs(FaceKnobs):
     "Every setting of the benchmark. A changed knob is a new version."
 
     version: str = "2"
     shares: tuple = REAL["shares"]
-    unnamed: float = 0.42  # of the 8 expressions; of episodes that none of them names
-    valence: tuple = (*REAL["valence"], 0.193)
+    unnamed: float = 0.42  # share of episodes that none of the 8 expressions names
     # given the kind of episode; the last is unnamed
-    valence_sd: tuple = (
-        *REAL["valence_sd"],
-        0.395,
-    )
+    valence: tuple = (*REAL["valence"], 0.193)
+    valence_sd: tuple = (*REAL["valence_sd"], 0.395)
     arousal: tuple = (*REAL["arousal"], 0.395)
     arousal_sd: tuple = (*REAL["arousal_sd"], 0.245)
     units: tuple = tuple(
@@ -152,36 +104,25 @@ class Knobs(FaceKnobs):
     episode: float = 600.0  # mean length of an episode, in frames
     onset: float = 12.0
     offset: float = 20.0  # frames until an episode is at its apex, and to fade
-    # valence and arousal around the expression's mean: time constant, in frames, of the part that
+    # valence and arousal around the expression's mean: time constants, in frames, of the part that
     # passes,
-    mood: tuple = (
-        50.0,
-        40.0,
-    )
+    mood: tuple = (50.0, 40.0)
     temper: tuple = (4000.0, 5000.0)  # and of the part that stays for most of a video;
     temper_share: tuple = (0.66, 0.35)  # that part's share of the variance
     ease: float = 12.0  # frames in which affect follows a new expression
     # visible minus annotated valence, arousal: standard deviation of the part that a whole video
     # has,
-    slip: tuple = (
-        0.45,
-        0.03,
-    )
+    slip: tuple = (0.45, 0.03)
     flutter: tuple = (0.52, 0.28)  # and of the part that comes and goes;
     flutter_time: float = 8.0  # its time constant, in frames
     unit_rate: float = 0.033  # action units are drawn anew so often a frame
     unit_delay: float = 4.0  # frames that a muscle needs
     unit_threshold: float = 0.25  # intensity from which an action unit is annotated
     expressivity: tuple = (0.7, 1.1)  # how strongly a person shows what is there
-    talk_share: float = 0.35
-    talk_rate: float = (
-        0.01  # share of the time that is speech, and how often a frame that is drawn anew
-    )
+    talk_share: float = 0.35  # of the time that is speech,
+    talk_rate: float = 0.01  # and how often a frame that is drawn anew
     # training rows without action units, among those with and without a named expression
-    hidden_aus: tuple = (
-        0.343,
-        0.169,
-    )
+    hidden_aus: tuple = (0.343, 0.169)
     hidden_affect: float = 0.03  # training rows without valence and arousal
     hidden_rows: float = 60.0  # mean length of a stretch of rows that lack the same labels
     duplicates: float = 0.008  # share of rows listed twice
@@ -203,16 +144,10 @@ def video_lengths(n: int, frames: int, generator, knobs=Knobs()) -> Tensor:  # (
     "Frames of n videos, log-normal, n*frames in all."
     if not n:
         return torch.zeros(0, dtype=torch.long)
-    weights = torch.exp(knobs.length_spread * randn(generator, n)).clamp(
-        knobs.shortest, knobs.longest
-    )
-    return (
-        1
-        + (weights.cumsum(0) / weights.sum() * n * (frames - 1))
-        .round()
-        .diff(prepend=torch.zeros(1))
-        .long()
-    )
+    weights = torch.exp(knobs.length_spread * randn(generator, n))
+    weights = weights.clamp(knobs.shortest, knobs.longest)
+    ends = (weights.cumsum(0) / weights.sum() * n * (frames - 1)).round()
+    return 1 + ends.diff(prepend=torch.zeros(1)).long()
 
 
 def _frame_gaps(
@@ -228,26 +163,26 @@ def _frame_gaps(
     return (knobs.sparse_gap * (1 + gaps) if clips else gaps).clamp(max=4000).round().clamp(min=1)
 
 # %% ../nbs/02_benchmark.ipynb #d88e9d54
+def _kind_shares(knobs) -> list:  # of the 8 expressions and of what has no name
+    return [*(share * (1 - knobs.unnamed) for share in knobs.shares), knobs.unnamed]
+
+
 def _expression_episodes(
     gaps: Tensor, generator, knobs=Knobs()
 ) -> tuple:  # kind (V, T) in 0..8, starts (V, T) bool, envelope (V, T) in [0, 1]
     "A semi-Markov chain of expressions with onset, apex and offset; kind 8 has no name."
     videos = len(gaps)
+    chances = torch.tensor(_kind_shares(knobs))
 
     def luck():
-        return rand(generator, len(gaps))
-
-    chances = torch.tensor(
-        [*(share * (1 - knobs.unnamed) for share in knobs.shares), knobs.unnamed]
-    )
+        return rand(generator, videos)
 
     def draw():
         return torch.multinomial(chances, videos, replacement=True, generator=generator)
 
     favourite = draw()
     kind = torch.zeros(videos, dtype=torch.long)
-    left = gaps[:, 0] * 0
-    since = gaps[:, 0] * 0
+    left = since = torch.zeros_like(gaps[:, 0])
     rows = []
     for i, gap in enumerate(gaps.unbind(1)):
         left = left - gap
@@ -258,9 +193,8 @@ def _expression_episodes(
         passed = luck() * (torch.minimum(length, gap) if i else length)
         left = torch.where(starts, length - passed, left)
         since = torch.where(starts, passed, since)
-        rows.append(
-            (kind, starts, torch.minimum(since / knobs.onset, left / knobs.offset).clamp(0, 1))
-        )
+        envelope = torch.minimum(since / knobs.onset, left / knobs.offset).clamp(0, 1)
+        rows.append((kind, starts, envelope))
     return tuple(torch.stack(part, 1) for part in zip(*rows))
 
 # %% ../nbs/02_benchmark.ipynb #b4363e62
@@ -282,10 +216,9 @@ def smooth_path(gaps: Tensor, time, generator) -> Tensor:  # (V, T, 2), standard
     x, v = z[0]
     path = [x]
     for i in range(1, len(z)):
-        x, v = (
-            xx[i] * x + xv[i] * v + sx[i] * z[i, 0],
-            vx[i] * x + vv[i] * v + sv[i] * z[i, 0] + remainder[i] * z[i, 1],
-        )
+        position = xx[i] * x + xv[i] * v + sx[i] * z[i, 0]
+        v = vx[i] * x + vv[i] * v + sv[i] * z[i, 0] + remainder[i] * z[i, 1]
+        x = position
         path.append(x)
     return torch.stack(path, 1)
 
@@ -320,22 +253,18 @@ def _affect_path(
     part for a whole video, in part for moments.
     """
     double = partial(torch.tensor, dtype=torch.float64)
-    moments = [
-        _before_clipping(double(mean), double(sd))
-        for mean, sd in ((knobs.valence, knobs.valence_sd), (knobs.arousal, knobs.arousal_sd))
-    ]
-    table = torch.stack([moments[0][0], moments[1][0], moments[0][1], moments[1][1]], 1)[kind]
+    valence = _before_clipping(double(knobs.valence), double(knobs.valence_sd))
+    arousal = _before_clipping(double(knobs.arousal), double(knobs.arousal_sd))
+    mean, sd = (torch.stack(pair, 1) for pair in zip(valence, arousal))
+    table = torch.cat([mean, sd], 1)[kind]
     ease = torch.exp(-gaps / knobs.ease)[:, :, None]
     for i in range(1, gaps.shape[1]):
         table[:, i] += ease[:, i] * (table[:, i - 1] - table[:, i])
     share = double(knobs.temper_share)
     temper, mood = (smooth_path(gaps, time, generator) for time in (knobs.temper, knobs.mood))
     va = table[..., :2] + table[..., 2:] * (share.sqrt() * temper + (1 - share).sqrt() * mood)
-    shown = (
-        va
-        + double(knobs.slip) * randn(generator, len(gaps), 1, 2)
-        + double(knobs.flutter) * _rough_path(gaps, knobs.flutter_time, generator)
-    )
+    shown = va + double(knobs.slip) * randn(generator, len(gaps), 1, 2)
+    shown = shown + double(knobs.flutter) * _rough_path(gaps, knobs.flutter_time, generator)
     return va.clamp(-1, 1), shown.clamp(-1, 1)
 
 # %% ../nbs/02_benchmark.ipynb #89c04462
@@ -361,16 +290,12 @@ def _unit_path(
     drawn[:, 0] = True
     talks = carry_forward(chance[3, ..., 1] < knobs.talk_share, drawn)[..., None]
     speech = talks * lips
-    redraw = starts[..., None] | (
-        chance[0] < 1 - torch.exp(-gap * knobs.unit_rate * (1 + 4 * speech))
-    )
+    unsteady = chance[0] < 1 - torch.exp(-gap * knobs.unit_rate * (1 + 4 * speech))
+    redraw = starts[..., None] | unsteady
     on = carry_forward(chance[1] < given[kind], redraw)
     strength = carry_forward(chance[2], redraw)
-    target = torch.where(
-        on,
-        (0.5 + 0.5 * strength) * (0.6 + 0.4 * rise) * (1 - 0.3 * speech * chance[3]),
-        0.1 * strength,
-    )
+    active = (0.5 + 0.5 * strength) * (0.6 + 0.4 * rise) * (1 - 0.3 * speech * chance[3])
+    target = torch.where(on, active, 0.1 * strength)
     target = target + 0.1 * (talks & on[..., lips.argmax(), None]) * chance[3] * jaw * ~on
     fade = torch.exp(-gap / knobs.unit_delay)
     rows = [target[:, 0]]
@@ -451,16 +376,14 @@ def annotation_table(
 
     video = np.repeat(names, lengths)
     frame = of("frame")
-    kind = of("kind")
+    unnamed = of("kind") == UNNAMED
     luck = [_stretches(lengths, knobs.hidden_rows, generator) for _ in range(2)]
-    no_units = (
-        luck[0] < np.where(kind == UNNAMED, knobs.hidden_aus[1], knobs.hidden_aus[0]) * training
-    )
+    rate_named, rate_unnamed = knobs.hidden_aus
+    no_units = luck[0] < np.where(unnamed, rate_unnamed, rate_named) * training
     no_affect = luck[1] < knobs.hidden_affect * training
     table = dict(image=[f"{v}/{n:05d}.jpg" for v, n in zip(video, frame)], video=video, frame=frame)
-    table |= dict(zip(AFFECT, np.where(no_affect, np.nan, of("va").T))) | dict(
-        expression=np.where(kind == UNNAMED, np.nan, kind)
-    )
+    table |= dict(zip(AFFECT, np.where(no_affect, np.nan, of("va").T)))
+    table["expression"] = np.where(unnamed, np.nan, of("kind"))
     return pd.DataFrame(table | dict(zip(AU_NAMES, np.where(no_units, np.nan, of("aus").T))))
 
 # %% ../nbs/02_benchmark.ipynb #d4d72ca6
@@ -487,45 +410,29 @@ def write_list(
     return table["image"][luck > 1 - knobs.absent].tolist()
 
 # %% ../nbs/02_benchmark.ipynb #a72c4b13
-def _video_chance(seed: int, name: str):
-    return generator(seed, "video", name)
-
-
 def video_person(name: str, seed: int, knobs=Knobs()) -> dict:  # trait -> (1,) or (1, 3)
     "The person whom a video shows; its own draw for each name."
-    return sample_identities(1, _video_chance(seed, name), knobs)
+    return sample_identities(1, generator(seed, "video", name), knobs)
 
 
 def render_video(folder, name: str, labels: _Labels, size: int, seed: int, knobs=Knobs()) -> None:
     "Writes one video's frames as JPEG files."
-    frames, intensity, shown = (
-        torch.as_tensor(part) for part in (labels.frame, labels.intensity, labels.shown)
-    )
+    frames, aus, va = map(torch.as_tensor, (labels.frame, labels.intensity, labels.shown))
     chance = generator(seed, "camera", name)
-    threads = torch.get_num_threads()
     person = video_person(name, seed, knobs)
     views = sample_views(len(frames), chance, frames.diff(prepend=frames[:1] - 1).float(), knobs)
     quality = int(torch.randint(knobs.quality[0], knobs.quality[1] + 1, (), generator=chance))
-    (Path(folder) / name).mkdir(parents=True)
+    place = Path(folder) / name
+    place.mkdir(parents=True)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for rows in torch.arange(len(frames)).split(32):
-            many = {key: value.expand(len(rows), *value.shape[1:]) for key, value in person.items()}
-            faces = render(
-                many,
-                intensity[rows].float(),
-                shown[rows].float(),
-                {key: value[rows] for key, value in views.items()},
-                size,
-                chance,
-            )
-            for frame, image in zip(
-                frames[rows].tolist(),
-                (faces * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy(),
-            ):
-                Image.fromarray(image).save(
-                    Path(folder) / name / f"{frame:05d}.jpg", quality=quality
-                )
+            people = repeated(person, len(rows))
+            view = {key: value[rows] for key, value in views.items()}
+            faces = render(people, aus[rows].float(), va[rows].float(), view, size, chance)
+            for frame, pixels in zip(frames[rows].tolist(), to_bytes(faces)):
+                Image.fromarray(pixels).save(place / f"{frame:05d}.jpg", quality=quality)
     finally:
         torch.set_num_threads(threads)
 
@@ -551,12 +458,11 @@ def _off_shares(kinds: list, knobs=Knobs()) -> tuple:  # of each video -> smalle
     """How ill these videos represent the kinds of episodes: three less the fewest videos that show
     one; chi-square of their shares of the rows.
     """
-    wanted = np.array([*(share * (1 - knobs.unnamed) for share in knobs.shares), knobs.unnamed])
+    wanted = np.array(_kind_shares(knobs))
     counts = np.array([np.bincount(kind, minlength=9) for kind in kinds])
     shares = counts.sum(0) / counts.sum()
-    return 3 - min(3, int((counts > 0).sum(0).min())), float(
-        ((shares - wanted) ** 2 / wanted).sum()
-    )
+    fewest = int((counts > 0).sum(0).min())
+    return 3 - min(3, fewest), float(((shares - wanted) ** 2 / wanted).sum())
 
 
 def plan_videos(
@@ -574,26 +480,15 @@ def plan_videos(
         clips = frames < knobs.sparse_below
         lengths = torch.full((n,), frames) if clips else video_lengths(n, frames, chance, knobs)
         longest = int(lengths.max())
-        draws = 1 if n * frames > 10_000 else knobs.draws
-        tried = []
-        for draw in range(draws):
-            state = chance.get_state()
-            tried.append(
-                (
-                    (
-                        _off_shares(_kinds_alone(n, longest, lengths, chance, knobs, clips), knobs)
-                        if draws > 1
-                        else 0
-                    ),
-                    draw,
-                    state,
-                )
-            )
-        chance.set_state(min(tried)[2])  # where the draw that is kept began
-        videos[split] += [
-            (next(names), part)
-            for part in cut_videos(label_process(n, longest, chance, knobs, clips), lengths)
-        ]
+        if knobs.draws > 1 and n * frames <= 10_000:
+            tried = []
+            for draw in range(knobs.draws):
+                state = chance.get_state()
+                kinds = _kinds_alone(n, longest, lengths, chance, knobs, clips)
+                tried.append((_off_shares(kinds, knobs), draw, state))
+            chance.set_state(min(tried)[2])  # where the draw that is kept began
+        parts = cut_videos(label_process(n, longest, chance, knobs, clips), lengths)
+        videos[split] += [(next(names), part) for part in parts]
     return videos
 
 
@@ -601,32 +496,17 @@ def _truth_table(
     videos: list,
 ) -> pd.DataFrame:  # image, video, kind, valence, arousal, AU1 ... AU26
     "What each face was drawn with: intensities of the action units, visible valence and arousal."
-    parts = [
-        pd.DataFrame(
-            dict(
-                image=[f"{name}/{n:05d}.jpg" for n in part.frame],
-                video=name,
-                kind=part.kind.astype(np.int8),
-            )
-            | dict(
-                zip(
-                    (*AFFECT, *AU_NAMES),
-                    np.concatenate([part.shown, part.intensity], 1).T.astype(np.float32),
-                )
-            )
-        )
-        for name, part in videos
-    ]
-    return pd.concat(parts, ignore_index=True)
+    tables = []
+    for name, part in videos:
+        images = [f"{name}/{n:05d}.jpg" for n in part.frame]
+        table = dict(image=images, video=name, kind=part.kind.astype(np.int8))
+        drawn = np.concatenate([part.shown, part.intensity], 1).T.astype(np.float32)
+        tables.append(pd.DataFrame(table | dict(zip((*AFFECT, *AU_NAMES), drawn))))
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/02_benchmark.ipynb #88df17fc
 # what lies in a benchmark's folder
-_OWN = {
-    "cropped_aligned",
-    "truth.parquet",
-    "benchmark.json",
-    *(names[0] for names in LISTS.values()),
-}
+_OWN = {"cropped_aligned", "truth.parquet", "benchmark.json", *(n[0] for n in LISTS.values())}
 
 
 @dataclass(frozen=True)
@@ -654,14 +534,9 @@ class BenchmarkSize:
         )
         least = min(self.clips, self.long_videos, self.test_videos)
         if least < 0 or min(needed) < 1 or self.size < 8:
-            raise AffnbError(
-                folder,
-                (
-                    "a benchmark needs training and validation videos of at least one"
-                    f" frame, and 8 pixels per side; asked for {self}"
-                ),
-                "nothing was written",
-            )
+            problem = "a benchmark needs training and validation videos of at least one frame"
+            problem += f", and 8 pixels per side; asked for {self}"
+            raise AffnbError(folder, problem, "nothing was written")
 
     def groups(self) -> list:  # of (split, videos, frames)
         "What `plan_videos` makes names and labels for."
@@ -683,16 +558,11 @@ def write_benchmark(
     holds something else.
     """
     folder = Path(folder).resolve()
-    if folder.exists() and (
-        not folder.is_dir()
-        or {path.name for path in folder.iterdir()}
-        - (_OWN if (folder / "benchmark.json").exists() else set())
-    ):
-        raise AffnbError(
-            folder,
-            "exists and is no benchmark, or holds other files too",
-            "name another folder, or empty this one",
-        )
+    if folder.exists():
+        own = _OWN if (folder / "benchmark.json").exists() else set()
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} - own:
+            problem = "exists and is no benchmark, or holds other files too"
+            raise AffnbError(folder, problem, "name another folder, or empty this one")
     size.check(folder)
     if workers < 1:
         raise AffnbError(folder, f"workers = {workers}: must be at least 1", "nothing was written")
@@ -700,123 +570,95 @@ def write_benchmark(
     with atomic(folder) as temporary:
         frames = temporary / "cropped_aligned"
         frames.mkdir(parents=True)
-        absent = [
-            image
-            for split, names in LISTS.items()
-            if videos[split]
-            for image in write_list(temporary / names[0], split, videos[split], size.seed, knobs)
-        ]
+        absent = []
+        for split, (name, *_) in LISTS.items():
+            if videos[split]:
+                absent += write_list(temporary / name, split, videos[split], size.seed, knobs)
         everything = [pair for part in videos.values() for pair in part]
         _truth_table(everything).to_parquet(temporary / "truth.parquet", index=False)
         jobs = [(frames, name, labels, size.size, size.seed, knobs) for name, labels in everything]
         progress = partial(tqdm, total=len(jobs), desc="rendering", unit="video", disable=None)
         if workers > 1:
-            with ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), end_with_process, (os.getpid(),)
-            ) as pool:
+            context = multiprocessing.get_context("spawn")
+            follow = end_with_process, (os.getpid(),)
+            with ProcessPoolExecutor(workers, context, *follow) as pool:
                 list(progress(pool.map(render_video, *zip(*jobs), chunksize=8)))
         else:
-            [render_video(*job) for job in progress(jobs)]
+            for job in progress(jobs):
+                render_video(*job)
         for image in absent:
             (frames / image).unlink()
-        counts = {
-            split: {"videos": len(part), "frames": sum(len(labels.frame) for _, labels in part)}
+        counts: dict[str, Any] = {
+            split: dict(videos=len(part), frames=sum(len(labels.frame) for _, labels in part))
             for split, part in videos.items()
-        } | {"absent": len(absent)}
-        write_json(
-            temporary / "benchmark.json",
-            dict(version=knobs.version, seed=size.seed, size=size.size, counts=counts)
-            | dict(knobs=asdict(knobs)),
-        )
+        }
+        counts["absent"] = len(absent)
+        note = dict(version=knobs.version, seed=size.seed, size=size.size, counts=counts)
+        write_json(temporary / "benchmark.json", note | dict(knobs=asdict(knobs)))
     return counts
 
 # %% ../nbs/02_benchmark.ipynb #9b1a0634
+def _by_group(statistic: str, values) -> dict:  # of (statistic, group)
+    "Values of the groups of a statistic: a dictionary, a series or pairs."
+    return {(statistic, group): value for group, value in dict(values).items()}
+
+
 def _label_statistics(
     table: pd.DataFrame,  # rows in listed order: video, frame (a number), labels; NaN: missing
 ) -> pd.Series:  # by (statistic, group)
     """What can be counted on a list of annotations: shares, means, probabilities, persistence,
     autocorrelation, gaps, lengths.
     """
-    statistics = {}
     by = table.groupby("video", sort=False)
     named = table.dropna(subset="expression")
     expression = named["expression"].map(dict(enumerate(EXPRESSIONS)))
-    statistics |= {("expression share", e): (expression == e).mean() for e in EXPRESSIONS}
+    given = named.groupby(expression)
+    counted = {("expression share", e): (expression == e).mean() for e in EXPRESSIONS}
     for name in AFFECT:
-        for what, value in (("mean", table[name].mean()), ("sd", table[name].std())):
-            statistics[f"{what} of {name}", "all rows"] = value
-        for what in ("mean", "std"):
-            statistics |= {
-                (f"{what[:4].replace('std', 'sd')} of {name}", e): v
-                for e, v in named.groupby(expression)[name].agg(what).items()
-            }
+        for what, how in (("mean", "mean"), ("sd", "std")):
+            counted[f"{what} of {name}", "all rows"] = table[name].agg(how)
+            counted |= _by_group(f"{what} of {name}", given[name].agg(how))
         centred = table[name] - table[name].mean()
         for lag in REAL["lags"]:
-            statistics[f"autocorrelation of {name}", f"lag {lag}"] = (
-                centred * centred.groupby(table["video"]).shift(lag)
-            ).mean() / centred.var()
-        statistics["variance between videos", name] = (
-            by[name].transform("mean").var() / table[name].var()
-        )
+            product = centred * centred.groupby(table["video"]).shift(lag)
+            counted[f"autocorrelation of {name}", f"lag {lag}"] = product.mean() / centred.var()
+        between = by[name].transform("mean").var()
+        counted["variance between videos", name] = between / table[name].var()
     for unit in AU_NAMES:
-        statistics |= {
-            (f"P({unit} | expression)", e): v
-            for e, v in named.groupby(expression)[unit].mean().items()
-        }
-    statistics |= {("prevalence", unit): table[unit].mean() for unit in AU_NAMES}
+        counted |= _by_group(f"P({unit} | expression)", given[unit].mean())
+        counted["prevalence", unit] = table[unit].mean()
     for name in ("expression", *AU_NAMES):
         before = by[name].shift()
-        statistics["same as the row before", name] = (before == table[name])[
-            before.notna() & table[name].notna()
-        ].mean()
+        both = before.notna() & table[name].notna()
+        counted["same as the row before", name] = (before == table[name])[both].mean()
     gaps = by["frame"].diff().dropna()
-    lengths = by.size()
-    statistics |= {("frames to the next row", f"{q:.0%}"): gaps.quantile(q) for q in REAL["gaps"]}
-    return pd.Series(
-        statistics
-        | {
-            ("frames a video", how): value
-            for how, value in zip(
-                REAL["frames"], (lengths.min(), lengths.median(), lengths.mean(), lengths.max())
-            )
-        }
-    )
+    counted |= {("frames to the next row", f"{q:.0%}"): gaps.quantile(q) for q in REAL["gaps"]}
+    lengths = by.size().agg(["min", "median", "mean", "max"])
+    return pd.Series(counted | _by_group("frames a video", zip(REAL["frames"], lengths)))
 
 # %% ../nbs/02_benchmark.ipynb #be979f03
 def real_statistics() -> pd.Series:  # by (statistic, group)
     "`REAL` in the names of `_label_statistics`."
-    statistics = {("expression share", e): v for e, v in zip(EXPRESSIONS, REAL["shares"])}
+    real = _by_group("expression share", zip(EXPRESSIONS, REAL["shares"]))
     for name in AFFECT:
-        for what, key, whole in (("mean", name, 0), ("sd", f"{name}_sd", 1)):
-            statistics |= {(f"{what} of {name}", "all rows"): REAL["overall"][name][whole]} | {
-                (f"{what} of {name}", e): v for e, v in zip(EXPRESSIONS, REAL[key])
-            }
-        statistics |= {
-            (f"autocorrelation of {name}", f"lag {lag}"): v
-            for lag, v in zip(REAL["lags"], REAL[f"{name}_lags"])
-        }
-    statistics |= {("variance between videos", name): v for name, v in REAL["between"].items()}
-    statistics |= {
-        (f"P({unit} | expression)", e): v
-        for unit, row in zip(AU_NAMES, REAL["units"])
-        for e, v in zip(EXPRESSIONS, row)
-    }
-    statistics |= {("prevalence", unit): v for unit, v in zip(AU_NAMES, REAL["prevalence"])} | {
-        ("same as the row before", name): v for name, v in REAL["same"].items()
-    }
-    statistics |= {("frames to the next row", f"{q:.0%}"): v for q, v in REAL["gaps"].items()} | {
-        ("frames a video", how): v for how, v in REAL["frames"].items()
-    }
-    statistics |= {
-        ("missing in validation", name): v for name, v in REAL["missing_validation"].items()
-    } | {("missing in training", name): v for name, v in REAL["missing_training"].items()}
-    return pd.Series(
-        statistics
-        | {
-            ("complete rows in training", "all tasks"): REAL["complete_training"],
-            ("rows listed twice", "validation"): REAL["duplicates"],
-        }
-    )
+        keys = (("mean", name), ("sd", f"{name}_sd"))
+        for (what, key), over_all in zip(keys, REAL["overall"][name]):
+            real[f"{what} of {name}", "all rows"] = over_all
+            real |= _by_group(f"{what} of {name}", zip(EXPRESSIONS, REAL[key]))
+        for lag, value in zip(REAL["lags"], REAL[f"{name}_lags"]):
+            real[f"autocorrelation of {name}", f"lag {lag}"] = value
+    real |= _by_group("variance between videos", REAL["between"])
+    for unit, row in zip(AU_NAMES, REAL["units"]):
+        real |= _by_group(f"P({unit} | expression)", zip(EXPRESSIONS, row))
+    real |= _by_group("prevalence", zip(AU_NAMES, REAL["prevalence"]))
+    real |= _by_group("same as the row before", REAL["same"])
+    real |= {("frames to the next row", f"{q:.0%}"): value for q, value in REAL["gaps"].items()}
+    real |= _by_group("frames a video", REAL["frames"])
+    real |= _by_group("missing in validation", REAL["missing_validation"])
+    real |= _by_group("missing in training", REAL["missing_training"])
+    real["complete rows in training", "all tasks"] = REAL["complete_training"]
+    real["rows listed twice", "validation"] = REAL["duplicates"]
+    return pd.Series(real)
 
 
 def tolerance(statistic: str, real: float) -> float:
@@ -829,12 +671,8 @@ def tolerance(statistic: str, real: float) -> float:
     return min(0.05, max(0.02, 0.5 * real))
 
 # %% ../nbs/02_benchmark.ipynb #cdb68af1
-REASONS = {
-    (
-        "frames a video",
-        "shortest",
-    ): "one video decides it; a log-normal with the right median and mean seldom goes below 20"
-}
+_LOW = "one video decides it; a log-normal with the right median and mean seldom goes below 20"
+REASONS = {("frames a video", "shortest"): _LOW}
 
 
 def calibration_table(
@@ -847,61 +685,35 @@ def calibration_table(
     chance = generator("calibration")
     mean = round(REAL["frames"]["mean"])
     lengths = video_lengths(round(rows / mean), mean, chance, knobs).sort().values
-    # alike in length: little is cut away
-    parts = [
-        part
-        for some in lengths.split(25)
-        for part in cut_videos(label_process(len(some), int(some.max()), chance, knobs), some)
-    ]
+    parts = []
+    for some in lengths.split(25):  # alike in length: little is cut away
+        parts += cut_videos(label_process(len(some), int(some.max()), chance, knobs), some)
     videos = [(f"{i}", part) for i, part in enumerate(parts)]
-    validation, training = (
-        annotation_table(videos, split, chance, knobs)[
-            ["video", "frame", *AFFECT, "expression", *AU_NAMES]
-        ]
-        for split in (False, True)
-    )
+    validation = annotation_table(videos, False, chance, knobs)
+    training = annotation_table(videos, True, chance, knobs)
     with TemporaryDirectory() as folder:
         write_list(Path(folder) / "list", "validation", videos, 0, knobs)
         listed = Path(folder, "list").read_text().splitlines()[1:]
-    statistics = _label_statistics(validation).to_dict() | {
-        ("rows listed twice", "validation"): 1 - len(set(listed)) / len(listed)
-    }
+    counted = _label_statistics(validation).to_dict()
+    counted["rows listed twice", "validation"] = 1 - len(set(listed)) / len(listed)
+    labels = dict(expression="expression", AUs="AU1", valence="valence")
     for split, table in (("validation", validation), ("training", training)):
-        statistics |= {
-            (f"missing in {split}", label): table[column].isna().mean()
-            for label, column in (
-                ("expression", "expression"),
-                ("AUs", "AU1"),
-                ("valence", "valence"),
-            )
-        }
-    statistics["complete rows in training", "all tasks"] = training.notna().all(axis=1).mean()
+        for label, column in labels.items():
+            counted[f"missing in {split}", label] = table[column].isna().mean()
+    counted["complete rows in training", "all tasks"] = training.notna().all(axis=1).mean()
     real = real_statistics()
-    off = [
-        not abs(statistics.get(key, np.nan) - value) <= tolerance(key[0], value)
-        for key, value in real.items()
-    ]
-    reasons = [
-        REASONS.get(key, REASONS.get(key[0], "")) if far else ""
-        for key, far in zip(real.index, off)
-    ]
-    table = pd.DataFrame(
-        [
-            (*key, value, float(statistics.get(key, np.nan)), reason)
-            for (key, value), reason in zip(real.items(), reasons)
-        ],
-        columns=["statistic", "group", "real", "benchmark", "reason"],
-    )
-    unexplained = [
-        " ".join(key) for key, far, reason in zip(real.index, off, reasons) if far and not reason
-    ]
-    if unexplained:
+    table = pd.DataFrame(dict(real=real, benchmark=pd.Series(counted).reindex(real.index)))
+    allowed = [tolerance(statistic, value) for (statistic, _), value in real.items()]
+    far = ~((table["benchmark"] - table["real"]).abs() <= allowed)
+    table["reason"] = [REASONS.get(key, "") if off else "" for key, off in far.items()]
+    unexplained = table.index[far & (table["reason"] == "")]
+    if len(unexplained):
         raise AffnbError(
             "the benchmark departs from the real labels without a stated reason",
-            ", ".join(unexplained),
+            ", ".join(map(" ".join, unexplained)),
             "turn the knob, or state the reason in REASONS",
         )
-    return table
+    return table.reset_index(names=["statistic", "group"])
 
 # %% ../nbs/02_benchmark.ipynb #b49a2c08
 def typical_faces(
@@ -911,9 +723,8 @@ def typical_faces(
     columns for `face_grid`.
     """
     given = (torch.tensor(knobs.units) > 0.5) * 0.9
-    return tuple(
-        (EXPRESSIONS[e], given[:, e], (knobs.valence[e], knobs.arousal[e])) for e in range(1, 7)
-    )
+    affect = zip(knobs.valence, knobs.arousal)
+    return tuple(zip(EXPRESSIONS, given.T, affect))[1:7]
 
 
 def write_showcase(folder, seed: int = 0, people: int = 6, size: int = 80) -> None:
@@ -921,7 +732,6 @@ def write_showcase(folder, seed: int = 0, people: int = 6, size: int = 80) -> No
     with atomic(Path(folder) / "calibration.csv") as path:
         calibration_table().to_csv(path, index=False, float_format="%.6g")
     images, rows, columns = face_grid(people, size, seed, typical_faces())
+    images = (images * 255).round().byte().numpy()
     with atomic(Path(folder) / "faces.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(
-            file, images=(images * 255).round().byte().numpy(), row_names=rows, column_names=columns
-        )
+        np.savez_compressed(file, images=images, row_names=rows, column_names=columns)

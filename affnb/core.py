@@ -6,8 +6,8 @@
 __all__ = ['TASKS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'Count', 'CountOrZero', 'Positive', 'PositiveOrZero',
            'Share', 'MACHINE_SETTINGS', 'TUNING', 'AffnbError', 'UsageError', 'did_you_mean', 'Config', 'project_root',
            'load_config', 'training_settings', 'derived_seed', 'generator', 'seed_everything', 'pick_device',
-           'git_state', 'processor', 'environment', 'atomic', 'end_with_process', 'write_json', 'read_json',
-           'read_arrays', 'text_hash', 'file_hash', 'notebook_hash', 'make_record']
+           'git_state', 'processor', 'environment', 'name_os_errors', 'atomic', 'end_with_process', 'write_json',
+           'read_json', 'read_arrays', 'text_hash', 'file_hash', 'notebook_hash', 'make_record']
 
 # %% ../nbs/00_core.ipynb #ffbb0ff4
 import configparser
@@ -79,12 +79,9 @@ class AffnbError(Exception):
         remedy: str = "",
     ):
         super().__init__(where, problem, remedy)
-        self.where = str(where)
-        self.problem = str(problem)
-        self.remedy = str(remedy)
 
     def __str__(self):
-        return ": ".join(filter(None, (self.where, self.problem, self.remedy)))
+        return ": ".join(filter(None, map(str, self.args)))
 
 
 class UsageError(AffnbError):
@@ -96,7 +93,7 @@ def did_you_mean(
     names,  # the names that exist
 ) -> str:  # ` (did you mean ...?)`, or nothing where no name is near
     "The hint that ends an error about an unknown name."
-    close = difflib.get_close_matches(str(name), [str(k) for k in names], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), map(str, names), n=1, cutoff=0.5)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 # %% ../nbs/00_core.ipynb #10642220
@@ -193,7 +190,7 @@ class _TrainSettings:
         Field(min_length=1),
         BeforeValidator(_split),
     ] = TASKS
-    # training videos that encoders see; seen: those of head training, in the place of as many
+    # training videos that encoders see; seen: those of the head split, in the place of as many
     # others, which is a leak, to be measured
     encoder_role: Literal["encoder", "seen"] = "encoder"
     lr: Positive = 1e-5  # peak learning rate
@@ -387,32 +384,29 @@ def git_state(
     folder=None,  # a checkout; the project's where None
 ) -> dict:  # commit (or None) and dirty (or None outside a checkout)
     "Which commit the code is at, and whether files differ from it."
+    folder = folder or project_root()
 
-    def run(*words):
-        return subprocess.run(
-            ["git", *words], cwd=folder or project_root(), capture_output=True, text=True
+    def git(*words):
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
         )
+        return done.stdout.strip()
 
     try:
-        commit = run("rev-parse", "HEAD")
-        status = run("status", "--porcelain", "--untracked-files=no")
-    except OSError:
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(changes))
+    except (OSError, subprocess.CalledProcessError):
         return dict(commit=None, dirty=None)
-    if commit.returncode:
-        return dict(commit=None, dirty=None)
-    return dict(commit=commit.stdout.strip(), dirty=bool(status.stdout.strip()))
 
 
 def processor() -> str:
     "What the machine calls its processor."
     try:
-        return next(
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 # variables that choose how libraries compute
@@ -437,12 +431,6 @@ def environment(
     "What a number depends on besides settings, seed and data."
     import torch
 
-    device = torch.device(device or "cpu")
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU ({platform.machine()})"
-    )
     packages = (
         "torch",
         "torchvision",
@@ -456,21 +444,35 @@ def environment(
         "captum",
         "safetensors",
     )
+    versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
     machine = dict(
         processor=processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         system=platform.system(),
         libc=" ".join(platform.libc_ver()),  # other vector instructions, other last digits
         variables={name: os.environ[name] for name in TUNING if name in os.environ},
-    ) | (
-        dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
-        if device.type == "cuda"
-        else {}
     )
-    versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+    device = torch.device(device or "cpu")
+    name = f"CPU ({platform.machine()})"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        machine |= dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     return dict(versions=versions, device=name, machine=machine, **git_state())
 
 # %% ../nbs/00_core.ipynb #54d6a45d
+@contextlib.contextmanager
+def name_os_errors(
+    where,  # a file or folder
+    problem: str,  # what failed
+    remedy: str,
+):  # a context
+    "An error of the operating system within the block becomes an `AffnbError`."
+    try:
+        yield
+    except OSError as error:
+        raise AffnbError(where, f"{problem} ({error.strerror})", remedy) from None
+
+
 @contextlib.contextmanager
 def atomic(
     path,  # the file or folder to make
@@ -486,20 +488,10 @@ def atomic(
         raise AffnbError(
             path, "you are working in it, and it would be replaced", "choose another folder"
         )
-    try:
+    with name_os_errors(path.parent, "cannot be made", "choose a folder that you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AffnbError(
-            path.parent,
-            f"cannot be made ({error.strerror})",
-            "choose a folder that you may write to",
-        ) from None
-    try:
+    with name_os_errors(path.parent, "cannot be written to", "choose another folder"):
         workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise AffnbError(
-            path.parent, f"cannot be written to ({error.strerror})", "choose another folder"
-        ) from None
     try:
         yield workshop / path.name
         # a folder can be renamed at once, and not deleted at once
@@ -512,17 +504,11 @@ def atomic(
                 os.replace(workshop / "old", path)
             raise
     except Exception as error:
-        if getattr(error, "errno", 0) not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        ) and "No space left" not in str(error):
+        full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full and "No space left" not in str(error):
             raise
-        raise AffnbError(
-            path,
-            "cannot be written (no space left on the device)",
-            "make room and run the same command again",
-        ) from None
+        problem = "cannot be written (no space left on the device)"
+        raise AffnbError(path, problem, "make room and run the same command again") from None
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
@@ -550,13 +536,7 @@ def write_json(path, value) -> None:
     """
 
     def plain(v):
-        return (
-            v.item()
-            if isinstance(v, np.generic)
-            else v.tolist()
-            if isinstance(v, np.ndarray)
-            else str(v)
-        )
+        return v.tolist() if isinstance(v, (np.generic, np.ndarray)) else str(v)
 
     try:
         text = json.dumps(value, indent=1, allow_nan=False, default=plain)
@@ -564,14 +544,13 @@ def write_json(path, value) -> None:
         raise AffnbError(
             path, f"a value is not a number ({error}); unknown values are written as null"
         ) from None
-    # a list of plain values on one line
-    short = re.sub(
-        r"\[\n\s*([^\[\]{}]*?)\n\s*\]",
-        lambda found: "[" + re.sub(r",\n\s*", ", ", found[1]) + "]",
-        text,
-    )
+
+    def on_one_line(plain_list):
+        return "[" + re.sub(r",\n\s*", ", ", plain_list[1]) + "]"
+
+    text = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", on_one_line, text)
     with atomic(path) as temporary:
-        temporary.write_text(short + "\n")
+        temporary.write_text(text + "\n")
 
 
 def read_json(path):
@@ -579,13 +558,11 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AffnbError(
-            path, "not there", "run the step that makes it first (`affnb reproduce`)"
-        ) from None
+        remedy = "run the step that makes it first (`affnb reproduce`)"
+        raise AffnbError(path, "not there", remedy) from None
     except (OSError, ValueError) as error:
-        raise AffnbError(
-            path, f"cannot be read as JSON ({error})", "delete it and run again"
-        ) from None
+        problem = f"cannot be read as JSON ({error})"
+        raise AffnbError(path, problem, "delete it and run again") from None
 
 
 def read_arrays(path, names) -> dict:  # name -> array
@@ -618,9 +595,8 @@ def notebook_hash(
     path,  # an .ipynb file
 ) -> str:  # 12 hexadecimal digits
     "A short SHA-256 of the sources of a notebook's cells, outputs and metadata left out."
-    return text_hash(
-        *(cell["cell_type"] + "".join(cell["source"]) for cell in read_json(path)["cells"])
-    )
+    cells = read_json(path)["cells"]
+    return text_hash(*(cell["cell_type"] + "".join(cell["source"]) for cell in cells))
 
 # %% ../nbs/00_core.ipynb #172e56ac
 def make_record(

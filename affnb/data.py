@@ -24,7 +24,6 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import InitVar, dataclass
-from itertools import repeat
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -34,9 +33,8 @@ import torch.nn.functional as F
 from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Generator, Tensor
-from .core import AFFECT, AU_NAMES, AffnbError, UsageError, file_hash, end_with_process
-from .core import generator
-from .core import did_you_mean, read_json, text_hash, write_json
+from .core import AFFECT, AU_NAMES, AffnbError, UsageError, end_with_process, file_hash
+from .core import did_you_mean, generator, name_os_errors, read_json, text_hash, write_json
 
 # %% ../nbs/01_data.ipynb #34d2982f
 HEADER = "image,valence,arousal,expression,aus"
@@ -53,33 +51,23 @@ def _read_lines(path) -> tuple[list, list]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise AffnbError(
-            path,
-            f"cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})",
-            "check the path, or save the file as UTF-8",
-        ) from None
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+        raise AffnbError(path, problem, "check the path, or save the file as UTF-8") from None
     lines = {n: line.strip() for n, line in enumerate(text.split("\n"), 1) if line.strip()}
-    numbers = list(lines)
-    lines = list(lines.values())
     if not lines:
-        raise AffnbError(
-            path, "the file is empty", f"it needs the header {HEADER} and one row a frame"
-        )
-    if "\0" in lines[0]:
-        raise AffnbError(
-            f"{path}, line {numbers[0]}",
-            "NUL characters: no UTF-8, UTF-16 perhaps",
-            "save the file as UTF-8",
-        )
-    if lines[0].split(",")[0].strip() != "image":
-        raise AffnbError(
-            f"{path}, line {numbers[0]}",
-            f"no header but {lines[0][:60]!r}",
-            f"the first line must be {HEADER}",
-        )
+        remedy = f"it needs the header {HEADER} and one row a frame"
+        raise AffnbError(path, "the file is empty", remedy)
+    number, header = next(iter(lines.items()))
+    where = f"{path}, line {number}"
+    if "\0" in header:
+        problem = "NUL characters: no UTF-8, UTF-16 perhaps"
+        raise AffnbError(where, problem, "save the file as UTF-8")
+    if header.split(",")[0].strip() != "image":
+        problem = f"no header but {header[:60]!r}"
+        raise AffnbError(where, problem, f"the first line must be {HEADER}")
     if len(lines) == 1:
         raise AffnbError(path, "a header and no rows", "list one frame a row")
-    return numbers, lines
+    return list(lines), list(lines.values())
 
 # %% ../nbs/01_data.ipynb #26b4fb48
 def _shorten(name) -> str:
@@ -89,47 +77,36 @@ def _shorten(name) -> str:
 
 def read_rows(
     path,  # an annotation file, or predictions in the same format
-) -> tuple[
-    list, list, np.ndarray | None
-]:  # N images, N line numbers, (N, 15) values or None for a list of images
-    """The rows of a file in the challenge's format, not checked for range; raises `AffnbError`
-    naming the line without 16 numbers.
+) -> tuple[list, list, np.ndarray | None]:  # N images, N line numbers, (N, 15) values or None
+    """The rows of a file in the challenge's format, not checked for range, with None for the values
+    of a list of images; raises `AffnbError` naming the line without 16 numbers.
     """
-    numbers, lines = _read_lines(path)
-    images = [line.partition(",")[0].strip() for line in lines[1:]]
-    rest = [line.partition(",")[2] for line in lines[1:]]
-
-    def at(i):
-        return f"{path}, line {numbers[i]}: "
-
+    (first, *numbers), (header, *lines) = _read_lines(path)
+    images = [line.partition(",")[0].strip() for line in lines]
+    rest = [line.partition(",")[2] for line in lines]
     if not any(r.strip(", ") for r in rest):
-        return images, numbers[1:], None
-    if lines[0].replace(" ", "") != HEADER:
-        raise AffnbError(f"{at(0)}the header is {lines[0][:60]!r}", f"must be {HEADER}")
-    short = next((i for i, line in enumerate(lines) if i and line.count(",") != 15), None)
-    if short:
-        raise AffnbError(
-            f"{at(short)}{lines[short].count(',') + 1} value(s)",
-            "must be 16 (image, valence, arousal, expression, 12 AUs)",
-        )
+        return images, numbers, None
+    if header.replace(" ", "") != HEADER:
+        problem = f"the header is {header[:60]!r}"
+        raise AffnbError(f"{path}, line {first}", problem, f"must be {HEADER}")
+    for number, line in zip(numbers, lines):
+        if line.count(",") != 15:
+            problem = f"{line.count(',') + 1} value(s)"
+            remedy = "must be 16 (image, valence, arousal, expression, 12 AUs)"
+            raise AffnbError(f"{path}, line {number}", problem, remedy)
     try:
-        return (
-            images,
-            numbers[1:],
-            pd.read_csv(
-                io.StringIO("\n".join(rest)), header=None, dtype=float, na_filter=False, quoting=3
-            ).to_numpy(),
-        )
+        text = io.StringIO("\n".join(rest))
+        table = pd.read_csv(text, header=None, dtype=float, na_filter=False, quoting=3)
+        return images, numbers, table.to_numpy()
     except ValueError:
-        i, name, word = next(
-            (i, c, w)
-            for i, r in enumerate(rest, 1)
-            for c, w in zip(LABEL_COLUMNS, r.split(","))
-            if not _NUMBER.fullmatch(w)
+        number, name, word = next(
+            (number, name, word)
+            for number, values in zip(numbers, rest)
+            for name, word in zip(LABEL_COLUMNS, values.split(","))
+            if not _NUMBER.fullmatch(word)
         )
-    raise AffnbError(
-        f"{at(i)}{name} = {_shorten(word.strip())}", "not a number", "mend or delete the row"
-    )
+    problem = f"{name} = {_shorten(word.strip())}: not a number"
+    raise AffnbError(f"{path}, line {number}", problem, "mend or delete the row")
 
 # %% ../nbs/01_data.ipynb #30d450fb
 # relative; no part of it is . or ..; no quotes, no control characters
@@ -142,32 +119,20 @@ def _check_rows(path, images, numbers, values) -> None:
     """
     for image, n in zip(images, numbers):
         if not SAFE_PATH.fullmatch(image):
-            raise AffnbError(
-                f"{path}, line {n}",
-                f"image = {_shorten(image)}",
-                "must be video/frame.jpg, below cropped_aligned/, without quotes",
-            )
+            remedy = "must be video/frame.jpg, below cropped_aligned/, without quotes"
+            raise AffnbError(f"{path}, line {n}", f"image = {_shorten(image)}", remedy)
     if values is None:
         return
     affect = values[:, :2]
     codes = values[:, 2:]
-    good = np.hstack(
-        [
-            (np.abs(affect) <= 1) | (affect == -5),
-            (codes >= -1) & (codes <= [7] + [1] * 12) & (codes == np.floor(codes)),
-        ]
-    )
-    for i, c in np.argwhere(~good)[:1]:
-        wanted = (
-            "in [-1, 1], or -5 where missing"
-            if c < 2
-            else f"{'0 to 7' if c == 2 else '0 or 1'}, or -1 where missing"
-        )
-        raise AffnbError(
-            f"{path}, line {numbers[i]}",
-            f"{LABEL_COLUMNS[c]} = {values[i, c]:g}: must be {wanted}",
-            "mend or delete the row",
-        )
+    good_affect = (np.abs(affect) <= 1) | (affect == -5)
+    good_codes = (codes >= -1) & (codes <= [7] + [1] * 12) & (codes == np.floor(codes))
+    for i, c in np.argwhere(~np.hstack([good_affect, good_codes]))[:1]:
+        wanted = f"{'0 to 7' if c == 2 else '0 or 1'}, or -1 where missing"
+        if c < 2:
+            wanted = "in [-1, 1], or -5 where missing"
+        problem = f"{LABEL_COLUMNS[c]} = {values[i, c]:g}: must be {wanted}"
+        raise AffnbError(f"{path}, line {numbers[i]}", problem, "mend or delete the row")
 
 # %% ../nbs/01_data.ipynb #b6d581b1
 def checked_rows(
@@ -235,23 +200,17 @@ def find_lists(folder) -> dict:  # split -> path, for train, validation and, if 
     missing.
     """
     folder = Path(folder)
-    lists = {}
     if not (folder / "cropped_aligned").is_dir():
-        raise AffnbError(
-            folder,
-            "no folder with cropped_aligned/ in it",
-            "name an s-Aff-Wild2 folder (one folder of images a video)",
-        )
+        remedy = "name an s-Aff-Wild2 folder (one folder of images a video)"
+        raise AffnbError(folder, "no folder with cropped_aligned/ in it", remedy)
+    lists = {}
     for split, names in LISTS.items():
         there = [folder / name for name in names if (folder / name).is_file()]
         if there:
             lists[split] = there[0]
         elif split != "test":
-            raise AffnbError(
-                folder,
-                f"{names[0]} is missing",
-                "an s-Aff-Wild2 folder holds it beside cropped_aligned/",
-            )
+            remedy = "an s-Aff-Wild2 folder holds it beside cropped_aligned/"
+            raise AffnbError(folder, f"{names[0]} is missing", remedy)
     for path in (folder / "cropped_aligned", *lists.values()):
         check_inside(path, folder.resolve())
     return lists
@@ -264,11 +223,8 @@ def check_inside(path, folder) -> None:
     except (OSError, RuntimeError):
         return  # a link that leads round in a circle is no file
     if not target.is_relative_to(folder):
-        raise AffnbError(
-            path,
-            f"leads to {target}, out of {folder}: nothing outside is read",
-            "put the lists beside the images, and name that folder",
-        )
+        problem = f"leads to {target}, out of {folder}: nothing outside is read"
+        raise AffnbError(path, problem, "put the lists beside the images, and name that folder")
 
 
 def _list_images(
@@ -281,20 +237,15 @@ def _list_images(
         place = Path(folder) / "cropped_aligned" / video
         try:
             entries = list(os.scandir(place))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                continue  # no such folder can be
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                continue
             raise
         for path in (place, *(e.path for e in entries if e.is_symlink())):
             check_inside(path, home)
-        files |= {
-            f"{video}/{e.name}": (s.st_size, s.st_mtime_ns)
-            for e in entries
-            if os.path.isfile(e.path)
-            for s in [e.stat()]
-        }
+        for entry in entries:
+            if os.path.isfile(entry.path):
+                files[f"{video}/{entry.name}"] = entry.stat().st_size, entry.stat().st_mtime_ns
     return pd.DataFrame(
         np.array([*files.values()], np.int64).reshape(-1, 2),
         index=pd.Index([*files], dtype="str"),
@@ -306,56 +257,41 @@ def _count_labels(
     table,
 ) -> dict:  # frames, videos, missing (by kind of label), all (frames with every label)
     "How many frames and videos there are, and how many frames lack which kind of label."
-    kinds = dict(valence_arousal=list(AFFECT), expression=["expression"], aus=list(AU_NAMES))
-    missing = {kind: table[names].isna().any(axis=1) for kind, names in kinds.items()}
-    complete = len(table) - int(pd.DataFrame(missing).any(axis=1).sum())
+    kinds = dict(valence_arousal=AFFECT, expression=["expression"], aus=AU_NAMES)
+    missing = pd.DataFrame({kind: table[[*n]].isna().any(axis=1) for kind, n in kinds.items()})
     return dict(
         frames=len(table),
         videos=table.video.nunique(),
-        missing={k: int(v.sum()) for k, v in missing.items()},
-        all=complete,
+        missing=missing.sum().astype(int).to_dict(),
+        all=int((~missing.any(axis=1)).sum()),
     )
 
 
-def check_folder(
-    folder,
-) -> tuple[
-    pd.DataFrame, dict
-]:  # the rows of all splits with columns `bytes`, `modified` and `split`, and counts by split
-    """Every usable row of an s-Aff-Wild2 folder and what was dropped; raises `AffnbError` for what
-    cannot be mended.
+def check_folder(folder) -> tuple[pd.DataFrame, dict]:
+    """Every usable row of an s-Aff-Wild2 folder, with columns `bytes`, `modified` and `split`, and
+    counts by split, of what was dropped too; raises `AffnbError` for what cannot be mended.
     """
     tables = []
     counts = {}
     home = {}
-    for split, path in find_lists(folder).items():
+    lists = find_lists(folder)
+    for split, path in lists.items():
         table = read_annotations(path)
         unique = table.drop_duplicates("image")
         different = table.drop_duplicates(["image", *LABEL_COLUMNS])
         conflicting = different.image[different.duplicated("image")]
-        usable = unique.join(_list_images(folder, unique.video), on="image", how="inner").assign(
-            split=split
-        )
+        usable = unique.join(_list_images(folder, unique.video), on="image", how="inner")
+        usable = usable.assign(split=split)
         absent = unique.image[~unique.index.isin(usable.index)]
         if split != "test" and usable.empty:
-            raise AffnbError(
-                path,
-                (
-                    f"no listed image is in {Path(folder) / 'cropped_aligned'} (first:"
-                    f" {_shorten(absent.iloc[0])})"
-                ),
-                "unpack the images there",
-            )
+            images = Path(folder) / "cropped_aligned"
+            problem = f"no listed image is in {images} (first: {_shorten(absent.iloc[0])})"
+            raise AffnbError(path, problem, "unpack the images there")
         for video in unique.video.unique():
             if home.setdefault(video, split) != split:
-                raise AffnbError(
-                    path,
-                    (
-                        f"video {_shorten(video)} is in the {home[video]} list too: a video"
-                        " may be in one list only"
-                    ),
-                    "remove it from the other",
-                )
+                problem = f"video {_shorten(video)} is in the {home[video]} list too"
+                rule = "a video may be in one list only: remove it from the other"
+                raise AffnbError(path, problem, rule)
         counts[split] = dict(
             listed=len(table),
             duplicates=len(table) - len(unique),
@@ -366,9 +302,7 @@ def check_folder(
         ) | _count_labels(usable)
         tables.append(usable)
     if tables[0][list(LABEL_COLUMNS)].isna().all(axis=None):
-        raise AffnbError(
-            find_lists(folder)["train"], "no frame has a label", "nothing can be trained"
-        )
+        raise AffnbError(lists["train"], "no frame has a label", "nothing can be trained")
     return pd.concat(tables, ignore_index=True), counts
 
 
@@ -376,10 +310,9 @@ def source_hash(folder, table) -> str:
     """A hash of a folder's annotation files, and of the names and sizes of the images in use; the
     folder may move. What they show is known when they are packed.
     """
-    return text_hash(
-        *(file_hash(p) for p in find_lists(folder).values()),
-        *(f"{i} {b}" for i, b in sorted(zip(table.image, table.bytes))),
-    )
+    lists = map(file_hash, find_lists(folder).values())
+    images = (f"{image} {size}" for image, size in sorted(zip(table.image, table.bytes)))
+    return text_hash(*lists, *images)
 
 # %% ../nbs/01_data.ipynb #cd55c2e1
 HEAD = 128  # bytes of a .npy file before its first frame
@@ -406,13 +339,11 @@ def open_picture(path) -> Image.Image | None:
                 return None
             # a camera that was held on its side says so
             ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode[0] != "I":
+                return picture.convert("RGB")
             # 16 bits of grey
-            upright = (
-                Image.fromarray((np.asarray(picture, np.uint32) >> 8).astype(np.uint8))
-                if picture.mode[0] == "I"
-                else picture
-            )
-            return upright.convert("RGB")
+            grey = np.asarray(picture, np.uint32) >> 8
+            return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     except Exception:
         # a broken file can make a decoder raise anything; `pack` names the file
         return None
@@ -448,10 +379,9 @@ def set_length(array, n: int, size: int) -> None:
     no room.
     """
     Path(array).touch()
+    head = dict(descr="|u1", fortran_order=False, shape=(n, size, size, 3))
     with open(array, "r+b") as file:
-        np.lib.format.write_array_header_1_0(
-            file, dict(descr="|u1", fortran_order=False, shape=(n, size, size, 3))
-        )
+        np.lib.format.write_array_header_1_0(file, head)
         file.truncate(HEAD + n * size * size * 3)
 
 
@@ -459,18 +389,15 @@ def _open_array(array, marks, n: int, size: int) -> np.ndarray:  # (n,) uint8, t
     """Makes a .npy file of n frames, or opens one that was begun; raises `AffnbError` if the disk
     has no room for what is to do.
     """
-    stored_marks = np.fromfile(marks, np.uint8) if Path(marks).exists() else np.zeros(0, np.uint8)
-    stored_marks = np.pad(
-        stored_marks, (0, n - len(stored_marks))
-    )  # what has no mark yet is WAITING
+    stored_marks = np.full(n, _WAITING, np.uint8)
+    if Path(marks).exists():
+        stored = np.fromfile(marks, np.uint8)
+        stored_marks[: len(stored)] = stored
     need = int((stored_marks == _WAITING).sum()) * size * size * 3
     free = shutil.disk_usage(Path(array).parent).free
     if need > free:
-        raise AffnbError(
-            array,
-            f"needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
-            "make room or choose a smaller image_size",
-        )
+        problem = f"needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        raise AffnbError(array, problem, "make room or choose a smaller image_size")
     set_length(array, n, size)
     Path(marks).touch()
     return stored_marks
@@ -481,16 +408,12 @@ def lock_folder(
 ):  # a context, in which the lock is held
     "Waits until no other process works in a folder; raises `AffnbError` where it cannot be made."
     lock = FileLock(work / "lock")
-    try:
+    with name_os_errors(work.parent, "cannot be written to", "choose another folder"):
         while True:
             work.mkdir(parents=True, exist_ok=True)
             # who held it may finish just now, and remove the folder
             with contextlib.suppress(FileNotFoundError):
                 return lock.acquire()
-    except OSError as error:
-        raise AffnbError(
-            work.parent, f"cannot be written to ({error.strerror})", "choose another folder"
-        ) from None
 
 
 def decode_all(
@@ -508,28 +431,20 @@ def decode_all(
         marks.unlink(missing_ok=True)
     rows = np.flatnonzero(_open_array(array, marks, len(paths), size) == _WAITING)
     parts = [rows[s : s + 256].tolist() for s in range(0, len(rows), 256)]
-    jobs = (
-        repeat(array),
-        repeat(marks),
-        parts,
-        [[paths[row] for row in part] for part in parts],
-        repeat(size),
-    )
+    jobs = [(array, marks, part, [paths[row] for row in part], size) for part in parts]
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     try:
-        if workers <= 1:
-            list(map(decode_into, *jobs))
-        else:
-            with ProcessPoolExecutor(workers, context, end_with_process, (os.getpid(),)) as pool:
-                list(pool.map(decode_into, *jobs))
+        with name_os_errors(array, "cannot be written", "make room and try again"):
+            if workers <= 1:
+                for job in jobs:
+                    decode_into(*job)
+            else:
+                follow = end_with_process, (os.getpid(),)
+                with ProcessPoolExecutor(workers, context, *follow) as pool:
+                    list(pool.map(decode_into, *zip(*jobs)))
     except BrokenProcessPool:
-        raise AffnbError(
-            array, "a decoding process died (out of memory?)", "pack with fewer workers"
-        ) from None
-    except OSError as error:
-        raise AffnbError(
-            array, f"cannot be written ({error.strerror})", "make room and try again"
-        ) from None
+        problem = "a decoding process died (out of memory?)"
+        raise AffnbError(array, problem, "pack with fewer workers") from None
     return np.flatnonzero(_open_array(array, marks, len(paths), size) == _FAILED).tolist()
 
 # %% ../nbs/01_data.ipynb #618ff6f1
@@ -551,23 +466,14 @@ def open_packed(path) -> Packed:
         table = pd.read_parquet(path / "labels.parquet")
     except Exception as error:
         if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
-            raise AffnbError(
-                path, "no memory to open it", "end other programs, or raise the limit (ulimit -v)"
-            ) from None
-        raise AffnbError(
-            path,
-            f"cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})",
-            "delete it and pack again",
-        ) from None
-    if not len(frames) == len(table) == manifest.get("frames"):
-        raise AffnbError(
-            path,
-            (
-                f"{len(frames)} frames, {len(table)} labels, {manifest.get('frames')} in"
-                " the manifest"
-            ),
-            "delete it and pack again",
-        )
+            remedy = "end other programs, or raise the limit (ulimit -v)"
+            raise AffnbError(path, "no memory to open it", remedy) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise AffnbError(path, f"cannot be read ({reason})", "delete it and pack again") from None
+    noted = manifest.get("frames")
+    if not len(frames) == len(table) == noted:
+        problem = f"{len(frames)} frames, {len(table)} labels, {noted} in the manifest"
+        raise AffnbError(path, problem, "delete it and pack again")
     return Packed(frames, table, manifest)
 
 
@@ -593,20 +499,12 @@ def _copy_unchanged(out, manifest, array, marks, table) -> None:
         return
     if any(old.manifest.get(k) != manifest[k] for k in ("version", "decoder", "size")):
         return
-    waiting = np.flatnonzero(_open_array(array, marks, len(table), manifest["size"]) == _WAITING)
-    pairs = (
-        table.iloc[waiting]
-        .assign(place=waiting)
-        .merge(old.table[["image", "bytes", "modified", "row"]])
-    )
-    _copy_frames(
-        Path(out) / "frames.npy",
-        pairs.row.tolist(),
-        array,
-        pairs.place.tolist(),
-        manifest["size"],
-        marks,
-    )
+    size = manifest["size"]
+    waiting = np.flatnonzero(_open_array(array, marks, len(table), size) == _WAITING)
+    known = old.table[["image", "bytes", "modified", "row"]]
+    pairs = table.iloc[waiting].assign(place=waiting).merge(known)
+    rows, places = pairs.row.tolist(), pairs.place.tolist()
+    _copy_frames(Path(out) / "frames.npy", rows, array, places, size, marks)
 
 
 def _close_gaps(array, marks, n: int, size: int) -> None:
@@ -637,38 +535,27 @@ def pack_into(folder, out, work, manifest, checked, workers: int) -> None:
         new.mkdir()
         write_json(wanted, manifest)
     _copy_unchanged(out, manifest, array, marks, table)
-    failed = decode_all(
-        array, [f"{folder}/cropped_aligned/{image}" for image in table.image], size, workers, marks
-    )
+    paths = [f"{folder}/cropped_aligned/{image}" for image in table.image]
+    failed = decode_all(array, paths, size, workers, marks)
     _close_gaps(array, marks, len(table), size)
     broken = table.iloc[failed]
     table = table.drop(index=failed)
     if not {"train", "validation"} <= set(table.split):
         marks.unlink()
-        raise AffnbError(
-            folder,
-            (
-                "no image of the train or of the validation list can be decoded (first:"
-                f" {broken.image.iloc[0]})"
-            ),
-        )
+        problem = "no image of the train or of the validation list can be decoded"
+        raise AffnbError(folder, f"{problem} (first: {broken.image.iloc[0]})")
     for split in counts:
-        counts[split] |= dict(undecodable=int((broken.split == split).sum())) | _count_labels(
-            table[table.split == split]
-        )
-    table.reset_index(drop=True).rename_axis("row").reset_index().to_parquet(
-        new / "labels.parquet", index=False
+        undecodable = int((broken.split == split).sum())
+        counts[split] |= _count_labels(table[table.split == split]) | dict(undecodable=undecodable)
+    table = table.reset_index(drop=True).reset_index(names="row")
+    table.to_parquet(new / "labels.parquet", index=False)
+    result = dict(
+        content=text_hash(manifest["source"], file_hash(array)),
+        frames=len(table),
+        counts=counts,
+        undecodable=broken.image.tolist(),
     )
-    write_json(
-        work / "manifest.json",
-        manifest
-        | dict(
-            content=text_hash(manifest["source"], file_hash(array)),
-            frames=len(table),
-            counts=counts,
-            undecodable=broken.image.tolist(),
-        ),
-    )
+    write_json(work / "manifest.json", manifest | result)
     os.replace(work / "manifest.json", new / "manifest.json")
     shutil.rmtree(work / "old", ignore_errors=True)
     if out.exists():
@@ -687,59 +574,51 @@ def pack(
     """
     out, folder, (table, counts) = Path(out), Path(folder), check_folder(folder)
 
-    def found():
+    def contents():
         return set(os.listdir(out)) if out.is_dir() else {out.name} if out.exists() else set()
 
-    if not found() <= _PACK_FILES:
-        raise AffnbError(
-            out, "is there and holds no packed data", "choose another name, it would be overwritten"
-        )
-    files = text_hash(*map(str, zip(table.image, table.bytes, table.modified)))
+    if not contents() <= _PACK_FILES:
+        remedy = "choose another name, it would be overwritten"
+        raise AffnbError(out, "is there and holds no packed data", remedy)
     manifest = dict(
         version=4,
         decoder=f"Pillow {PIL.__version__}",
         size=size,
         source=source_hash(folder, table),
-        files=files,
+        files=text_hash(*map(str, zip(table.image, table.bytes, table.modified))),
     )
 
     def done():
-        return (
-            found() == _PACK_FILES and manifest.items() <= read_json(out / "manifest.json").items()
-        )
+        if contents() != _PACK_FILES:
+            return False
+        return manifest.items() <= read_json(out / "manifest.json").items()
 
     work = out.parent / f".{out.name}-unfinished"
     if done() and not work.exists():
         return
     with lock_folder(work):
         try:
-            if not done():
-                pack_into(folder, out, work, manifest, (table, counts), workers)
-        except OSError as error:
-            raise AffnbError(
-                work, f"cannot be written ({error.strerror})", "make room and try again"
-            ) from None
+            with name_os_errors(work, "cannot be written", "make room and try again"):
+                if not done():
+                    pack_into(folder, out, work, manifest, (table, counts), workers)
         finally:
             if done() or not (work / "marks").exists():
                 shutil.rmtree(work)
 
 # %% ../nbs/01_data.ipynb #22c18d32
-def targets_of(
-    table,
-) -> tuple[
-    dict, dict
-]:  # task -> (N, 12) float32, (N,) int64, (N, 2) float32; and bool masks of the same shapes
-    "The labels of a table as arrays by task, 0 where missing, and masks, True where annotated."
-
-    def plain(names):
-        return table[names].to_numpy(dtype=np.float32, na_value=np.nan)
-
-    values = {"AU": plain(list(AU_NAMES)), "EXPR": plain("expression"), "VA": plain(list(AFFECT))}
-    masks = {task: ~np.isnan(v) for task, v in values.items()}
-    return {
-        t: np.where(masks[t], v, 0).astype(np.int64 if t == "EXPR" else np.float32)
-        for t, v in values.items()
-    }, masks
+def targets_of(table) -> tuple[dict, dict]:
+    """The labels of a table as arrays by task, AU (N, 12) float32, EXPR (N,) int64 and VA (N, 2)
+    float32, 0 where missing, and masks of the same shapes, True where annotated.
+    """
+    columns = {"AU": list(AU_NAMES), "EXPR": "expression", "VA": list(AFFECT)}
+    targets = {}
+    masks = {}
+    for task, names in columns.items():
+        values = table[names].to_numpy(dtype=np.float32, na_value=np.nan)
+        masks[task] = ~np.isnan(values)
+        kind = np.int64 if task == "EXPR" else np.float32
+        targets[task] = np.where(masks[task], values, 0).astype(kind)
+    return targets, masks
 
 # %% ../nbs/01_data.ipynb #e6a8353a
 def _long_and_short(
@@ -756,7 +635,9 @@ def assign_parts(
     head_share: float,  # share of the training rows for heads alone; 0: all rows serve for both
     long_frames: int,  # from how many frames on a video is long
     seed: int,
-) -> pd.DataFrame:  # the same rows with `part` and, in train, `role` (encoder, head; both)
+) -> (
+    pd.DataFrame
+):  # the same rows with `part` and, in train, `role`: the split (encoder, head; both)
     """Divides the training videos at random, dev with its share of long and of short ones; raises
     `AffnbError` if they are too few.
     """
@@ -764,21 +645,18 @@ def assign_parts(
     frames = table[table.split == "train"].groupby("video").size()
     frames = frames.iloc[torch.randperm(len(frames), generator=generator(seed, "parts")).numpy()]
     # dev takes its share of each, and leaves at least one
-    dev = [
-        v
-        for kind in _long_and_short(frames, long_frames)
-        for v in kind.index[: min(max(1, round(dev_share * len(kind))), len(kind) - 1)]
-    ] or list(frames.index[:1])
+    dev = []
+    for kind in _long_and_short(frames, long_frames):
+        wanted = max(1, round(dev_share * len(kind)))
+        dev += kind.index[: min(wanted, len(kind) - 1)].tolist()
+    dev = dev or list(frames.index[:1])
     rest = frames.drop(dev if dev_share else [])
     # long ones first, for time is learned there
     pool = pd.concat(_long_and_short(rest, long_frames))
     head = pool.index[pool.cumsum() - pool < head_share * rest.sum()][: len(rest) - 1]
     if rest.empty or (head_share and head.empty):
-        raise AffnbError(
-            LISTS["train"][0],
-            f"{len(frames)} video(s) are too few for parts that share none",
-            "at least 3 are needed",
-        )
+        problem = f"{len(frames)} video(s) are too few for parts that share none"
+        raise AffnbError(LISTS["train"][0], problem, "at least 3 are needed")
     part = table.split.mask((table.split == "train") & ~table.video.isin(rest.index), "dev")
     role = np.where(table.video.isin(head), "head", "encoder" if head_share else "both")
     return table.assign(part=part, role=np.where(part == "train", role, ""))
@@ -786,26 +664,19 @@ def assign_parts(
 # %% ../nbs/01_data.ipynb #ba9ea3a7
 def frame_numbers(table) -> np.ndarray:  # the number that a frame's name ends with, or 0
     "Where in its video each row stands."
-    return (
-        pd.to_numeric(table.frame.astype(str).str.extract(r"(\d+)$")[0], errors="coerce")
-        .fillna(0)
-        .to_numpy()
-    )
+    digits = table.frame.astype(str).str.extract(r"(\d+)$")[0]
+    return pd.to_numeric(digits, errors="coerce").fillna(0).to_numpy()
 
 
 def make_windows(
     table,  # rows with `video`, `frame` and `row`, of any videos in any order
     length: int,  # T, frames a window
     stride: int,  # frames between the starts of two windows
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # (W, T) int64 values of `row`, and (W, T) bool, False where padded
+) -> tuple[np.ndarray, np.ndarray]:  # (W, T) values of `row`; (W, T) bool, False where padded
     "The windows of each video, in frame order; raises `UsageError` if they would leave frames out."
     if not 0 < stride <= length:
-        raise UsageError(
-            f"window = {length}, stride = {stride}",
-            "need 0 < stride <= window, or frames are left out",
-        )
+        rule = "need 0 < stride <= window, or frames are left out"
+        raise UsageError(f"window = {length}, stride = {stride}", rule)
     code, _ = pd.factorize(table.video)
     rows = table.row.to_numpy(dtype=np.int64)[np.lexsort((frame_numbers(table), code))]
     n = np.bincount(code)
@@ -825,83 +696,12 @@ def merge_windows(
 ) -> np.ndarray:  # (n_rows, C) float64; NaN for rows in no window
     "The mean prediction of each row over the windows that hold it."
     rows, values = (torch.as_tensor(part)[torch.as_tensor(valid)] for part in (index, values))
-    sums = (
-        torch.zeros(n_rows, values.shape[1], dtype=torch.float64)
-        .index_add_(0, rows, values.double())
-        .numpy()
-    )
+    sums = torch.zeros(n_rows, values.shape[1], dtype=torch.float64)
+    sums = sums.index_add_(0, rows, values.double()).numpy()
     held = np.bincount(rows, minlength=n_rows)[:, None]
     return np.divide(sums, held, out=np.full_like(sums, np.nan), where=held > 0)
 
 # %% ../nbs/01_data.ipynb #8d01a39b
-_GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue are (ITU-R BT.601)
-
-
-def _affine_matrices(
-    u, flip: float, scale, rotation: float, shift: float, zoom
-) -> Tensor:  # u (n, 8) in [0, 1) -> (n, 2, 3)
-    """Maps from output to input coordinates, both in [-1, 1]: mirrored, cropped to a share of the
-    area, zoomed, turned (degrees), shifted.
-    """
-
-    def span(i, low, high):
-        return low + (high - low) * u[:, i]
-
-    mirror = torch.where(u[:, 0] < flip, -1.0, 1.0)
-    side = span(1, *scale).sqrt()
-    angle = torch.deg2rad(span(2, -rotation, rotation))
-    c = side / span(3, *zoom)
-    # where the crop lies, and the shift
-    x, y = ((2 * u[:, 4:6] - 1) * (1 - side)[:, None] + 2 * shift * (2 * u[:, 6:8] - 1)).unbind(1)
-    return torch.stack(
-        [
-            mirror * c * angle.cos(),
-            -mirror * c * angle.sin(),
-            x,
-            c * angle.sin(),
-            c * angle.cos(),
-            y,
-        ],
-        1,
-    ).view(-1, 2, 3)
-
-
-def _sample_grid(theta, height: int, width: int) -> Tensor:  # (n, 2, 3) -> (n, H, W, 2)
-    """`F.affine_grid` without a matrix product for each pixel: what its column gives plus what its
-    row gives, added as complex numbers x + iy.
-    """
-
-    def place(n):
-        return (2 * torch.arange(n, device=theta.device) + 1)[:, None] / n - 1
-
-    columns = place(width) * theta[:, None, :, 0]
-    rows = place(height) * theta[:, None, :, 1] + theta[:, None, :, 2]
-    return torch.view_as_real(
-        torch.view_as_complex(columns)[:, None] + torch.view_as_complex(rows)[:, :, None]
-    )
-
-
-def _colour_matrices(
-    u, jitter
-) -> tuple[
-    Tensor, Tensor
-]:  # u (n, 4) in [0, 1) -> (n, 3, 3), and (n,) the share of a picture's mean grey that is added
-    """Changes in brightness, contrast, saturation (factors) and hue (share of a turn), each within
-    +-jitter.
-    """
-    b, k, s, h = (most * (2 * v - 1) for most, v in zip(jitter, u[..., None, None].unbind(1)))
-    grey = torch.tensor(_GREY).to(u)
-    eye = torch.eye(3).to(u)
-    turn = 2 * torch.pi * h
-    saturation = (1 + s) * eye - s * grey
-    hue = (
-        turn.cos() * eye
-        + (1 - turn.cos()) / 3
-        + turn.sin() / 3**0.5 * u.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-    )
-    return (1 + k) * (1 + b) * hue @ saturation, (-k * (1 + b)).flatten()
-
-# %% ../nbs/01_data.ipynb #27be7af2
 @dataclass(frozen=True)
 class Augmentation:
     "How far frames are changed at random; the ranges are those of the released code."
@@ -921,6 +721,56 @@ class Augmentation:
         return 1 - self.strength * (1 - low), 1 + self.strength * (high - 1)
 
 
+_GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue are (ITU-R BT.601)
+
+
+def _affine_matrices(u, how: Augmentation) -> Tensor:  # u (n, 8) in [0, 1) -> (n, 2, 3)
+    """Maps from output to input coordinates, both in [-1, 1]: mirrored, cropped to a share of the
+    area, zoomed, turned, shifted.
+    """
+
+    def span(i, low, high):
+        return low + (high - low) * u[:, i]
+
+    rotation = how.strength * how.rotation
+    mirror = torch.where(u[:, 0] < how.flip, -1.0, 1.0)
+    side = span(1, *how.weaken(how.scale)).sqrt()
+    angle = torch.deg2rad(span(2, -rotation, rotation))
+    c = side / span(3, *how.weaken(how.zoom))
+    # where the crop lies, and the shift
+    shift = 2 * (how.strength * how.shift) * (2 * u[:, 6:8] - 1)
+    x, y = ((2 * u[:, 4:6] - 1) * (1 - side)[:, None] + shift).unbind(1)
+    first = [mirror * c * angle.cos(), -mirror * c * angle.sin(), x]
+    return torch.stack([*first, c * angle.sin(), c * angle.cos(), y], 1).view(-1, 2, 3)
+
+
+def _sample_grid(theta, height: int, width: int) -> Tensor:  # (n, 2, 3) -> (n, H, W, 2)
+    """`F.affine_grid` without a matrix product for each pixel: what its column gives plus what its
+    row gives, added as complex numbers x + iy.
+    """
+
+    def place(n):
+        return (2 * torch.arange(n, device=theta.device) + 1)[:, None] / n - 1
+
+    columns = torch.view_as_complex(place(width) * theta[:, None, :, 0])
+    rows = torch.view_as_complex(place(height) * theta[:, None, :, 1] + theta[:, None, :, 2])
+    return torch.view_as_real(columns[:, None] + rows[:, :, None])
+
+
+def _colour_matrices(u, jitter) -> tuple[Tensor, Tensor]:  # u (n, 4) in [0, 1)
+    """Changes in brightness, contrast, saturation (factors) and hue (share of a turn), each within
+    +-jitter: (n, 3, 3), and (n,) the share of a picture's mean grey that is added.
+    """
+    b, k, s, h = (most * (2 * v - 1) for most, v in zip(jitter, u[..., None, None].unbind(1)))
+    grey = torch.tensor(_GREY).to(u)
+    eye = torch.eye(3).to(u)
+    turn = 2 * torch.pi * h
+    saturation = (1 + s) * eye - s * grey
+    around = u.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    hue = turn.cos() * eye + (1 - turn.cos()) / 3 + turn.sin() / 3**0.5 * around
+    return (1 + k) * (1 + b) * hue @ saturation, (-k * (1 + b)).flatten()
+
+# %% ../nbs/01_data.ipynb #27be7af2
 def augment_frames(
     frames: Tensor,  # (B, T, 3, H, W), in [0, 1]
     generator: Generator,  # where chance comes from, on any device
@@ -934,25 +784,16 @@ def augment_frames(
     # frames of one draw are channels of one image: they share its grid
     x = frames.reshape(B if how.per == "window" else B * T, -1, H, W)
     u = torch.rand(len(x), 12, generator=generator, device=generator.device)
-    theta = _affine_matrices(
-        u[:, :8],
-        how.flip,
-        how.weaken(how.scale),
-        how.strength * how.rotation,
-        how.strength * how.shift,
-        how.weaken(how.zoom),
-    )
+    theta = _affine_matrices(u[:, :8], how)
     matrix, share = _colour_matrices(u[:, 8:], [how.strength * most for most in how.jitter])
     # small: made where chance is
     theta, matrix, share = (part.to(x.device, non_blocking=True) for part in (theta, matrix, share))
-    x = F.grid_sample(
-        x, _sample_grid(theta.to(x), H, W), padding_mode="border", align_corners=False
-    ).view(len(x), -1, 3, H * W)
+    grid = _sample_grid(theta.to(x), H, W)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    x = x.view(len(x), -1, 3, H * W)
     grey = sum(weight * mean for weight, mean in zip(_GREY, x.mean((1, 3)).unbind(1)))
-    matrix, offset = (
-        m.to(x).repeat_interleave(x.shape[1], 0)
-        for m in (matrix, (share * grey)[:, None, None].expand(-1, 3, 1))
-    )
+    offset = (share * grey)[:, None, None].expand(-1, 3, 1)
+    matrix, offset = (part.to(x).repeat_interleave(x.shape[1], 0) for part in (matrix, offset))
     return torch.baddbmm(offset, matrix, x.flatten(0, 1)).clamp_(0, 1).view(B, T, 3, H, W)
 
 # %% ../nbs/01_data.ipynb #d644125d
@@ -971,9 +812,8 @@ class Batch:
     valid: Tensor  # (B, T) bool, False where padded
     rows: Tensor  # (B, T) int64, the packed rows
     features: Tensor | None  # (B, T, K, D) float, stored features
-    whole: int = (
-        0  # windows of the whole batch, where several processes share it; 0: this is the whole
-    )
+    # windows of the whole batch, where several processes share it; 0: this is the whole
+    whole: int = 0
 
 
 def prepare_frames(
@@ -984,13 +824,9 @@ def prepare_frames(
     frames = frames.movedim(-1, 2)
     if generator is None:
         return frames.float().sub_(255 * _MEAN).div_(255 * _STD)
-    return (
-        augment_frames(
-            frames.contiguous().float().div_(255), generator, Augmentation(per, strength=strength)
-        )
-        .sub_(_MEAN)
-        .div_(_STD)
-    )
+    frames = frames.contiguous().float().div_(255)
+    how = Augmentation(per, strength=strength)
+    return augment_frames(frames, generator, how).sub_(_MEAN).div_(_STD)
 
 # %% ../nbs/01_data.ipynb #72bcea9c
 def hold_frames(frames, device) -> Tensor:
@@ -1026,11 +862,10 @@ def _labels_by_row(table, device) -> tuple[dict, dict]:
         full[table.row] = values
         return torch.from_numpy(full).to(device)
 
-    targets, masks = targets_of(table)
-    return (
-        {task: place(values) for task, values in targets.items()},
-        {task: place(values) for task, values in masks.items()},
+    targets, masks = (
+        {task: place(values) for task, values in part.items()} for part in targets_of(table)
     )
+    return targets, masks
 
 
 def take_rows(
@@ -1043,9 +878,8 @@ def take_rows(
 
 def shuffled(n: int, wanted: int, generator: Generator) -> Tensor:
     "`wanted` numbers below n in random order, each as often as any other, give or take one."
-    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-wanted // n))])[
-        :wanted
-    ]
+    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-wanted // n))]
+    return torch.cat(rounds)[:wanted]
 
 
 def share_of(n: int, part: int, parts: int) -> slice:
@@ -1076,15 +910,11 @@ class Batches:
     def __post_init__(self, table):
         words = ("none", "window", "frame")
         if self.augment not in words:
-            raise UsageError(
-                f"augment = {self.augment!r}",
-                f"must be one of {', '.join(words)}{did_you_mean(self.augment, words)}",
-            )
+            rule = f"must be one of {', '.join(words)}{did_you_mean(self.augment, words)}"
+            raise UsageError(f"augment = {self.augment!r}", rule)
         if not np.isin(self.index, table.row).all() or not len(self.index):
-            raise AffnbError(
-                "windows and label table do not belong together, or are empty",
-                "make both from the rows of one part",
-            )
+            problem = "windows and label table do not belong together, or are empty"
+            raise AffnbError(problem, "make both from the rows of one part")
         if self.frames is not None:
             self.frames = hold_frames(self.frames, self.device)
         if self.features is not None:
@@ -1105,35 +935,24 @@ class Batches:
     def make(self, windows, chance=None, whole: int = 0) -> Batch:
         "The batch of these windows, augmented if a generator is given."
         here = self.index[windows]
-        rows, valid = (
-            part.to(self.device, non_blocking=True) for part in (here, self.valid[windows])
-        )
+        rows = here.to(self.device, non_blocking=True)
+        valid = self.valid[windows].to(self.device, non_blocking=True)
 
         def gather(store):
-            return (
-                store.index_select(0, (here if store.device == here.device else rows).flatten())
-                .unflatten(0, here.shape)
-                .to(self.device, non_blocking=True)
-            )
+            wanted = (here if store.device == here.device else rows).flatten()
+            gathered = store.index_select(0, wanted).unflatten(0, here.shape)
+            return gathered.to(self.device, non_blocking=True)
 
-        masks = {
-            task: gather(m) & valid.view(*valid.shape, *[1] * (m.ndim - 1))
-            for task, m in self.masks.items()
-        }
-        frames = (
-            None
-            if self.frames is None
-            else prepare_frames(gather(self.frames), chance, self.augment, self.strength)
-        )
-        return Batch(
-            frames,
-            {task: gather(v) for task, v in self.targets.items()},
-            masks,
-            valid,
-            rows,
-            None if self.features is None else gather(self.features).float(),
-            whole or len(windows),
-        )
+        frames = features = None
+        if self.frames is not None:
+            frames = prepare_frames(gather(self.frames), chance, self.augment, self.strength)
+        if self.features is not None:
+            features = gather(self.features).float()
+        targets = {task: gather(values) for task, values in self.targets.items()}
+        masks = {task: gather(values) for task, values in self.masks.items()}
+        for task, mask in masks.items():
+            masks[task] = mask & valid.view(*valid.shape, *[1] * (mask.ndim - 2))
+        return Batch(frames, targets, masks, valid, rows, features, whole or len(windows))
 
     def epoch(self, number: int, start: int = 0):
         """The batches of an epoch from a batch on, shuffled and augmented by the seed and their
@@ -1142,15 +961,11 @@ class Batches:
         order = shuffled(len(self.index), self.wanted, generator(self.seed, "order", number))
         process = (self.part,) if self.parts > 1 else ()
         for b, windows in list(enumerate(order.split(self.batch_size)[: len(self)]))[start:]:
-            yield self.make(
-                windows[share_of(len(windows), self.part, self.parts)],
-                (
-                    None
-                    if self.augment == "none"
-                    else generator(self.seed, "augment", number, b, *process)
-                ),
-                len(windows),
-            )
+            chance = None
+            if self.augment != "none":
+                chance = generator(self.seed, "augment", number, b, *process)
+            mine = windows[share_of(len(windows), self.part, self.parts)]
+            yield self.make(mine, chance, len(windows))
 
     def ordered(self):
         """Every window once, in order, without augmentation; of several processes, each its stretch
