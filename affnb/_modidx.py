@@ -475,7 +475,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'affnb.joint.train_arm': ('joint.html#train_arm', 'affnb/joint.py')},
             'affnb.metrics': { 'affnb.metrics.Statistics': ('metrics.html#statistics', 'affnb/metrics.py'),
                                'affnb.metrics._ccc_from_moments': ('metrics.html#_ccc_from_moments', 'affnb/metrics.py'),
-                               'affnb.metrics._prediction_rows': ('metrics.html#_prediction_rows', 'affnb/metrics.py'),
                                'affnb.metrics._video_sums': ('metrics.html#_video_sums', 'affnb/metrics.py'),
                                'affnb.metrics._with_means': ('metrics.html#_with_means', 'affnb/metrics.py'),
                                'affnb.metrics._with_sums': ('metrics.html#_with_sums', 'affnb/metrics.py'),

@@ -33,17 +33,11 @@ def ccc(
     pred = np.asarray(pred, float)
     true = np.asarray(true, float)
     if pred.size == 0 or pred.shape != true.shape:
-        raise AffnbError(
-            "CCC",
-            f"{pred.shape} predicted and {true.shape} annotated values",
-            "give as many of each, at least one",
-        )
+        problem = f"{pred.shape} predicted and {true.shape} annotated values"
+        raise AffnbError("CCC", problem, "give as many of each, at least one")
     if not (np.isfinite(pred).all() and np.isfinite(true).all()):
-        raise AffnbError(
-            "CCC",
-            "a value is NaN or infinite",
-            "mask missing labels, and look where the prediction diverged",
-        )
+        remedy = "mask missing labels, and look where the prediction diverged"
+        raise AffnbError("CCC", "a value is NaN or infinite", remedy)
     covariance = ((pred - pred.mean()) * (true - true.mean())).mean()
     spread = pred.var() + true.var() + (pred.mean() - true.mean()) ** 2
     return float(2 * covariance / spread) if spread > 1e-12 else 0.0
@@ -99,26 +93,17 @@ def check_predictions(
         pred = np.asarray(pred, float)
         true = np.asarray(targets[task])
         mask = np.asarray(masks[task], bool)
-        wanted = (
-            len(true),
-            *({"EXPR": (len(EXPRESSIONS),)} | {t: _SHAPES[t] for t in ("AU", "VA")})[task],
-        )
+        wanted = (len(true), *(_SHAPES[task] or (len(EXPRESSIONS),)))
         if pred.shape != wanted or true.shape != mask.shape or true.shape[1:] != _SHAPES[task]:
-            raise AffnbError(
-                "score",
-                f"{task} has predictions {pred.shape}, targets {true.shape}, mask {mask.shape}",
-                f"predictions must be {wanted}",
+            problem = (
+                f"{task} has predictions {pred.shape}, targets {true.shape}, mask {mask.shape}"
             )
+            raise AffnbError("score", problem, f"predictions must be {wanted}")
         bad = ~np.isfinite(pred) & (mask if task != "EXPR" else mask[:, None])
         if bad.any():
-            raise AffnbError(
-                "score",
-                (
-                    f"{task} prediction of row {np.argwhere(bad)[0][0]} is not finite"
-                    f" ({bad.sum()} in all)"
-                ),
-                "look where the model diverged",
-            )
+            row = np.argwhere(bad)[0][0]
+            problem = f"{task} prediction of row {row} is not finite ({bad.sum()} in all)"
+            raise AffnbError("score", problem, "look where the model diverged")
         out[task] = (pred.argmax(-1) if task == "EXPR" else pred, true, mask)
     return out
 
@@ -131,9 +116,8 @@ def score(
     """The MTL challenge's score and its parts; `None` where a task has no predictions or no
     labelled frame.
     """
-    parts = dict.fromkeys(
-        ("P", "VA", "CCC_valence", "CCC_arousal", "EXPR", "EXPR_per_class", "AU", "AU_per_unit")
-    )
+    names = ("P", "VA", "CCC_valence", "CCC_arousal", "EXPR", "EXPR_per_class", "AU", "AU_per_unit")
+    parts = dict.fromkeys(names)
     ready = check_predictions(predictions, targets, masks)
     if "VA" in ready:
         for i, name in enumerate(AFFECT):
@@ -144,16 +128,14 @@ def score(
         pred, true, mask = ready["EXPR"]
         # of annotated against predicted classes
         table = np.bincount((8 * true[mask] + pred[mask]).astype(int), minlength=64).reshape(8, 8)
+        hit = table.diagonal()
         parts["EXPR_per_class"] = f1_from_counts(
-            hit := table.diagonal(), table.sum(0) - hit, table.sum(1) - hit
+            hit, table.sum(0) - hit, table.sum(1) - hit
         ).tolist()
     if "AU" in ready and ready["AU"][2].any():
-        parts["AU_per_unit"] = f1_from_counts(
-            *(
-                c.sum(0)
-                for c in counts_of(ready["AU"][0] >= 0.5, ready["AU"][1] > 0, ready["AU"][2])
-            )
-        ).tolist()
+        pred, true, mask = ready["AU"]
+        counts = (elements.sum(0) for elements in counts_of(pred >= 0.5, true > 0, mask))
+        parts["AU_per_unit"] = f1_from_counts(*counts).tolist()
     return _with_means(parts)
 
 
@@ -172,8 +154,7 @@ def _with_means(
     def mean(values):
         return None if values is None else np.mean(values, axis=-1)
 
-    valence = parts["CCC_valence"]
-    arousal = parts["CCC_arousal"]
+    valence, arousal = parts["CCC_valence"], parts["CCC_arousal"]
     parts["VA"] = None if valence is None or arousal is None else (valence + arousal) / 2
     parts["EXPR"], parts["AU"] = mean(parts["EXPR_per_class"]), mean(parts["AU_per_unit"])
     tasks = [parts[name] for name in ("VA", "EXPR", "AU")]
@@ -208,45 +189,36 @@ def _video_sums(
     """What the labelled frames of each video add to each sum, counted for all videos, classes and
     units at once.
     """
-    sums: dict[str, ndarray] = {
-        "VA": np.zeros((videos, 2, 6)),
-        "n": np.zeros((videos, 2)),
-        "EXPR": np.zeros((videos, 8, 3)),
-        "AU": np.zeros((videos, 12, 3)),
-    }
-    if any(len(true) != len(which) for _, true, _ in ready.values()):
-        raise AffnbError(
-            "score",
-            f"{len(which)} video names for {len(next(iter(ready.values()))[1])} frames",
-            "give one a frame",
-        )
+    affect = np.zeros((videos, 12))
+    labelled = np.zeros((videos, 2))
+    expressions = np.zeros((videos, 8, 3))
+    units = np.zeros((videos, 12, 3))
+    for _, true, _ in ready.values():
+        if len(true) != len(which):
+            problem = f"{len(which)} video names for {len(true)} frames"
+            raise AffnbError("score", problem, "give one a frame")
     if "VA" in ready:
         pred, true, mask = ready["VA"]
         centre = np.where(mask, true, 0).sum(0, dtype=float) / np.maximum(mask.sum(0), 1)
         x, y = (np.where(mask, a - centre, 0.0) for a in (pred, true.astype(float)))
-        np.add.at(
-            sums["VA"].reshape(videos, 12),
-            which,
-            np.stack([mask, x, y, x * x, y * y, x * y], -1).reshape(-1, 12),
-        )
+        moments = np.stack([mask, x, y, x * x, y * y, x * y], -1)
+        np.add.at(affect, which, moments.reshape(-1, 12))
     if "EXPR" in ready:
         pred, true, mask = ready["EXPR"]
         # annotated, predicted
-        table = np.bincount(
-            64 * which[mask] + (8 * true[mask] + pred[mask]).astype(int), minlength=64 * videos
-        ).reshape(videos, 8, 8)
+        kind = 64 * which[mask] + (8 * true[mask] + pred[mask]).astype(int)
+        table = np.bincount(kind, minlength=64 * videos).reshape(videos, 8, 8)
         hit = table.diagonal(axis1=1, axis2=2)
-        sums["EXPR"] = np.stack([hit, table.sum(1) - hit, table.sum(2) - hit], -1)
-        sums["n"][:, 0] = table.sum((1, 2))
+        expressions = np.stack([hit, table.sum(1) - hit, table.sum(2) - hit], -1)
+        labelled[:, 0] = table.sum((1, 2))
     if "AU" in ready:
         pred, true, mask = ready["AU"]
         kind = 4 * (12 * which[:, None] + np.arange(12)) + 2 * (true > 0) + (pred >= 0.5)
-        # hit, false alarm, missed
-        sums["AU"] = np.bincount(kind[mask], minlength=48 * videos).reshape(videos, 12, 4)[
-            ..., [3, 1, 2]
-        ]
-        sums["n"][:, 1] = np.bincount(which, mask.any(1), videos)
-    return np.concatenate([part.reshape(videos, -1) for part in sums.values()], 1, dtype=float)
+        table = np.bincount(kind[mask], minlength=48 * videos).reshape(videos, 12, 4)
+        units = table[..., [3, 1, 2]]  # hit, false alarm, missed
+        labelled[:, 1] = np.bincount(which, mask.any(1), videos)
+    sums = (part.reshape(videos, -1) for part in (affect, labelled, expressions, units))
+    return np.concatenate(list(sums), 1, dtype=float)
 
 # %% ../nbs/03_metrics.ipynb #d45b1de6
 def video_statistics(
@@ -259,11 +231,8 @@ def video_statistics(
     total.
     """
     which, names = pd.factorize(np.asarray(videos, dtype=str).astype(object), sort=True)
-    return Statistics(
-        names.tolist(),
-        list(SUM_COLUMNS),
-        _video_sums(check_predictions(predictions, targets, masks), which, len(names)),
-    )
+    ready = check_predictions(predictions, targets, masks)
+    return Statistics(names.tolist(), list(SUM_COLUMNS), _video_sums(ready, which, len(names)))
 
 # %% ../nbs/03_metrics.ipynb #b7f117dd
 def score_from_statistics(
@@ -272,19 +241,18 @@ def score_from_statistics(
     "The score of one collection of videos, or of many at once."
     sums = np.asarray(sums, float)
     by_column = {column: sums[..., c] for c, column in enumerate(SUM_COLUMNS)}
-    parts = {
-        f"CCC_{name}": _ccc_from_moments(*(by_column[f"{name}:{m}"] for m in _MOMENTS))
-        for name in AFFECT
-    }
-    for key, names, n in (
-        ("EXPR_per_class", EXPRESSIONS, "EXPR:n"),
-        ("AU_per_unit", AU_NAMES, "AU:n"),
-    ):
-        f1 = np.stack(
-            [f1_from_counts(*(by_column[f"{name}:{c}"] for c in _COUNTS)) for name in names], -1
-        )
-        parts[key] = np.where(by_column[n][..., None] > 0, f1, np.nan)
-    parts = _with_means(dict.fromkeys(("P", "VA")) | parts)
+
+    def all_f1(names, labelled):
+        counts = ([by_column[f"{name}:{c}"] for c in _COUNTS] for name in names)
+        f1 = np.stack([f1_from_counts(*each) for each in counts], -1)
+        return np.where(labelled[..., None] > 0, f1, np.nan)
+
+    parts = dict.fromkeys(("P", "VA"))
+    for name in AFFECT:
+        parts[f"CCC_{name}"] = _ccc_from_moments(*(by_column[f"{name}:{m}"] for m in _MOMENTS))
+    parts["EXPR_per_class"] = all_f1(EXPRESSIONS, by_column["EXPR:n"])
+    parts["AU_per_unit"] = all_f1(AU_NAMES, by_column["AU:n"])
+    parts = _with_means(parts)
     if sums.ndim > 1:
         return parts
     return {
@@ -293,46 +261,28 @@ def score_from_statistics(
     }
 
 
-def _ccc_from_moments(
-    n,
-    x,
-    y,
-    xx,
-    yy,
-    xy,  # (...) count and sums over frames, both centred on one value
-) -> ndarray:  # (...) NaN where n is 0
-    "CCC from additive sums."
+def _ccc_from_moments(n, x, y, xx, yy, xy) -> ndarray:  # each (...); NaN where n is 0
+    "CCC from a count and sums over frames, both curves centred on one value."
     n = np.where(n > 0, n, np.nan)
     spread = (xx - x * x / n) / n + (yy - y * y / n) / n + ((x - y) / n) ** 2
-    return np.where(
-        spread > 1e-12,
-        2 * (xy - x * y / n) / n / np.where(spread > 1e-12, spread, 1),
-        np.where(np.isnan(n), np.nan, 0.0),
-    )
+    value = 2 * (xy - x * y / n) / n / np.where(spread > 1e-12, spread, 1)
+    return np.where((spread > 1e-12) | np.isnan(n), value, 0.0)
 
 # %% ../nbs/03_metrics.ipynb #95e4079a
 def to_record(statistics: Statistics) -> dict:  # names, columns, values: lists, ready for JSON
     "Statistics as a record holds them."
-    return dict(
-        names=list(statistics.names),
-        columns=list(statistics.columns),
-        values=np.asarray(statistics.values).tolist(),
-    )
+    values = np.asarray(statistics.values).tolist()
+    return dict(names=list(statistics.names), columns=list(statistics.columns), values=values)
 
 
 def from_record(record: dict) -> Statistics:  # what `to_record` was given
     "Statistics of a record; raises `AffnbError` where they are of another kind."
     if not isinstance(record, dict) or record.get("columns") != list(SUM_COLUMNS):
-        raise AffnbError(
-            "statistics in a record",
-            "not the columns that this version writes",
-            "make the record again",
-        )
-    return Statistics(
-        record["names"],
-        record["columns"],
-        np.array(record["values"], float).reshape(len(record["names"]), len(SUM_COLUMNS)),
-    )
+        problem = "not the columns that this version writes"
+        raise AffnbError("statistics in a record", problem, "make the record again")
+    names = record["names"]
+    values = np.array(record["values"], float).reshape(len(names), len(SUM_COLUMNS))
+    return Statistics(names, record["columns"], values)
 
 # %% ../nbs/03_metrics.ipynb #247bf7c2
 # whole numbers; the others are sums of real values
@@ -350,31 +300,18 @@ def _with_sums(
 
 def write_record(path, record: dict) -> None:  # path: NAME.json
     "Writes a record as JSON, and the sums by video of its arms beside it, as NAME.npz."
-    path = Path(path)
+    beside = Path(path).with_suffix(".npz")
     places = _with_sums(record)
     videos = len((record if "arms" in record else record["statistics"])["names"])
-    sums = np.array([holder[key] for holder, key in places], float).reshape(
-        len(places), videos, len(SUM_COLUMNS)
-    )
-    sums = sums.transpose(2, 0, 1)  # columns first
+    sums = np.array([holder[key] for holder, key in places], float)
+    sums = sums.reshape(len(places), videos, len(SUM_COLUMNS)).transpose(2, 0, 1)  # columns first
     counts = sums[_COUNTED]
-    moments = sums[~_COUNTED].astype(np.float32)
-    with atomic(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            counts=counts.astype(np.min_scalar_type(int(counts.max(initial=0)))),
-            moments=moments,
-        )
-
-    def bare(holder, key):
-        return {name: value for name, value in holder.items() if name != key}
-
-    light = (
-        dict(arms=[bare(*place) for place in places])
-        if "arms" in record
-        else dict(statistics=bare(*places[0]))
-    )
-    write_json(path, record | light | dict(sums=path.with_suffix(".npz").name))
+    counts = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+    with atomic(beside) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, counts=counts, moments=sums[~_COUNTED].astype(np.float32))
+    bare = [{k: v for k, v in holder.items() if k != key} for holder, key in places]
+    light = dict(arms=bare) if "arms" in record else dict(statistics=bare[0])
+    write_json(path, record | light | dict(sums=beside.name))
 
 
 def read_record(path) -> dict:
@@ -394,11 +331,9 @@ def read_record(path) -> dict:
         for (holder, key), values in zip(places, sums.transpose(1, 2, 0), strict=True):
             holder[key] = values
     except ValueError as error:
-        raise AffnbError(
-            beside,
-            f"not the sums of {Path(path).name} ({error})",
-            "delete both and run `affnb reproduce` again",
-        ) from None
+        problem = f"not the sums of {Path(path).name} ({error})"
+        remedy = "delete both and run `affnb reproduce` again"
+        raise AffnbError(beside, problem, remedy) from None
     return record
 
 # %% ../nbs/03_metrics.ipynb #ed3006e3
@@ -476,13 +411,9 @@ def triples(
         return tuple(None if np.isnan(v) else float(v) for v in values)
 
     out = {}
-    for metric, value in estimate.items():
-        lo, hi = interval(value[0], resamples[metric])
-        out[metric] = (
-            plain(value[0], lo, hi)
-            if value.ndim == 1
-            else [plain(*t) for t in zip(value[0], lo, hi)]
-        )
+    for metric, (value,) in estimate.items():
+        ends = interval(value, resamples[metric])
+        out[metric] = plain(value, *ends) if np.ndim(value) == 0 else [*map(plain, value, *ends)]
     return out
 
 # %% ../nbs/03_metrics.ipynb #b325a70e
@@ -506,11 +437,8 @@ def mean_scores(
     if not seeds:
         raise AffnbError("bootstrap", "no statistics", "give one a seed")
     if any(s.names != seeds[0].names for s in seeds):
-        raise AffnbError(
-            "bootstrap",
-            "runs were scored on different videos",
-            "compare runs on the same data only",
-        )
+        problem = "runs were scored on different videos"
+        raise AffnbError("bootstrap", problem, "compare runs on the same data only")
     each = [scores(s, counts) for s in seeds]
     if drawn is None or len(seeds) == 1:
         return {metric: np.mean([s[metric] for s in each], axis=0) for metric in each[0]}
@@ -538,9 +466,8 @@ def bootstrap(
     from a single video.
     """
     counts, drawn = draws(seeds, n, seed)
-    return triples(
-        mean_scores(seeds, np.ones((1, counts.shape[1]))), mean_scores(seeds, counts, drawn)
-    )
+    whole = np.ones((1, counts.shape[1]))
+    return triples(mean_scores(seeds, whole), mean_scores(seeds, counts, drawn))
 
 # %% ../nbs/03_metrics.ipynb #a5a89205
 def paired_resamples(
@@ -554,24 +481,16 @@ def paired_resamples(
     `AffnbError` where arms do not pair.
     """
     if len(a) != len(b):
-        raise AffnbError(
-            "paired comparison", f"{len(a)} seeds against {len(b)}", "compare the same seeds"
-        )
+        problem = f"{len(a)} seeds against {len(b)}"
+        raise AffnbError("paired comparison", problem, "compare the same seeds")
     if a and b and a[0].names != b[0].names:
-        raise AffnbError(
-            "paired comparison",
-            "the arms were scored on different videos",
-            "compare runs on the same data only",
-        )
+        problem = "the arms were scored on different videos"
+        raise AffnbError("paired comparison", problem, "compare runs on the same data only")
     counts, drawn = draws(a, n, seed)
 
-    def difference(*which):
-        return {
-            m: x - y
-            for (m, x), y in zip(
-                mean_scores(a, *which, scores).items(), mean_scores(b, *which, scores).values()
-            )
-        }
+    def difference(*resamples):
+        first, second = (mean_scores(arm, *resamples, scores) for arm in (a, b))
+        return {metric: first[metric] - second[metric] for metric in first}
 
     return difference(np.ones((1, counts.shape[1])), None), difference(counts, drawn)
 
@@ -587,21 +506,10 @@ def paired_bootstrap(
     """
     return triples(*paired_resamples(a, b, n, seed))
 
-# %% ../nbs/03_metrics.ipynb #e9fe9859
-def _prediction_rows(
-    path,  # a file in the challenge's format
-) -> DataFrame:  # image, line, then the 15 values as float
-    "The rows of a prediction file, not checked for range; raises as `read_rows` does."
-    images, lines, values = read_rows(path)
-    if values is None:
-        raise AffnbError(path, "images alone", "write 15 values behind each, as in the annotations")
-    predicted = pd.DataFrame(values, columns=list(LABEL_COLUMNS))
-    return pd.DataFrame(dict(image=images, line=lines)).join(predicted)
-
 # %% ../nbs/03_metrics.ipynb #dde13334
-_RANGES = dict(valence=(-1, 1, -5), arousal=(-1, 1, -5), expression=(0, 7, -1)) | dict.fromkeys(
-    AU_NAMES, (0, 1, -1)
-)
+_AFFECT = (-1, 1, -5)  # lowest, highest, missing
+_RANGES = dict.fromkeys(AFFECT, _AFFECT) | dict(expression=(0, 7, -1))
+_RANGES |= dict.fromkeys(AU_NAMES, (0, 1, -1))
 
 
 def read_predictions(
@@ -610,41 +518,37 @@ def read_predictions(
     """A prediction file, checked; raises `AffnbError` naming file, line and value. Repeated rows
     must be equal.
     """
-    table = _prediction_rows(path)
+    images, lines, predicted = read_rows(path)
+    if predicted is None:
+        raise AffnbError(path, "images alone", "write 15 values behind each, as in the annotations")
+    table = pd.DataFrame(predicted, columns=list(LABEL_COLUMNS))
+    table = pd.DataFrame(dict(image=images, line=lines)).join(table)
+
+    def line_of(wrong):
+        return f"{path}, line {table.line[wrong.idxmax()]}"
+
     for name, (low, high, missing) in _RANGES.items():
         values = table[name]
-        absent = table[name] == missing
-        wrong = ~absent & (
-            ~np.isfinite(values)
-            | (values < low)
-            | (values > high)
-            | ((values % 1 != 0) if name == "expression" else False)
-        )
+        absent = values == missing
+        wrong = ~absent & ~values.between(low, high)
+        if name == "expression":
+            wrong |= values % 1 != 0
         if wrong.any():
-            raise AffnbError(
-                f"{path}, line {table.line[wrong.idxmax()]}",
-                f"{name} = {values[wrong.idxmax()]:g} is out of range [{low}, {high}]",
-            )
-        if absent.any() and not absent.all():
-            raise AffnbError(
-                f"{path}, line {table.line[absent.idxmax()]}",
-                f"{name} is missing ({missing}) here but not on every row",
-                "predict all frames, or none",
-            )
+            problem = f"{name} = {values[wrong.idxmax()]:g} is out of range [{low}, {high}]"
+            raise AffnbError(line_of(wrong), problem)
         if absent.all():
             table[name] = np.nan
+        elif absent.any():
+            problem = f"{name} is missing ({missing}) here but not on every row"
+            raise AffnbError(line_of(absent), problem, "predict all frames, or none")
     if 0 < table[list(AU_NAMES)].isna().all().sum() < len(AU_NAMES):
-        raise AffnbError(
-            path, "some action units are missing (-1) throughout", "predict all twelve, or none"
-        )
+        problem = "some action units are missing (-1) throughout"
+        raise AffnbError(path, problem, "predict all twelve, or none")
     table = table.drop_duplicates(["image", *LABEL_COLUMNS])
     twice = table.image.duplicated()
     if twice.any():
-        raise AffnbError(
-            f"{path}, line {table.line[twice.idxmax()]}",
-            f"{table.image[twice.idxmax()]} has two different predictions",
-            "keep one",
-        )
+        problem = f"{table.image[twice.idxmax()]} has two different predictions"
+        raise AffnbError(line_of(twice), problem, "keep one")
     return table.reset_index(drop=True)
 
 # %% ../nbs/03_metrics.ipynb #9fc09e09
@@ -657,39 +561,29 @@ def score_files(
     """
     images, _, values = checked_rows(truth)
     if values is None or (values == MISSING).all():
-        raise AffnbError(
-            truth, "holds no label to score against", "give an annotation file, not a test list"
-        )
-    labels = pd.DataFrame(np.where(values == MISSING, np.nan, values), columns=list(LABEL_COLUMNS))
-    listed = labels.assign(image=images)
+        remedy = "give an annotation file, not a test list"
+        raise AffnbError(truth, "holds no label to score against", remedy)
+    values = np.where(values == MISSING, np.nan, values)
+    listed = pd.DataFrame(values, columns=list(LABEL_COLUMNS)).assign(image=images)
+    different = listed.drop_duplicates(["image", *LABEL_COLUMNS])
     true = listed.drop_duplicates("image")
-    labels = true[list(LABEL_COLUMNS)].to_numpy()
     made = read_predictions(predictions).set_index("image")
     absent = true.image[~true.image.isin(made.index)].tolist()
     if absent:
-        raise AffnbError(
-            predictions,
-            (
-                f"no prediction for {len(absent)} of the {len(true)} images in {truth},"
-                f" first {', '.join(absent[:3])}"
-            ),
-            "predict every listed frame",
-        )
+        number = f"{len(absent)} of the {len(true)} images in {truth}"
+        problem = f"no prediction for {number}, first {', '.join(absent[:3])}"
+        raise AffnbError(predictions, problem, "predict every listed frame")
+    labels = true[list(LABEL_COLUMNS)].to_numpy()
     guessed = made.loc[true.image, list(LABEL_COLUMNS)].to_numpy(float)
     labelled = ~np.isnan(labels) & ~np.isnan(guessed)
-    labels = np.nan_to_num(labels)
-    guessed = np.nan_to_num(guessed)
-    targets, masks = (dict(AU=a[:, 3:], EXPR=a[:, 2], VA=a[:, :2]) for a in (labels, labelled))
-    guesses = dict(
-        AU=guessed[:, 3:],
-        EXPR=np.eye(len(EXPRESSIONS))[guessed[:, 2].astype(int)],
-        VA=guessed[:, :2],
+    targets, masks, guesses = (
+        dict(AU=part[:, 3:], EXPR=part[:, 2], VA=part[:, :2])
+        for part in (np.nan_to_num(labels), labelled, np.nan_to_num(guessed))
     )
+    guesses["EXPR"] = np.eye(len(EXPRESSIONS))[guesses["EXPR"].astype(int)]
     return score(guesses, targets, masks) | dict(
         frames=len(true),
         extra=len(made) - len(true),
         duplicates=len(listed) - len(true),
-        conflicting=int(
-            listed.drop_duplicates(["image", *LABEL_COLUMNS])["image"].duplicated().sum()
-        ),
+        conflicting=int(different["image"].duplicated().sum()),
     )
