@@ -45,8 +45,7 @@ from pydantic.dataclasses import dataclass
 
 # %% ../nbs/00_core.ipynb #c7566c81
 TASKS = ("AU", "EXPR", "VA")
-_AUS = (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)
-AU_NAMES = tuple(f"AU{u}" for u in _AUS)
+AU_NAMES = tuple(f"AU{u}" for u in (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26))
 EXPRESSIONS = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other")
 AFFECT = ("valence", "arousal")
 

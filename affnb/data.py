@@ -154,20 +154,15 @@ def read_annotations(
     if values is None:
         values = np.tile(MISSING, (len(images), 1))
     stems = [i[i.rindex("/") + 1 :].rpartition(".") for i in images]
-    table = dict(
-        image=images,
-        video=[i[: i.rindex("/")] for i in images],
-        frame=[stem or name for stem, _, name in stems],
-        line=numbers,
-    )
-    affect = {
-        name: np.where(v == -5, np.nan, v).astype(np.float32) for name, v in zip(AFFECT, values.T)
-    }
-    codes = {
-        name: pd.arrays.IntegerArray(np.maximum(v, 0).astype(np.int8), v == -1)
-        for name, v in zip(LABEL_COLUMNS[2:], values.T[2:])
-    }
-    return pd.DataFrame(table | affect | codes)
+    videos = [i[: i.rindex("/")] for i in images]
+    frames = [stem or name for stem, _, name in stems]
+    table: dict = dict(image=images, video=videos, frame=frames, line=numbers)
+    for name, v in zip(LABEL_COLUMNS, values.T):
+        if name in AFFECT:
+            table[name] = np.where(v == -5, np.nan, v).astype(np.float32)
+        else:
+            table[name] = pd.arrays.IntegerArray(np.maximum(v, 0).astype(np.int8), v == -1)
+    return pd.DataFrame(table)
 
 
 def write_rows(
@@ -180,10 +175,8 @@ def write_rows(
     if set(LABEL_COLUMNS) <= set(table):
         values = table[list(AFFECT)].fillna(-5)
         codes = table[list(LABEL_COLUMNS[2:])].fillna(-1).astype(int)
-        columns = [
-            values[name].map(lambda v: "-5" if v == -5 else format(v, affect)) for name in AFFECT
-        ]
-        columns += [codes[name].astype(str) for name in codes]
+        texts = values.map(lambda v: "-5" if v == -5 else format(v, affect))
+        columns = [texts[name] for name in texts] + [codes[name].astype(str) for name in codes]
     lines = table["image"].str.cat(columns, sep=",")
     Path(path).write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
 
@@ -835,11 +828,10 @@ def hold_frames(frames, device) -> Tensor:
     """
     if not torch.is_tensor(frames):
         frames = torch.from_numpy(np.asarray(frames))
-    fits = (
-        torch.device(device).type == "cuda"
-        and frames.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
-    )
-    return frames.to(device) if fits else frames
+    if torch.device(device).type != "cuda":
+        return frames
+    free, _ = torch.cuda.mem_get_info(device)
+    return frames.to(device) if frames.nbytes <= free / 4 else frames
 
 
 def keep_memory() -> None:
