@@ -62,7 +62,7 @@ REAL: dict[str, Any] = dict(  # s-Aff-Wild2; validation labels, unless said othe
     between=dict(valence=0.41, arousal=0.31),  # share of variance between videos
     same=dict(expression=0.99, AU12=0.95, AU25=0.90, AU4=0.97),  # labels equal to the row before
     gaps={0.1: 1, 0.5: 4, 0.9: 17, 0.99: 79},  # quantiles of the frames to the next row
-    frames=dict(shortest=11, median=370, mean=26_666 / 50, longest=4218),  # listed frames a video
+    frames=dict(shortest=11, median=370, mean=26_666 / 50, longest=4218),  # listed frames per video
     missing_validation=dict(expression=0.42, AUs=0.0, valence=0.0),
     missing_training=dict(AUs=0.27),
     complete_training=0.37,
@@ -115,7 +115,7 @@ class Knobs(FaceKnobs):
     slip: tuple = (0.45, 0.03)
     flutter: tuple = (0.52, 0.28)  # and of the part that comes and goes;
     flutter_time: float = 8.0  # its time constant, in frames
-    unit_rate: float = 0.033  # action units are drawn anew so often a frame
+    unit_rate: float = 0.033  # action units are drawn anew so often per frame
     unit_delay: float = 4.0  # frames that a muscle needs
     unit_threshold: float = 0.25  # intensity from which an action unit is annotated
     expressivity: tuple = (0.7, 1.1)  # how strongly a person shows what is there
@@ -199,7 +199,7 @@ def _expression_episodes(
 
 # %% ../nbs/02_benchmark.ipynb #b4363e62
 def smooth_path(gaps: Tensor, time, generator) -> Tensor:  # (V, T, 2), standard normal
-    """Two smooth stationary processes a video, with r = (1 + gap/time) exp(-gap/time) (Matérn 3/2),
+    """Two smooth stationary processes per video, with r = (1 + gap/time) exp(-gap/time) (Matérn 3/2),
     exact at irregular gaps.
     """
     z = randn(generator, gaps.shape[1], 2, len(gaps), 2)
@@ -224,7 +224,7 @@ def smooth_path(gaps: Tensor, time, generator) -> Tensor:  # (V, T, 2), standard
 
 
 def _rough_path(gaps: Tensor, time: float, generator) -> Tensor:  # (V, T, 2), standard normal
-    "Two autoregressive processes a video, with r = exp(-gap/time), exact at irregular gaps."
+    "Two autoregressive processes per video, with r = exp(-gap/time), exact at irregular gaps."
     keep = torch.exp(-gaps / time)[:, :, None]
     z = randn(generator, *gaps.shape, 2)
     for i in range(1, gaps.shape[1]):

@@ -314,7 +314,7 @@ _WAITING, DONE, _FAILED, _MOVED = range(4)
 
 # whatever a file is called; not those that other programs are started for
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_SMALLEST = 8  # pixels a side of a picture that can show a face
+_SMALLEST = 8  # pixels per side of a picture that can show a face
 # telephones take pictures of 200 million; more is an attack, or no photograph
 Image.MAX_IMAGE_PIXELS = 250_000_000
 
@@ -559,7 +559,7 @@ def pack_into(folder, out, work, manifest, checked, workers: int) -> None:
 def pack(
     folder,  # an s-Aff-Wild2 folder
     out,  # the folder to make, of frames.npy, labels.parquet and manifest.json
-    size: int,  # pixels a side
+    size: int,  # pixels per side
     workers: int = 1,  # processes that decode
 ) -> None:
     """Decodes what is new in a folder, whole or not at all, going on where a killed try left off;
@@ -628,9 +628,7 @@ def assign_parts(
     head_share: float,  # share of the training rows for heads alone; 0: all rows serve for both
     long_frames: int,  # from how many frames on a video is long
     seed: int,
-) -> (
-    pd.DataFrame
-):  # the same rows with `part` and, in train, `role`: the split (encoder, head; both)
+) -> pd.DataFrame:  # the rows with `part` and, in train, `role` (split: encoder, head; both)
     """Divides the training videos at random, dev with its share of long and of short ones; raises
     `AffnbError` if they are too few.
     """
@@ -663,7 +661,7 @@ def frame_numbers(table) -> np.ndarray:  # the number that a frame's name ends w
 
 def make_windows(
     table,  # rows with `video`, `frame` and `row`, of any videos in any order
-    length: int,  # T, frames a window
+    length: int,  # T, frames per window
     stride: int,  # frames between the starts of two windows
 ) -> tuple[np.ndarray, np.ndarray]:  # (W, T) values of `row`; (W, T) bool, False where padded
     "The windows of each video, in frame order; raises `UsageError` if they would leave frames out."
@@ -682,7 +680,7 @@ def make_windows(
 
 # %% ../nbs/01_data.ipynb #cf1af837
 def merge_windows(
-    values,  # (W, T, C), one prediction a place
+    values,  # (W, T, C), one prediction per place
     index,
     valid,  # (W, T), from `make_windows`
     n_rows: int,

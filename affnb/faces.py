@@ -290,7 +290,7 @@ def pixels(values: dict) -> SimpleNamespace:
 
 def face_sheet(
     view: dict,  # from `sample_views`
-    size: int,  # pixels a side
+    size: int,  # pixels per side
 ) -> Sheet:  # seen under that view
     "Where each pixel lies on the face."
     grid = (torch.arange(size, device=view["roll"].device) + 0.5) / size * 2 - 1
@@ -635,7 +635,7 @@ def render(
     aus: Tensor,  # (N, 12) intensities, in [0, 1]
     va: Tensor,  # (N, 2) visible valence and arousal, in [-1, 1]
     view: dict,  # from `sample_views`, N views
-    size: int,  # pixels a side
+    size: int,  # pixels per side
     generator=None,  # for the sensor's noise; None: no noise
 ) -> Tensor:  # (N, 3, size, size), in [0, 1]
     "Draws N faces at once, on the device that its tensors are on."
@@ -679,7 +679,7 @@ def to_bytes(images: Tensor):  # (N, 3, H, W) in [0, 1] -> (N, H, W, 3) uint8, o
 # %% ../nbs/01a_faces.ipynb #92c01c59
 def face_grid(
     n: int,  # people
-    size: int,  # pixels a side
+    size: int,  # pixels per side
     seed: int = 0,  # other people
     extra: tuple = (),  # further columns: (name, (12,) intensities, (2,) valence and arousal)
     knobs=FaceKnobs(),
@@ -703,7 +703,7 @@ def face_grid(
 
 # %% ../nbs/01a_faces.ipynb #c0c5631d
 def face_explorer(
-    size: int = 288,  # pixels a side
+    size: int = 288,  # pixels per side
     seed: int = 0,  # other people
 ):  # an ipywidgets box, to be shown by Jupyter
     "Sliders for action units, valence, arousal and identity; the face is drawn anew as they move."

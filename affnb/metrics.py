@@ -226,7 +226,7 @@ def video_statistics(
     targets: dict,  # as `score` takes them
     masks: dict,  # as `score` takes them
     videos,  # (N,) the video of each frame, by its exact name
-) -> Statistics:  # one row a video, videos sorted
+) -> Statistics:  # one row per video, videos sorted
     """Additive sums for each video; the score of the whole set is `score_from_statistics` of their
     total.
     """
@@ -426,7 +426,7 @@ def seed_scores(
 
 
 def mean_scores(
-    seeds: list,  # Statistics, one a seed
+    seeds: list,  # Statistics, one per seed
     counts,  # (n, V) resamples of the videos
     drawn=None,  # (n, S) weights of the seeds; None: each alike
     scores=seed_scores,  # what scores one training: a caller may keep the results
@@ -446,7 +446,7 @@ def mean_scores(
 
 
 def draws(
-    seeds: list,  # Statistics, one a seed
+    seeds: list,  # Statistics, one per seed
     n: int,  # resamples
     seed: int,  # of the draw
 ) -> tuple:  # (n, V) counts and (n, S) weights; a row of NaN and None where there is a single video
@@ -458,7 +458,7 @@ def draws(
 
 
 def bootstrap(
-    seeds: list,  # Statistics, one a seed, on the same videos
+    seeds: list,  # Statistics, one per seed, on the same videos
     n: int = 1000,  # resamples
     seed: int = 0,  # of the draw
 ) -> dict:  # metric -> (mean over seeds, lo, hi); per class and per unit: a list of these
@@ -471,7 +471,7 @@ def bootstrap(
 
 # %% ../nbs/03_metrics.ipynb #a5a89205
 def paired_resamples(
-    a: list,  # Statistics of one arm, one a seed
+    a: list,  # Statistics of one arm, one per seed
     b: list,  # Statistics of the other arm, the same seeds in the same order
     n: int = 1000,  # resamples
     seed: int = 0,  # of the draw
@@ -496,7 +496,7 @@ def paired_resamples(
 
 
 def paired_bootstrap(
-    a: list,  # Statistics of one arm, one a seed
+    a: list,  # Statistics of one arm, one per seed
     b: list,  # Statistics of the other arm, the same seeds in the same order
     n: int = 1000,  # resamples
     seed: int = 0,  # of the draw
