@@ -199,8 +199,8 @@ def _expression_episodes(
 
 # %% ../nbs/02_benchmark.ipynb #b4363e62
 def smooth_path(gaps: Tensor, time, generator) -> Tensor:  # (V, T, 2), standard normal
-    """Two smooth stationary processes per video, with r = (1 + gap/time) exp(-gap/time) (Matérn 3/2),
-    exact at irregular gaps.
+    """Two smooth stationary processes per video, exact at irregular gaps, with
+    r = (1 + gap/time) exp(-gap/time) (Matérn 3/2).
     """
     z = randn(generator, gaps.shape[1], 2, len(gaps), 2)
     d = gaps.T[:, :, None] / torch.as_tensor(time, dtype=torch.float64)
