@@ -19,16 +19,13 @@ from .train import Run, code_hashes
 
 # %% ../nbs/10_ablations.ipynb #3671c8c3
 def _settings_of(run: Run, arm: str, seed: int) -> Config:
-    """The settings of an arm, on a frozen encoder; `searched` takes its loss weights from the
-    search for P (09).
-    """
+    "The settings of an arm, on a frozen encoder."
     config = replace(run.config, finetune_encoder=False)
     if arm != "searched":
         return arm_config(config, arm)
     change = read_json(run.folder / f"seed{seed}" / "search" / "P.json")["change"]
-    return replace(
-        config, **{name: value for name, value in change.items() if name.startswith("weight_")}
-    )
+    weights = {name: value for name, value in change.items() if name.startswith("weight_")}
+    return replace(config, **weights)
 
 # %% ../nbs/10_ablations.ipynb #57de74e1
 def _encoder_entry(run: Run, arm: str, seed: int) -> dict:
@@ -38,18 +35,13 @@ def _encoder_entry(run: Run, arm: str, seed: int) -> dict:
         for model in models_of(arm)
     ]
     # several models have no score on dev together
-    if arm in TOGETHER:
-        config = run.config
-        history = ()
-    else:
-        config = arm_config(run.config, arm)
-        history = records[0]["history"]
+    together = arm in TOGETHER
     entry = arm_entry(
         run,
         arm,
-        config,
+        run.config if together else arm_config(run.config, arm),
         predictions_of(run, arm, seed),
-        history,
+        () if together else records[0]["history"],
         parameters=sum(r["parameters"] for r in records),
         seconds=sum(r["seconds"] for r in records),
     )
@@ -57,7 +49,7 @@ def _encoder_entry(run: Run, arm: str, seed: int) -> dict:
 
 # %% ../nbs/10_ablations.ipynb #ae22e9b7
 def _step_key(run: Run, config: Config, seed: int) -> str:
-    "A hash of all that a second step's result depends on."
+    "A hash of all that a head arm's result depends on."
     return text_hash(
         sorted(change_of(Config(), config).items(), key=str),
         seed,
@@ -67,24 +59,22 @@ def _step_key(run: Run, config: Config, seed: int) -> str:
     )
 
 
+def _fit(run: Run, config: Config, seed: int, folder: Path) -> tuple:
+    "Model, history and predictions; nothing where a task or a feature is not there."
+    return train_head(replace(run, config=config), seed, folder) or (None, [], {})
+
+
 def _step_arm(
     run: Run, arm: str, config: Config, seed: int, place: Path
-) -> tuple:  # entry, predictions
-    """Trains and scores a second step, unless it is kept already; a task or feature that is not
-    there gives an entry without scores.
-    """
+) -> tuple:  # entry, predictions; None in place of predictions that were not computed anew
+    "Trains and scores a head arm, unless it is kept already."
     key = _step_key(run, config, seed)
     kept = place / "kept" / f"{text_hash(arm)}.json"
-    folder = place / text_hash(arm)
     if kept.exists() and (record := read_json(kept))["key"] == key:
         return record["entry"], None
     start = time.perf_counter()
-    model, history, predictions = train_head(replace(run, config=config), seed, folder) or (
-        None,
-        [],
-        {},
-    )
-    record = arm_entry(
+    model, history, predictions = _fit(run, config, seed, place / text_hash(arm))
+    entry = arm_entry(
         run,
         arm,
         config,
@@ -93,17 +83,14 @@ def _step_arm(
         parameters=count_parameters(model) if model else 0,
         seconds=time.perf_counter() - start,
     )
-    write_json(kept, dict(key=key, entry=record))
-    return record, predictions
+    write_json(kept, dict(key=key, entry=entry))
+    return entry, predictions
 
 # %% ../nbs/10_ablations.ipynb #fb9d0638
 def _mean_predictions(several: list) -> dict:  # task -> (N, .)
     "The average of several models' predictions, in the tasks that all of them have."
-    return {
-        task: np.mean([p[task] for p in several], axis=0)
-        for task in several[0]
-        if all(task in p for p in several)
-    }
+    shared = [task for task in several[0] if all(task in p for p in several)]
+    return {task: np.mean([p[task] for p in several], axis=0) for task in shared}
 
 
 def best_on_dev(
@@ -142,19 +129,14 @@ def run_table(run: Run, name: str, seed: int) -> dict:  # the record
         entry, predicted[arm] = _step_arm(run, arm, config, seed, place)
         # from its checkpoint, if that is still there
         if arm in averaged and predicted[arm] is None:
-            predicted[arm] = (
-                train_head(replace(run, config=config), seed, place / text_hash(arm)) or (0, 0, {})
-            )[2]
+            *_, predicted[arm] = _fit(run, config, seed, place / text_hash(arm))
         entries.append(entry)
     for mean, members in table.means:
-        entries.append(
-            arm_entry(run, mean, run.config, _mean_predictions([predicted[m] for m in members]))
-        )
+        predictions = _mean_predictions([predicted[member] for member in members])
+        entries.append(arm_entry(run, mean, run.config, predictions))
     for name_of_best, candidates in table.best:
         entries.append(best_on_dev(entries, candidates) | dict(arm=name_of_best))
-    record = save_arm_records(
-        run, "table", name, seed, entries, [list(pair) for pair in table.pairs]
-    )
+    record = save_arm_records(run, "table", name, seed, entries, [list(p) for p in table.pairs])
     for folder in place.iterdir() if place.exists() else ():
         # checkpoints, now that the record is there
         if folder.name != "kept":

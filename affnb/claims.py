@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
-from .compare import COMPARABLE, FINER, METRICS, agreement, weighted_mean, contrast_rows
+from .compare import COMPARABLE, FINER, METRICS, agreement, contrast_rows, halves_of
 from .compare import corrected
-from .compare import expected_error, holm, kept_scores, nan_mean, MARGIN, p_value
-from .compare import pseudo_values_of, variance_parts, verdict, with_verdicts
+from .compare import expected_error, holm, kept_scores, mean_and_each, p_value
+from .compare import LEAST_VIDEOS, MARGIN, pseudo_values_of, variance_parts, verdict
+from .compare import weighted_mean, with_verdicts
 from .core import AffnbError, read_arrays
 from .metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds
 from .metrics import triples
@@ -941,8 +942,7 @@ def _with_verdict(rows: list, name: str, estimate, resamples) -> DataFrame:
     return table.assign(**table.select_dtypes("float").round(6) + 0.0)
 
 # %% ../nbs/11b_claims.ipynb #a65d2976
-# for an interval of a unit, by a sign test; for a verdict on tasks: two seeds are a single pair
-_LEAST_VIDEOS = 6
+# for a verdict on tasks: two seeds are a single pair
 _LEAST_SEEDS = 3
 # of distances: splits into halves, resamples at most
 _FOCUS_SPLITS = 4
@@ -981,15 +981,6 @@ def focus_arrays(records: Records) -> list:  # one dict of arrays a seed
     return runs
 
 
-def _unit_shares(
-    run: dict,  # arrays of a seed
-    weights,  # (B, V) how often each video counts
-) -> np.ndarray:  # (B, 13, 4), mean and units: inside, others there, both of the untrained; or NaN
-    "What parts of maps lie inside the regions, over the faces of a collection of videos."
-    units = weighted_mean(run["unit_sums"], run["unit_counts"], weights)
-    return np.concatenate([nan_mean(units)[:, None], units], 1)
-
-
 def _agreeing(each, mean) -> list:  # (S, K) values, (K,) their means; such as "3 of 3"
     "How many seeds have the sign of the mean."
     return [agreement(column, value) or "–" for column, value in zip(np.asarray(each).T, mean)]
@@ -1009,11 +1000,8 @@ def _distances(
     "Total variation of maps on different halves of the videos, a mean over splits."
     S = len(arrays)
     T = len(arrays[0]["tasks"])
-    V = weights.shape[1]
-    chance = np.random.default_rng([0, V])
-    even = np.arange(V) % 2 == 0
     out = np.zeros((len(weights), S, S, T, T))
-    for half in [even, *(chance.permutation(even) for _ in range(_FOCUS_SPLITS - 1))]:
+    for half in halves_of(weights.shape[1], _FOCUS_SPLITS):
         for start in range(0, len(weights), 250):  # in pieces, for memory
             some = slice(start, start + 250)
             # (b, S, T, G*G)
@@ -1061,9 +1049,12 @@ def focus_table(
     drawn = np.concatenate(
         [np.ones((1, len(counts))), resample_counts(len(counts), resamples_of(records), 0)]
     )
-    shares = np.stack([_unit_shares(run, drawn) for run in arrays])  # (S, 1 + B, 13, 4)
+    # (S, 1 + B, 13, 4): inside, others there, both of the untrained
+    shares = np.stack(
+        [mean_and_each(run["unit_sums"], run["unit_counts"], drawn) for run in arrays]
+    )
     videos = np.r_[(counts.sum(1) > 0).sum(), (counts > 0).sum(0)]
-    shares[:, 1:, videos < _LEAST_VIDEOS] = np.nan
+    shares[:, 1:, videos < LEAST_VIDEOS] = np.nan
     means = shares[:, 0].mean(0)
     area = np.r_[arrays[0]["regions"].mean(), arrays[0]["regions"].mean((1, 2))]
     lo, hi = interval(means[:, 0], _over_seeds(shares[..., 0])[1])

@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.nn.functional import interpolate
 from .arms import models_of
 from .benchmark import UNNAMED, Knobs, label_process
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record
@@ -40,32 +41,19 @@ def _shares_of(targets: dict, masks: dict) -> dict:
     au = targets["AU"]
     seen = masks["AU"]
     whole = au[seen.all(1)]
-    together = (
-        whole.T @ whole / np.maximum(whole.sum(0), 1)[:, None]
-        if len(whole)
-        else np.full((12, 12), np.nan)
-    )
-    edges = np.linspace(-1, 1, 41)
     va = targets["VA"][masks["VA"].all(1)]
+    edges = np.linspace(-1, 1, 41)
 
-    def known(values):
+    def shares(counts, total):
+        values = counts / np.where(total, total, np.nan)
         return [None if np.isnan(v) else round(float(v), 6) for v in values]
 
+    active = np.maximum(whole.sum(0), 1) * (len(whole) > 0)
+    kinds = np.bincount(expression, minlength=8)
     return dict(
-        expression_shares=dict(
-            zip(
-                EXPRESSIONS,
-                known(
-                    np.bincount(expression, minlength=8) / len(expression)
-                    if len(expression)
-                    else [np.nan] * 8
-                ),
-            )
-        ),
-        au_prevalence=dict(
-            zip(AU_NAMES, known((au * seen).sum(0) / np.where(seen.sum(0), seen.sum(0), np.nan)))
-        ),
-        au_cooccurrence=[known(row) for row in together],
+        expression_shares=dict(zip(EXPRESSIONS, shares(kinds, len(expression)))),
+        au_prevalence=dict(zip(AU_NAMES, shares((au * seen).sum(0), seen.sum(0)))),
+        au_cooccurrence=[shares(row, total) for row, total in zip(whole.T @ whole, active)],
         va_histogram=dict(
             edges=edges.round(6).tolist(),
             counts=np.histogram2d(*va.T, bins=(edges, edges))[0].astype(int).tolist(),
@@ -77,28 +65,17 @@ def _gaps_of(targets: dict, masks: dict) -> list[str]:  # arrays of some frames;
     """Labels that no frame has, and expressions and action units that none shows: what cannot be
     learned or scored there.
     """
-    columns = dict(AU=AU_NAMES, EXPR=("EXPR",), VA=AFFECT)
-    seen = {task: masks[task].reshape(len(masks[task]), -1).any(0) for task in TASKS}
-    bare = [
-        name
-        for task in TASKS
-        for name in (
-            [task]
-            if not seen[task].any()
-            else [c for c, there in zip(columns[task], seen[task]) if not there]
-        )
-    ]
-    shown = (
-        np.isin(np.arange(8), targets["EXPR"][masks["EXPR"]]),
-        (targets["AU"] * masks["AU"] > 0).any(0),
-    )
-    idle = [
-        name
-        for names, task, counts in ((EXPRESSIONS, "EXPR", shown[0]), (AU_NAMES, "AU", shown[1]))
-        if seen[task].any()
-        for name, there in zip(names, counts)
-        if not there and name not in bare
-    ]
+    bare = []
+    for task, names in dict(AU=AU_NAMES, EXPR=("EXPR",), VA=AFFECT).items():
+        seen = masks[task].reshape(len(masks[task]), -1).any(0)
+        lacking = [name for name, there in zip(names, seen) if not there]
+        bare += lacking if seen.any() else [task]
+    idle = []
+    kinds = np.isin(np.arange(8), targets["EXPR"][masks["EXPR"]])
+    units = (targets["AU"] * masks["AU"] > 0).any(0)
+    for task, names, shown in (("EXPR", EXPRESSIONS, kinds), ("AU", AU_NAMES, units)):
+        if masks[task].any():
+            idle += [name for name, there in zip(names, shown) if not there and name not in bare]
     return [
         f"no frame of it {verb} {', '.join(names)}"
         for verb, names in (("has a label of", bare), ("shows", idle))
@@ -111,49 +88,48 @@ def describe_data(run: Run) -> dict:  # the record data.json
     the label statistics of train and validation.
     """
     table = run.table
-    manifest = run.packed.manifest
     counts = []
-    for split, listed in manifest["counts"].items():
-        rows = table.loc[table["split"] == split, "row"].to_numpy()
-        each = {task: run.masks[task][rows].reshape(len(rows), -1).all(1) for task in TASKS}
+    lacking = []
+    for name, rows in table.groupby(table["part"] + " " + table["role"])["row"]:
+        if not name.startswith("test"):
+            gaps = _gaps_of(take_rows(run.targets, rows), take_rows(run.masks, rows))
+            lacking += [f"{name.strip()}: {line}" for line in gaps]
+    absent = []
+    conflicting = []
+    for split, listed in run.packed.manifest["counts"].items():
+        rows = table.loc[table["split"] == split]
+        masks = take_rows(run.masks, rows["row"].to_numpy())
+        each = {task: mask.reshape(len(rows), -1).all(1) for task, mask in masks.items()}
+        kept = ("listed", "duplicates", "conflicting", "absent", "undecodable")
         counts.append(
-            dict(
-                split=split,
-                **{
-                    k: listed[k]
-                    for k in ("listed", "duplicates", "conflicting", "absent", "undecodable")
-                },
+            dict(split=split)
+            | {name: listed[name] for name in kept}
+            | dict(
                 frames=len(rows),
-                videos=table.loc[table["split"] == split, "video"].nunique(),
+                videos=rows["video"].nunique(),
                 valence_arousal=int(each["VA"].sum()),
                 expression=int(each["EXPR"].sum()),
                 aus=int(each["AU"].sum()),
                 all=int((each["VA"] & each["EXPR"] & each["AU"]).sum()),
             )
         )
+        lost = listed["listed"] - listed["duplicates"] - len(rows)
+        if lost > 0.1 * listed["listed"]:
+            absent.append(
+                f"{split}: {lost:,} of {listed['listed']:,} listed frames are absent or cannot be"
+                " decoded"
+            )
+        if listed["conflicting"]:
+            conflicting.append(
+                f"{split}: {listed['conflicting']:,} rows repeat an image with other labels; the"
+                " first are kept"
+            )
     groups = table.groupby(["part", "role"])["video"].agg(["size", "nunique"])
     parts = {
         f"{part} {role}".strip(): dict(frames=int(size), videos=int(videos))
         for (part, role), (size, videos) in groups.iterrows()
     }
-    lacking = [
-        f"{name.strip()}: {line}"
-        for name, rows in table.groupby(table["part"] + " " + table["role"])["row"]
-        if not name.startswith("test")
-        for line in _gaps_of(take_rows(run.targets, rows), take_rows(run.masks, rows))
-    ]
-    lacking += [
-        f"{c['split']}: {c['listed'] - c['duplicates'] - c['frames']:,} of {c['listed']:,} listed"
-        " frames are absent or cannot be decoded"
-        for c in counts
-        if c["listed"] - c["duplicates"] - c["frames"] > 0.1 * c["listed"]
-    ]
-    lacking += [
-        f"{c['split']}: {c['conflicting']:,} rows repeat an image with other labels; the first are"
-        " kept"
-        for c in counts
-        if c["conflicting"]
-    ]
+    lacking += absent + conflicting
     show_warnings("the data", lacking)
     return dict(
         record="data",
@@ -166,101 +142,95 @@ def describe_data(run: Run) -> dict:  # the record data.json
     )
 
 # %% ../nbs/11_evaluate.ipynb #da91a046
+def _labels_of(run: Run, task: str) -> tuple:  # (N, K) labels, and (N, K) where they are known
+    "A task's labels by packed row; of expressions, one column per class."
+    labels = run.targets[task]
+    known = run.masks[task]
+    if task == "EXPR":
+        return np.eye(8)[labels], np.repeat(known[:, None], 8, 1)
+    return labels, known
+
+
 def trivial(run: Run) -> dict:  # task -> (N, .)
     """The same answer for every frame: majority expression, all units active, mean valence and
     arousal of the training frames.
     """
-    n = len(run.table)
     answers = {}
     rows = rows_of(run, "train")["row"].to_numpy()
     for task in labelled_tasks(run):
-        labels = run.targets[task][rows]
-        seen = run.masks[task][rows]
+        labels, known = (part[rows] for part in _labels_of(run, task))
+        total = (labels * known).sum(0)
         if task == "EXPR":
-            answer = np.eye(8)[np.bincount(labels[seen], minlength=8).argmax()]
+            answer = np.eye(8)[total.argmax()]
         else:
-            answer = np.ones(12) if task == "AU" else (labels * seen).sum(0) / seen.sum(0)
-        answers[task] = np.tile(answer, (n, 1))
+            answer = np.ones(12) if task == "AU" else total / known.sum(0)
+        answers[task] = np.tile(answer, (len(run.table), 1))
     return answers
 
 # %% ../nbs/11_evaluate.ipynb #e785d4d2
 def _grey_pixels(
     frames: np.ndarray,  # (N, H, W, 3) uint8
-    size: int = 32,  # pixels a side
-) -> np.ndarray:  # (N, size*size) float32
+) -> np.ndarray:  # (N, 32*32) float32
     "Frames as rows of grey pixels, resized with averaging, in chunks of bounded memory."
-    chunks = (
-        torch.from_numpy(np.ascontiguousarray(frames[i : i + 2048]))
-        .permute(0, 3, 1, 2)
-        .float()
-        .mean(1, keepdim=True)
-        for i in range(0, len(frames), 2048)
-    )
-    return (
-        torch.cat(
-            [
-                torch.nn.functional.interpolate(
-                    c, (size, size), mode="bilinear", antialias=True
-                ).flatten(1)
-                for c in chunks
-            ]
-        ).numpy()
-        / 255
-    )
+    rows = []
+    for start in range(0, len(frames), 2048):
+        part = torch.from_numpy(np.ascontiguousarray(frames[start : start + 2048]))
+        grey = part.permute(0, 3, 1, 2).float().mean(1, keepdim=True)
+        rows.append(interpolate(grey, (32, 32), mode="bilinear", antialias=True).flatten(1))
+    return torch.cat(rows).numpy() / 255
 
 
-def _principal_pixels(
-    run: Run, components: int = 100, seed: int = 0
-) -> np.ndarray:  # (N, components), by packed row
+def _principal_pixels(run: Run) -> np.ndarray:  # (N, 100 or fewer), by packed row
     "Principal components of grey pixels, fitted on all training frames, standardised."
     grey = _grey_pixels(run.packed.frames)
-    train = rows_of(run, "train")["row"].to_numpy()
-    return (
-        make_pipeline(
-            PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed),
-            StandardScaler(),
-        )
-        .fit(grey[train])
-        .transform(grey)
-    )
+    train = grey[rows_of(run, "train")["row"].to_numpy()]
+    components = PCA(min(100, len(train) - 1), svd_solver="randomized", random_state=0)
+    return make_pipeline(components, StandardScaler()).fit(train).transform(grey)
 
 # %% ../nbs/11_evaluate.ipynb #63c8e2fb
+def _classified(learn: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:  # (N, 8)
+    "Probabilities of expressions, of a logistic reader that is weighted by inverse frequency."
+    kinds = np.unique(labels)
+    answers = np.zeros((len(seen), 8))
+    answers[:, kinds] = 1
+    if len(kinds) > 1:
+        reader = LogisticRegression(max_iter=500, C=0.1, class_weight="balanced")
+        answers[:, kinds] = reader.fit(learn, labels).predict_proba(seen)
+    return answers
+
+
 def linear(
     learn: np.ndarray,  # (L, F) what the reader learns from,
     targets: dict,  # task -> (L, .) with these labels
     masks: dict,  # task -> (L, .) where they are known
     seen: np.ndarray,  # (N, F) what it is asked about
 ) -> dict:  # task -> (N, .)
-    """A linear reader a task: logistic for expressions, weighted by inverse frequency; ridge for
-    action units (on 0/1, threshold .5), valence and arousal.
+    """One linear reader per task: logistic for expressions; ridge for action units (on 0/1,
+    threshold .5), valence and arousal.
     """
     answers = {}
     for task, labels in targets.items():
+        known = masks[task]
         if task == "EXPR":
-            at = masks[task]
-            answers[task] = np.zeros((len(seen), 8))
-            if len(kinds := np.unique(labels[at])) > 1:
-                answers[task][:, kinds] = (
-                    LogisticRegression(max_iter=500, C=0.1, class_weight="balanced")
-                    .fit(learn[at], labels[at])
-                    .predict_proba(seen)
-                )
-            else:
-                answers[task][:, kinds] = 1
+            answers[task] = _classified(learn[known], labels[known], seen)
             continue
-        answers[task] = np.zeros((len(seen), labels.shape[1]))
-        for i, at in enumerate(masks[task].T):
+        values = np.zeros((len(seen), labels.shape[1]))
+        for i, at in enumerate(known.T):
             if at.any():
-                answers[task][:, i] = Ridge(10.0).fit(learn[at], labels[at, i]).predict(seen)
-        answers[task] = answers[task].clip(0 if task == "AU" else -1, 1)
+                values[:, i] = Ridge(10.0).fit(learn[at], labels[at, i]).predict(seen)
+        answers[task] = values.clip(0 if task == "AU" else -1, 1)
     return answers
 
 # %% ../nbs/11_evaluate.ipynb #bcad0266
+def _data_folder(run: Run) -> Path:
+    return Path(read_json(run.folder / "plan.json")["folder"])
+
+
 def _drawn_parameters(
     run: Run,
 ) -> pd.DataFrame | None:  # VA and AUs by packed row; None for data that nobody drew
     "What the frames of the benchmark were drawn with."
-    path = Path(read_json(run.folder / "plan.json")["folder"]) / "truth.parquet"
+    path = _data_folder(run) / "truth.parquet"
     if not path.exists():
         return None
     truth = pd.read_parquet(path).set_index("image")
@@ -269,46 +239,36 @@ def _drawn_parameters(
 
 def _with_surroundings(values: pd.DataFrame, video, window: int) -> np.ndarray:  # (N, 2 F)
     "Each row, in order of time, beside the mean over a window around it, within its video."
-    around = (
-        values.groupby(np.asarray(video))
-        .rolling(window, center=True, min_periods=1)
-        .mean()
-        .droplevel(0)
-        .loc[values.index]
-    )
+    windows = values.groupby(np.asarray(video)).rolling(window, center=True, min_periods=1)
+    around = windows.mean().droplevel(0).loc[values.index]
     return np.concatenate([values, around], 1)
 
 
-def oracle(
-    run: Run, truth: pd.DataFrame, window: int, videos: int = 200, frames: int = 120
-) -> dict:  # task -> (N, .)
+# further videos whose labels an oracle learns from
+_ORACLE_VIDEOS = 200
+_ORACLE_FRAMES = 120
+
+
+def oracle(run: Run, truth: pd.DataFrame, window: int) -> dict:  # task -> (N, .)
     """A linear reader of the true face parameters, of the frame and of their mean over a window;
     learns from labels of further videos of the same generator.
     """
-    knobs = Knobs(
-        **read_json(Path(read_json(run.folder / "plan.json")["folder"]) / "benchmark.json")["knobs"]
-    )
-    labels = label_process(videos, frames, generator("oracle"), knobs)
+    knobs = Knobs(**read_json(_data_folder(run) / "benchmark.json")["knobs"])
+    labels = label_process(_ORACLE_VIDEOS, _ORACLE_FRAMES, generator("oracle"), knobs)
 
     def flat(part):
         return part.flatten(0, 1).numpy()
 
     targets = dict(AU=flat(labels.aus).astype(float), EXPR=flat(labels.kind), VA=flat(labels.va))
-    masks = {task: np.ones(values.shape, bool) for task, values in targets.items()} | dict(
-        EXPR=targets["EXPR"] != UNNAMED
-    )
-    learn = _with_surroundings(
-        pd.DataFrame(
-            np.concatenate([flat(labels.shown), flat(labels.intensity)], 1), columns=truth.columns
-        ),
-        np.repeat(np.arange(videos), frames),
-        window,
-    )
+    masks = {task: np.ones(values.shape, bool) for task, values in targets.items()}
+    masks["EXPR"] = targets["EXPR"] != UNNAMED
+    drawn = np.concatenate([flat(labels.shown), flat(labels.intensity)], 1)
+    videos = np.repeat(np.arange(_ORACLE_VIDEOS), _ORACLE_FRAMES)
+    learn = _with_surroundings(pd.DataFrame(drawn, columns=truth.columns), videos, window)
     table = run.table.sort_values("row").reset_index(drop=True)
     order = table.assign(number=frame_numbers(table)).sort_values(["video", "number"])
-    seen = _with_surroundings(truth.set_axis(table.index).loc[order.index], order["video"], window)[
-        np.argsort(order.index)
-    ]
+    in_order = truth.set_axis(table.index).loc[order.index]
+    seen = _with_surroundings(in_order, order["video"], window)[np.argsort(order.index)]
     scale = StandardScaler().fit(learn)
     tasks = labelled_tasks(run)
     return linear(
@@ -323,53 +283,35 @@ def _video_mean(run: Run) -> dict:  # task -> (N, .), 0 off validation
     """Every validation frame answered by its video's own mean label (majority expression): a leak,
     not a model.
     """
-    means = {
-        task: np.zeros((len(run.table), {"AU": 12, "EXPR": 8, "VA": 2}[task]))
-        for task in labelled_tasks(run)
-    }
-    for _, rows in rows_of(run, "validation").groupby("video")["row"]:
-        for task in means:
-            labels = run.targets[task][rows]
-            labelled = run.masks[task][rows]
-            if task == "EXPR":
-                means[task][rows] = np.bincount(labels[labelled], minlength=8) / max(
-                    1, labelled.sum()
-                )
-            else:
-                means[task][rows] = (labels * labelled).sum(0) / np.maximum(labelled.sum(0), 1)
+    means = {}
+    for task in labelled_tasks(run):
+        labels, known = _labels_of(run, task)
+        means[task] = np.zeros(labels.shape)
+        for _, rows in rows_of(run, "validation").groupby("video")["row"]:
+            total = (labels[rows] * known[rows]).sum(0)
+            means[task][rows] = total / np.maximum(known[rows].sum(0), 1)
     return means
 
 
-def nearest_neighbour(
-    run: Run, seen: np.ndarray, leaked: bool, seed: int = 0
-) -> dict:  # task -> (N, .), 0 off validation
+def nearest_neighbour(run: Run, seen: np.ndarray, leaked: bool) -> dict:  # as `_video_mean`
     """Every validation frame answered by its nearest picture: of the training people, or (leaked)
     of the other half of the validation frames.
     """
-    validation_rows = rows_of(run, "validation")["row"].to_numpy()
-    half = np.random.default_rng(seed).random(len(validation_rows)) < 0.5
-    labelled = (
-        [
-            (validation_rows[half], validation_rows[~half]),
-            (validation_rows[~half], validation_rows[half]),
-        ]
-        if leaked
-        else [(validation_rows, rows_of(run, "train")["row"].to_numpy())]
-    )
+    rows = rows_of(run, "validation")["row"].to_numpy()
+    half = np.random.default_rng(0).random(len(rows)) < 0.5
+    asked = [(rows, rows_of(run, "train")["row"].to_numpy())]
+    if leaked:
+        asked = [(rows[half], rows[~half]), (rows[~half], rows[half])]
     answers = {}
     for task in labelled_tasks(run):
-        labels = np.eye(8)[run.targets[task]] if task == "EXPR" else run.targets[task]
-        answers[task] = np.zeros((len(run.table), labels.shape[1]))
-        for rows, among in labelled:
-            there = run.masks[task][among].reshape(len(among), -1).all(1)
-            if there.any() and len(rows):
-                answers[task][rows] = labels[
-                    among[there][
-                        NearestNeighbors(n_neighbors=1)
-                        .fit(seen[among[there]])
-                        .kneighbors(seen[rows])[1][:, 0]
-                    ]
-                ]
+        labels, known = _labels_of(run, task)
+        answers[task] = np.zeros(labels.shape)
+        for some, among in asked:
+            among = among[known[among].all(1)]
+            if len(among) and len(some):
+                pictures = NearestNeighbors(n_neighbors=1).fit(seen[among])
+                nearest = pictures.kneighbors(seen[some], return_distance=False)[:, 0]
+                answers[task][some] = labels[among[nearest]]
     return answers
 
 # %% ../nbs/11_evaluate.ipynb #c1e717a5
@@ -408,6 +350,16 @@ def evaluate(run: Run, arm: str, predictions: dict, seed: int, **cost) -> dict: 
     return record
 
 # %% ../nbs/11_evaluate.ipynb #9031ad82
+def _named_columns(prefix: str, values: dict) -> dict:  # task -> (N, .); name -> (N,)
+    "What is known of each task as columns: valence, arousal, the units and the expression."
+    columns = {}
+    for task, names in dict(VA=AFFECT, AU=AU_NAMES, EXPR=("expression",)).items():
+        if task in values:
+            by_name = values[task].reshape(len(values[task]), -1).T
+            columns |= {f"{prefix}:{name}": column for name, column in zip(names, by_name)}
+    return columns
+
+
 def _example_video(
     run: Run,
 ) -> pd.DataFrame:  # image, position, row, truth:valence ... truth:AU26, truth:expression
@@ -415,26 +367,16 @@ def _example_video(
     those), in its order; NaN where unlabelled.
     """
     rows = rows_of(run, "validation")
-    rich = (
-        rows.groupby("video")
-        .agg(kinds=("expression", "nunique"), size=("row", "size"))
-        .sort_values(["kinds", "size"], ascending=False, kind="stable")
-    )
+    videos = rows.groupby("video").agg(kinds=("expression", "nunique"), size=("row", "size"))
+    rich = videos.sort_values(["kinds", "size"], ascending=False, kind="stable")
     rows = rows[rows["video"] == rich.index[0]]
     at = rows["row"].to_numpy()
     label = {task: np.where(run.masks[task][at], run.targets[task][at], np.nan) for task in TASKS}
-    truth = (
-        dict(zip(AFFECT, label["VA"].T))
-        | dict(zip(AU_NAMES, label["AU"].T))
-        | dict(expression=label["EXPR"])
-    )
-    return pd.DataFrame(
-        dict(image=rows["image"].to_numpy(), position=np.arange(len(at)), row=at)
-        | {f"truth:{name}": values for name, values in truth.items()}
-    )
+    frame = dict(image=rows["image"].to_numpy(), position=np.arange(len(at)), row=at)
+    return pd.DataFrame(frame | _named_columns("truth", label))
 
 
-def write_example_video(run: Run, pictures: int = 12) -> pd.DataFrame:
+def write_example_video(run: Run) -> pd.DataFrame:
     """One validation video beside the records: some of its frames (video.npz), its annotations and,
     on the benchmark, what was drawn (video.csv).
     """
@@ -442,37 +384,28 @@ def write_example_video(run: Run, pictures: int = 12) -> pd.DataFrame:
     drawn = _drawn_parameters(run)
     at = frame.pop("row").to_numpy()
     if drawn is not None:
-        frame = pd.concat(
-            [frame, drawn.iloc[at].add_prefix("drawn:").reset_index(drop=True)], axis=1
-        )
-    shown = np.unique(np.linspace(0, len(at) - 1, pictures).round().astype(int))
+        drawn = drawn.iloc[at].add_prefix("drawn:").reset_index(drop=True)
+        frame = pd.concat([frame, drawn], axis=1)
+    shown = np.unique(np.linspace(0, len(at) - 1, 12).round().astype(int))
+    images = np.stack([run.packed.frames[i] for i in at[shown]])
     with atomic(run.folder / "records" / "video.csv") as path:
         frame.to_csv(path, index=False, float_format="%.5g")
     with atomic(run.folder / "records" / "video.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(
-            file, images=np.stack([run.packed.frames[i] for i in at[shown]]), positions=shown
-        )
+        np.savez_compressed(file, images=images, positions=shown)
     return frame
 
 # %% ../nbs/11_evaluate.ipynb #f7a1a8a3
-def _write_timeline(run: Run, seed: int, arms=("joint", "progressive")) -> pd.DataFrame:
-    """Truth and the arms' predictions along one validation video, beside the records; unlabelled is
+def _write_timeline(run: Run, seed: int) -> pd.DataFrame:
+    """Truth and two arms' predictions along one validation video, beside the records; unlabelled is
     empty.
     """
     frame = _example_video(run)
-    columns = {}
     at = frame.pop("row").to_numpy()
-    for arm in arms:
-        predictions = predictions_of(run, arm, seed)
-        if "VA" in predictions:
-            columns |= {f"{arm}:{name}": predictions["VA"][at, i] for i, name in enumerate(AFFECT)}
-        if "AU" in predictions:
-            columns |= {
-                f"{arm}:{name}": predictions["AU"][at, i] for i, name in enumerate(AU_NAMES)
-            }
-        if "EXPR" in predictions:
-            columns[f"{arm}:expression"] = predictions["EXPR"][at].argmax(1)
-    frame = pd.concat([frame, pd.DataFrame(columns)], axis=1)
+    for arm in ("joint", "progressive"):
+        answers = take_rows(predictions_of(run, arm, seed), at)
+        if "EXPR" in answers:
+            answers["EXPR"] = answers["EXPR"].argmax(1)
+        frame = frame.assign(**_named_columns(arm, answers))
     with atomic(run.folder / "records" / f"timeline-seed{seed}.csv") as path:
         frame.to_csv(path, index=False, float_format="%.5g")
     return frame
@@ -505,13 +438,9 @@ def _answers_of(run: Run, predictions: dict, part: str) -> SplitPredictions:
     "An arm's predictions for a part of the data; a task without any prediction there drops out."
     rows = rows_of(run, part).sort_values("row")
     at = rows["row"].to_numpy()
-    selected = {
-        task: values[at].astype(float)
-        for task, values in predictions.items()
-        if np.isfinite(values[at]).any()
-    }
+    answers = take_rows(predictions, at)
     return SplitPredictions(
-        selected,
+        {task: v.astype(float) for task, v in answers.items() if np.isfinite(v).any()},
         take_rows(run.targets, at),
         take_rows(run.masks, at),
         rows["video"].to_numpy(str),
@@ -662,9 +591,8 @@ def post_process(
         for task in tasks:
             if task not in given.predictions:
                 continue
-            value = (
-                fit(learn, task) if task in learn.predictions and learn.masks[task].any() else None
-            )
+            fits = task in learn.predictions and learn.masks[task].any()
+            value = fit(learn, task) if fits else None
             fitted.append(dict(step=step, task=task, value=value))
             if value is not None:
                 learn, given = (
@@ -696,9 +624,8 @@ def three_ways(
         stages, values = post_process(learn, select_frames(validation, rows))
         fitted += [dict(way=way, half=name) | value for value in values]
         for step, predictions in stages:
-            whole = ways.setdefault(way, {}).setdefault(
-                step, {task: np.full(v.shape, np.nan) for task, v in validation.predictions.items()}
-            )
+            blank = {task: np.full(v.shape, np.nan) for task, v in validation.predictions.items()}
+            whole = ways.setdefault(way, {}).setdefault(step, blank)
             for task, values in predictions.items():
                 whole[task][rows] = values
     return ways, fitted
@@ -712,22 +639,19 @@ def post_arms(
     """
     ways, fitted = three_ways(validation, dev, half)
     arms = []
-    for way, step, predictions in (
-        (way, step, predictions)
-        for way, steps in ways.items()
-        for step, predictions in steps.items()
-    ):
-        arrays = predictions, validation.targets, validation.masks
-        arms.append(
-            dict(
-                arm=f"{model} {way}: {step}",
-                model=model,
-                way=way,
-                step=step,
-                metrics=score(*arrays),
-                statistics=video_statistics(*arrays, validation.videos).values.tolist(),
+    for way, steps in ways.items():
+        for step, predictions in steps.items():
+            arrays = predictions, validation.targets, validation.masks
+            arms.append(
+                dict(
+                    arm=f"{model} {way}: {step}",
+                    model=model,
+                    way=way,
+                    step=step,
+                    metrics=score(*arrays),
+                    statistics=video_statistics(*arrays, validation.videos).values.tolist(),
+                )
             )
-        )
     return arms, [dict(model=model) | value for value in fitted]
 
 
@@ -736,7 +660,7 @@ def post_pairs(model: str) -> list:  # of [arm, against]
     optimistic with cross-fitted; optimistic steps can only gain, which is no test.
     """
     names = ["raw", *POST_STEPS]
-    last, *_ = reversed(POST_STEPS)
+    last = names[-1]
     pairs = [
         [f"{model} {way}: {step}", f"{model} {way}: {before}"]
         for way in ("crossfit", "dev")
@@ -748,54 +672,53 @@ def post_pairs(model: str) -> list:  # of [arm, against]
     ]
 
 
-def _write_post(run: Run, seed: int, models=("progressive", "joint")) -> dict:  # the record
-    """Post-processing of some models in all ways: scores, sums by video, parameters and pairs, in
-    one record a seed.
+def _write_post(run: Run, seed: int) -> dict:  # the record
+    """Post-processing of two models in all ways: scores, sums by video, parameters and pairs, in
+    one record per seed.
     """
     arms = []
     fitted = []
     pairs = []
-    for model in models:
+    for model in ("progressive", "joint"):
         predictions = predictions_of(run, model, seed)
         validation, dev = (_answers_of(run, predictions, part) for part in ("validation", "dev"))
-        for kept, new in zip(
-            (arms, fitted, pairs),
-            (
-                *post_arms(
-                    model, validation, dev, split_videos(validation.videos, run.data["hash"])
-                ),
-                post_pairs(model),
-            ),
-        ):
-            kept += new
+        half = split_videos(validation.videos, run.data["hash"])
+        more, values = post_arms(model, validation, dev, half)
+        arms += more
+        fitted += values
+        pairs += post_pairs(model)
     return save_arm_records(run, "post", "post", seed, arms, pairs, fitted=fitted)
 
 # %% ../nbs/11_evaluate.ipynb #1d07f8a4
+def _nearest_rows(frames: pd.DataFrame, listed: pd.DataFrame) -> np.ndarray:  # packed rows, or -1
+    "For each listed frame, the row of the nearest frame of its video that is there."
+
+    def number(names):
+        return pd.to_numeric(names, errors="coerce").fillna(0).to_numpy()
+
+    videos = dict(list(frames.groupby("video")))
+    rows = np.full(len(listed), -1)
+    for i, (video, frame) in enumerate(zip(listed["video"], number(listed["frame"]))):
+        if video in videos:
+            closest = np.abs(number(videos[video]["frame"]) - frame).argmin()
+            rows[i] = videos[video]["row"].iloc[closest]
+    return rows
+
+
 def _write_submission(run: Run, arm: str, seed: int, listed: pd.DataFrame) -> int:  # rows written
     """Writes seedK/submission.txt for the listed test frames, in the challenge's format; a task
     without a model is answered -5 or -1.
     """
-    videos = dict(list(rows_of(run, "test").groupby("video")))
-    predictions = predictions_of(run, arm, seed)
-
-    def number(frames):
-        return pd.to_numeric(frames, errors="coerce").fillna(0).to_numpy()
-
-    packed = np.full(len(listed), -1)  # the row of the nearest frame that is there
-    for i, (video, frame) in enumerate(zip(listed["video"], number(listed["frame"]))):
-        if video in videos:
-            frames = videos[video]
-            closest = np.abs(number(frames["frame"]) - frame).argmin()
-            packed[i] = frames["row"].to_numpy()[closest]
-    answered = packed >= 0
-    rows = packed[answered]
-    table = pd.DataFrame({name: np.full(len(listed), np.nan) for name in LABEL_COLUMNS})
-    if "VA" in predictions:
-        table.loc[answered, list(AFFECT)] = predictions["VA"][rows]
-    if "EXPR" in predictions:
-        table.loc[answered, "expression"] = predictions["EXPR"][rows].argmax(1)
-    if "AU" in predictions:
-        table.loc[answered, list(AU_NAMES)] = (predictions["AU"][rows] >= 0.5).astype(float)
+    rows = _nearest_rows(rows_of(run, "test"), listed)
+    there = rows >= 0
+    answers = take_rows(predictions_of(run, arm, seed), rows[there])
+    table = pd.DataFrame(np.nan, index=range(len(listed)), columns=list(LABEL_COLUMNS))
+    if "VA" in answers:
+        table.loc[there, list(AFFECT)] = answers["VA"]
+    if "EXPR" in answers:
+        table.loc[there, "expression"] = answers["EXPR"].argmax(1)
+    if "AU" in answers:
+        table.loc[there, list(AU_NAMES)] = (answers["AU"] >= 0.5).astype(float)
     with atomic(run.folder / f"seed{seed}" / "submission.txt") as path:
         write_rows(path, table.assign(image=listed["image"].to_numpy()), ".4f")
     return len(table)

@@ -11,15 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from affnb.benchmark import BenchmarkSize, write_benchmark
+from affnb.compare import LEAST_VIDEOS, halves_of, mean_and_each
 from affnb.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
 from affnb.data import pack
 from affnb.focus import (
     FACES_PER_TASK,
-    LEAST_VIDEOS,
     OUTPUTS,
     SHARES,
     attribute,
-    halves_of,
     save_focus,
     all_focus_maps,
     own_and_others,
@@ -31,7 +30,6 @@ from affnb.focus import (
     sums_of_maps,
     take_faces,
     unit_changes,
-    unit_means,
     unit_rows,
     unit_sums,
 )
@@ -242,13 +240,13 @@ def test_all_shares_of_a_unit_come_from_faces_where_it_is_active(regions):
     sums, counts = unit_sums(maps, blank, regions, there, video, list("abcd"))
     assert sums.shape == (4, 12, len(SHARES))
     assert (counts.sum(0) == there.sum(0)).all()
-    means = unit_means(sums, counts, np.ones((1, 4)))[0]
+    means = mean_and_each(sums, counts, np.ones((1, 4)))[0, 1:]
     k = int(there.sum(0).argmax())
     faces = there[:, k]
     assert means[k, 0] == pytest.approx(maps[faces, k][:, regions[k]].sum(1).mean())
     assert means[k, 1] == pytest.approx(np.delete(maps[faces], k, 1)[..., regions[k]].sum(2).mean())
     assert means[k, 2] == pytest.approx(blank[faces, k][:, regions[k]].sum(1).mean())
-    assert unit_means(sums, counts, np.array([[2.0, 0, 1, 0]]))[0, k, 0] == pytest.approx(
+    assert mean_and_each(sums, counts, np.array([[2.0, 0, 1, 0]]))[0, 1 + k, 0] == pytest.approx(
         (2 * sums[0, k, 0] + sums[2, k, 0]) / (2 * counts[0, k] + counts[2, k])
     )
 
@@ -401,9 +399,9 @@ def test_labels_that_are_missing_make_no_face_active(run):
 
 def test_halves_are_halves():
     for videos in (4, 5, 60):
-        halves = halves_of(videos)
+        halves = halves_of(videos, 16)
         assert (halves.sum(1) == (videos + 1) // 2).all()
-        assert (halves == halves_of(videos)).all()
+        assert (halves == halves_of(videos, 16)).all()
         assert len({h.tobytes() for h in halves}) > 2
 
 
@@ -452,12 +450,10 @@ def test_record_and_arrays(run, found):
     # a face, a vote
     assert np.allclose(kept["task_sums"].astype(float).sum((2, 3)), kept["task_counts"], rtol=0.01)
     # a report needs no more
-    from_sums = unit_means(kept["unit_sums"], kept["unit_counts"], np.ones((1, videos)))[0]
+    from_sums = mean_and_each(kept["unit_sums"], kept["unit_counts"], np.ones((1, videos)))[0]
     # shares are float32
-    assert from_sums[-1, 0] == pytest.approx(stored["aus_mean"]["inside"])
-    assert from_sums[-1, 0] - from_sums[-1, 1] == pytest.approx(
-        stored["aus_mean"]["gain"], abs=1e-7
-    )
+    assert from_sums[0, 0] == pytest.approx(stored["aus_mean"]["inside"])
+    assert from_sums[0, 0] - from_sums[0, 1] == pytest.approx(stored["aus_mean"]["gain"], abs=1e-7)
     assert np.allclose(kept["maps"][kept["names"] == "VA"].astype(float).sum(), 1, atol=5e-3)
 
 
