@@ -27,20 +27,15 @@ def check(
     if answer is ...:
         print(f"exercise {exercise}: not answered yet")
         return False
+    why = ""
     try:
         solved = bool(right(answer))
-        why = ""
     except Exception as error:
         solved = False
-        why = (
-            f" (the test could not use it: {type(error).__name__}:"
-            f" {' '.join(str(error).split())[:80]})"
-        )
-    print(
-        f"exercise {exercise}: right"
-        if solved
-        else f"exercise {exercise}: not right yet{why}{': ' if hint else ''}{hint}"
-    )
+        message = " ".join(str(error).split())[:80]
+        why = f" (the test could not use it: {type(error).__name__}: {message})"
+    wrong = f"not right yet{why}{': ' if hint else ''}{hint}"
+    print(f"exercise {exercise}: {'right' if solved else wrong}")
     return solved
 
 # %% ../nbs/13a_course.ipynb #f3691665
@@ -51,8 +46,7 @@ def place_to_write(
     source: str,  # of a solution
 ) -> str:  # of what the student gets instead
     "The comment that a solution begins with, and `...` for every answer that it gives."
-    lines = source.splitlines()
-    comment = list(itertools.takewhile(re.compile(r"#(?!\|)").match, lines))
+    comment = itertools.takewhile(re.compile(r"#(?!\|)").match, source.splitlines())
     answers = [f"{name} = ..." for name in dict.fromkeys(ANSWER.findall(source))]
     return "\n".join([*comment, *answers])
 
@@ -71,13 +65,12 @@ def student_copy(
     kept = []
     for cell in copied["cells"]:
         if tagged(cell, "solution"):
-            if not (text := place_to_write(cell["source"]) if cell["cell_type"] == "code" else ""):
-                continue
-            cell["source"] = text
+            cell["source"] = place_to_write(cell["source"]) if cell["cell_type"] == "code" else ""
             cell["metadata"]["tags"] = ["answer"]
+            if not cell["source"]:
+                continue
         if cell["cell_type"] == "code" and (tagged(cell, "answer") or tagged(cell, "check")):
-            cell["outputs"] = []
-            cell["execution_count"] = None
+            cell |= dict(outputs=[], execution_count=None)
         if tagged(cell, "check"):
             cell["metadata"]["jupyter"] = {"source_hidden": True}
         kept.append(cell)
@@ -103,17 +96,22 @@ SESSIONS = {
         ("03b_compare", "11_evaluate", "11b_claims", "13_predict"),
     ),
 }
-_FORMULA, _EYE_CATCHERS, LIST = (
-    re.compile(r"\$\$.+?\$\$", re.S),
-    re.compile(r"(#|[-*] |\d+\. |\||!\[|> )"),
-    re.compile(r"(?:[-*]|\d+\.) "),
-)
+_FORMULA = re.compile(r"\$\$.+?\$\$", re.S)
+_EYE_CATCHERS = re.compile(r"(#|[-*] |\d+\. |\||!\[|> )")
+LIST = re.compile(r"(?:[-*]|\d+\.) ")
 
 
 def first_sentence(words: str, ends: str = ".?!:") -> str:
     "Up to its end or a colon; `e.g.`, `i.e.` and `et al.` end nothing."
     match = re.match(rf".+?(?<!e\.g)(?<!i\.e)(?<!et al)[{ends}](?=\s|$)", words)
     return match[0] if match else words.partition("\n")[0]
+
+
+def _slide_list(block: str) -> str:
+    "The first sentence of each item of a list."
+    _, *parts = re.split(rf"^({LIST.pattern})", block, flags=re.M)
+    items = zip(parts[::2], parts[1::2])
+    return "\n".join(b + first_sentence(" ".join(item.split()), ".?!") for b, item in items)
 
 
 def _slide_text(
@@ -126,30 +124,23 @@ def _slide_text(
     """
     source = re.sub(r"(?<!!)\[([^]]*)\]\([^)]*\)", r"\1", source)  # a slide links to nothing
     blocks = re.split(r"\n{2,}", source.strip())
+    prose = [block for block in blocks if not _EYE_CATCHERS.match(block)]
+    headings = [block for block in blocks if block[0] == "#"]
+    whole = alone and not _FORMULA.search(source) and len(prose) + len(headings) == len(blocks)
     kept = []
     shortened = False
-    alone = (
-        alone
-        and not _FORMULA.search(source)
-        and all(block[0] == "#" or not _EYE_CATCHERS.match(block) for block in blocks)
-    )
     for block in blocks:
         if LIST.match(block):
-            bullets = re.findall(rf"^{LIST.pattern}", block, re.M)
-            items = re.split(rf"^{LIST.pattern}", block, flags=re.M)[1:]
-            sentences = [first_sentence(" ".join(item.split()), ".?!") for item in items]
-            kept.append("\n".join(map("".join, zip(bullets, sentences))))
+            kept.append(_slide_list(block))
         elif _EYE_CATCHERS.match(block):
             kept.append(re.sub(r"^#+ ", "## ", block, flags=re.M))
         else:
             words = " ".join(_FORMULA.split(block)[0].split())
             if words and not shortened:
-                kept.append(words if alone else first_sentence(words))
+                kept.append(words if whole else first_sentence(words))
             shortened = shortened or bool(words)
-            kept = kept + _FORMULA.findall(block)
-    notes = "\n\n".join(
-        block for block in blocks if LIST.match(block) or not _EYE_CATCHERS.match(block)
-    )
+            kept += _FORMULA.findall(block)
+    notes = "\n\n".join(block for block in blocks if LIST.match(block) or block in prose)
     return "\n\n".join(kept) + (f"\n\n:::{{revealjs-notes}}\n{notes}\n:::" if notes else "")
 
 # %% ../nbs/13a_course.ipynb #cc82c8df
@@ -158,61 +149,46 @@ def deck(
     notebooks,  # as committed, in the order of the lecture
 ) -> object:  # a notebook; a heading begins a slide
     "The cells of notebooks that are marked as slides, behind a title."
-    cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
 
     def kind_of(cell):
         return cell["metadata"].get("slideshow", {}).get("slide_type", "skip")
 
-    marked = [
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
+    cells += [
         copy.deepcopy(cell)
         for notebook in notebooks
         for cell in notebook["cells"]
         if kind_of(cell) in ("slide", "subslide", "fragment")
     ]
-    for cell, following in zip(marked, [*marked[1:], None]):
-        kind = kind_of(cell)
+    kinds = [kind_of(cell) for cell in cells]
+    for k, cell in enumerate(cells[1:], 1):
         if cell["cell_type"] == "markdown":
-            cell["source"] = _slide_text(
-                cell["source"],
-                kind == "slide" and (following is None or kind_of(following) == "slide"),
-            )
-        elif cell["outputs"] and kind != "fragment":
+            alone = kinds[k : k + 2] in (["slide"], ["slide", "slide"])
+            cell["source"] = _slide_text(cell["source"], alone)
+        elif cell["outputs"] and kinds[k] != "fragment":
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "remove-input"]
-        cells.append(cell)
     return nbformat.v4.new_notebook(cells=cells, metadata=copy.deepcopy(notebooks[0]["metadata"]))
 
 
-def write_decks(folder) -> list:  # paths
-    "Writes a notebook a session into a folder, to be built as slides."
+def write_decks(folder) -> None:
+    "Writes one notebook per session into a folder, to be built as slides."
     nbs = project_root() / "nbs"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for session, (title, names) in SESSIONS.items():
-        nbformat.write(
-            deck(title, [nbformat.read(nbs / f"{name}.ipynb", 4) for name in names]),
-            folder / f"{session}.ipynb",
-        )
-    return [folder / f"{session}.ipynb" for session in SESSIONS]
+        notebooks = [nbformat.read(nbs / f"{name}.ipynb", 4) for name in names]
+        nbformat.write(deck(title, notebooks), folder / f"{session}.ipynb")
 
 # %% ../nbs/13a_course.ipynb #49219314
-def _readdressed(notebook, here, root) -> object:
+def _readdressed(notebook, here: Path, root: Path) -> object:
     """The notebook with `../` in links and strings pointing to the project, from the folder where
     the copy lies.
     """
-    here = Path(here).resolve()
-    root = Path(root).resolve()
-    up = (
-        Path(os.path.relpath(root, here)).as_posix()
-        if here.is_relative_to(root)
-        else root.as_posix()
-    )
+    up = Path(os.path.relpath(root, here)) if here.is_relative_to(root) else root
+    link = re.compile(r"""(?<=[\("'])\.\./(?=(?:data|figures|docs|profiles|nbs)\b|[A-Z]+\b)""")
     copied = copy.deepcopy(notebook)
     for cell in copied["cells"]:
-        cell["source"] = re.sub(
-            r"""(?<=[\("'])\.\./(?=(?:data|figures|docs|profiles|nbs)\b|[A-Z]+\b)""",
-            lambda _: f"{up}/",
-            cell["source"],
-        )
+        cell["source"] = link.sub(lambda _: f"{up.as_posix()}/", cell["source"])
     return copied
 
 
@@ -223,7 +199,7 @@ def write_course(
     """Writes FOLDER/student and FOLDER/teacher, each with a copy of the notebooks; raises
     `UsageError` for an unknown notebook, `AffnbError` for a folder in use.
     """
-    root = project_root()
+    root = project_root().resolve()
     folder = Path(folder).resolve()
     paths = {path.stem: path for path in sorted((root / "nbs").glob("*.ipynb"))}
     for name in names or ():
@@ -233,24 +209,21 @@ def write_course(
         raise AffnbError(
             folder, "is there already", "choose another folder, so that nobody's answers are lost"
         )
-    read = {name: nbformat.read(paths[name], 4) for name in names or paths}
-    if not names:
-        read = {
-            name: content
-            for name, content in read.items()
-            if any(tagged(cell, "check") for cell in content.cells)
-        }
+    notebooks = {name: nbformat.read(paths[name], 4) for name in names or paths}
+    taught = {
+        name: notebook
+        for name, notebook in notebooks.items()
+        if names or any(tagged(cell, "check") for cell in notebook.cells)
+    }
     with atomic(folder) as place:
-        place.mkdir()
-        for who, made in (("student", student_copy), ("teacher", lambda content: content)):
-            (place / who).mkdir()
-            for name, content in read.items():
-                nbformat.write(
-                    _readdressed(made(content), folder / who, root), place / who / f"{name}.ipynb"
-                )
+        for who, copy_for in (("student", student_copy), ("teacher", copy.copy)):
+            (place / who).mkdir(parents=True)
+            for name, notebook in taught.items():
+                copied = _readdressed(copy_for(notebook), folder / who, root)
+                nbformat.write(copied, place / who / f"{name}.ipynb")
         syllabus = root / "docs" / "teach.md"
         if syllabus.exists():
             shutil.copy(syllabus, place / "syllabus.md")
     return {
-        who: [folder / who / f"{name}.ipynb" for name in read] for who in ("student", "teacher")
+        who: [folder / who / f"{name}.ipynb" for name in taught] for who in ("student", "teacher")
     }

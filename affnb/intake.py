@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError, atomic, generator
 from .core import did_you_mean
 from .data import LABEL_COLUMNS, LISTS, check_inside, open_picture, write_rows
-from .predict import CLOSED, STILL, make_finder, printable
+from .predict import CLOSED, STILL, files_below, make_finder, printable
 
 # %% ../nbs/13b_intake.ipynb #272f98b8
 EXPRESSION_WORDS = dict(
@@ -83,21 +83,24 @@ def _meaning_of(column: str) -> str | None:  # one of ours
     return next((meaning for meaning, names in _MEANINGS.items() if name in names.split()), None)
 
 
+def _missing_of(name: str) -> float:  # as the challenge codes it
+    return -5.0 if name in AFFECT else -1
+
+
 def label_column(values, name: str, path) -> np.ndarray:  # (N,) float, with -5 or -1 where missing
     """A column as numbers in range; raises `AffnbError` naming file, row and value of the first
     that is wrong.
     """
-    missing = -5.0 if name in AFFECT else -1.0
+    missing = _missing_of(name)
     numbers = pd.to_numeric(values, errors="coerce")
     given = ~values.fillna("").str.strip().str.lower().isin(_MISSING)
-    right = (numbers.between(-1, 1) if name in AFFECT else numbers.isin([0, 1])) | (
-        numbers == missing
-    )
-    for row in values.index[given & ~right][:1]:
+    right = numbers.between(-1, 1) if name in AFFECT else numbers.isin([0, 1])
+    for row in values.index[given & ~right & (numbers != missing)][:1]:
+        wanted = "in [-1, 1]" if name in AFFECT else "0 or 1"
         raise AffnbError(
             f"{path}, row {row}",
             f"{name} = {str(values[row])[:40]}",
-            f"must be {('in [-1, 1]' if name in AFFECT else '0 or 1')}, or empty where missing",
+            f"must be {wanted}, or empty where missing",
         )
     return numbers.where(given, missing).to_numpy(float)
 
@@ -106,31 +109,21 @@ def read_csv(
     path,
 ) -> pd.DataFrame:  # texts, NaN where empty, by row of the file; the header is row 1
     "A CSV file as it stands; raises `AffnbError` where it is none, or two columns have one name."
+    texts = dict(dtype=str, keep_default_na=False)
     try:
         # pandas warns of rows that are longer than the header
         with warnings.catch_warnings(action="error"):
-            named = pd.read_csv(
-                path,
-                dtype=str,
-                index_col=False,
-                keep_default_na=False,
-                na_values=[""],
-                skip_blank_lines=False,
+            table = pd.read_csv(
+                path, index_col=False, na_values=[""], skip_blank_lines=False, **texts
             )
-            names = (
-                pd.read_csv(path, dtype=str, header=None, nrows=1, keep_default_na=False)
-                .iloc[0]
-                .str.strip()
-                .tolist()
-            )
+            header = pd.read_csv(path, header=None, nrows=1, **texts).iloc[0].str.strip().tolist()
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise AffnbError(
-            path, f"cannot be read as CSV ({' '.join(str(error).split())[:100]})"
-        ) from None
-    for name in names:
-        if name and names.count(name) > 1:
+        problem = " ".join(str(error).split())[:100]
+        raise AffnbError(path, f"cannot be read as CSV ({problem})") from None
+    for name in header:
+        if name and header.count(name) > 1:
             raise AffnbError(path, f"two columns are called {name}", "leave one of them")
-    return named.set_index(pd.RangeIndex(2, len(named) + 2)).dropna(how="all")
+    return table.set_index(pd.RangeIndex(2, len(table) + 2)).dropna(how="all")
 
 
 def _people_named(names, path) -> pd.Series:
@@ -140,18 +133,18 @@ def _people_named(names, path) -> pd.Series:
     names = names.str.strip().replace("", None) if names.notna().any() else names
     spellings = {}
     for row, name in names.dropna().items():
+        where = f"{path}, row {row}"
         if name.casefold() in ("na", "n/a", "nan", "none", "null"):
             raise AffnbError(
-                f"{path}, row {row}",
+                where,
                 f"person = {name}",
                 "missing, or a name? leave the cell empty, or write the name in another way",
             )
-        other = spellings.setdefault(
-            unicodedata.normalize("NFKC", " ".join(name.split())).casefold(), name
-        )
+        plain = unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+        other = spellings.setdefault(plain, name)
         if other != name:
             raise AffnbError(
-                f"{path}, row {row}",
+                where,
                 f"person = {name}: there is {other} as well",
                 "write a person in one way, or two in different ones",
             )
@@ -160,28 +153,47 @@ def _people_named(names, path) -> pd.Series:
 
 def _codes_of(values, path) -> list[int]:
     "Codes of a column of expressions; raises `AffnbError` that names the row."
-    codes = {}
+    codes = []
     for row, word in values.items():
-        if word not in codes:
-            try:
-                codes[word] = expression_code(word)
-            except UsageError as error:
-                raise AffnbError(f"{path}, row {row}", error) from None
-    return [codes[word] for word in values]
+        try:
+            codes.append(expression_code(word))
+        except UsageError as error:
+            raise AffnbError(f"{path}, row {row}", error) from None
+    return codes
 
 
 def _splits_of(values, path) -> list[str]:
     "The splits of a column; raises `AffnbError` that names the row."
-    names = values.fillna("").str.strip().str.lower()
-    for row in values.index[~names.isin(list(_SPLITS))][:1]:
-        raise AffnbError(
-            f"{path}, row {row}",
-            f"split = {('' if pd.isna(values[row]) else values[row])}",
-            "must be train, validation or test",
-        )
-    return names.map(_SPLITS).tolist()
+    values = values.fillna("")
+    splits = values.str.strip().str.lower().map(_SPLITS)
+    for row in values.index[splits.isna()][:1]:
+        problem = f"split = {values[row]}"
+        raise AffnbError(f"{path}, row {row}", problem, "must be train, validation or test")
+    return splits.tolist()
 
 # %% ../nbs/13b_intake.ipynb #65a9fd09
+def _columns_by_meaning(given: pd.DataFrame, path) -> tuple[dict, list]:  # and other columns
+    "A table's columns by what they hold; raises `AffnbError` where one is missing or doubled."
+    meanings = {column: _meaning_of(column) for column in given.columns}
+    columns = {}
+    for meaning in filter(None, meanings.values()):
+        same = [column for column in meanings if meanings[column] == meaning]
+        if len(same) > 1:
+            problem = f"two columns mean {meaning}: {', '.join(same)}"
+            raise AffnbError(path, problem, "leave one of them")
+        columns[meaning] = given[same[0]]
+    there = f"(there are {', '.join(map(str, given.columns))[:100]})"
+    if "image" not in columns:
+        remedy = f"call it image, path or file {there}"
+        raise AffnbError(path, "no column names the pictures", remedy)
+    if given.empty:
+        raise AffnbError(path, "a header and no rows")
+    if not set(columns) & set(LABEL_COLUMNS):
+        remedy = f"name one {', '.join(LABEL_COLUMNS[:4])}, ... {there}"
+        raise AffnbError(path, "no column with labels", remedy)
+    return columns, [column for column, meaning in meanings.items() if not meaning]
+
+
 def read_labels(
     path,  # a CSV file
 ) -> tuple[
@@ -191,36 +203,7 @@ def read_labels(
     range, and names it.
     """
     given = read_csv(path)
-    meanings = {column: _meaning_of(column) for column in given.columns}
-    recognised = [m for m in meanings.values() if m]
-    for meaning in recognised:
-        if recognised.count(meaning) > 1:
-            raise AffnbError(
-                path,
-                (
-                    f"two columns mean {meaning}:"
-                    f" {', '.join((c for c, m in meanings.items() if m == meaning))}"
-                ),
-                "leave one of them",
-            )
-    if "image" not in recognised:
-        raise AffnbError(
-            path,
-            "no column names the pictures",
-            f"call it image, path or file (there are {', '.join(map(str, given.columns))[:100]})",
-        )
-    if given.empty:
-        raise AffnbError(path, "a header and no rows")
-    if not set(recognised) & set(LABEL_COLUMNS):
-        raise AffnbError(
-            path,
-            "no column with labels",
-            (
-                f"name one {', '.join(LABEL_COLUMNS[:4])}, ... (there are"
-                f" {', '.join(map(str, given.columns))[:100]})"
-            ),
-        )
-    columns = {meaning: given[column] for column, meaning in meanings.items() if meaning}
+    columns, others = _columns_by_meaning(given, path)
     table = pd.DataFrame(
         dict(image=columns["image"], person=columns.get("person"), split=None), index=given.index
     )
@@ -228,17 +211,15 @@ def read_labels(
         raise AffnbError(f"{path}, row {table['image'].isna().idxmax()}", "no picture is named")
     table["person"] = _people_named(table["person"], path)
     for name in LABEL_COLUMNS:
-        if name == "expression":
-            table[name] = _codes_of(columns[name], path) if name in columns else -1
+        if name not in columns:
+            table[name] = _missing_of(name)
+        elif name == "expression":
+            table[name] = _codes_of(columns[name], path)
         else:
-            table[name] = (
-                label_column(columns[name], name, path)
-                if name in columns
-                else (-5.0 if name in AFFECT else -1)
-            )
+            table[name] = label_column(columns[name], name, path)
     if "split" in columns:
         table["split"] = _splits_of(columns["split"], path)
-    return table, [column for column, meaning in meanings.items() if not meaning]
+    return table, others
 
 # %% ../nbs/13b_intake.ipynb #3aa45699
 def read_folders(folder) -> pd.DataFrame:  # as of `read_labels`
@@ -246,53 +227,41 @@ def read_folders(folder) -> pd.DataFrame:  # as of `read_labels`
     another name, or where there are no pictures.
     """
     folder = Path(folder)
-    rows = []
     if (folder / "cropped_aligned").is_dir():
         raise UsageError(
             folder,
             "has the format of s-Aff-Wild2 already",
             f"nothing is to be imported, `affnb reproduce --data {folder}` takes it as it is",
         )
-    for loose in sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in STILL | CLOSED and path.is_file()
-    )[:1]:
-        raise AffnbError(
-            printable(loose),
-            "lies in no folder named by an expression",
-            "move it into one, or away",
-        )
-    for inside in sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    ):
+    rows = []
+    for path in files_below(folder, STILL | CLOSED):
+        if path.parent == folder:
+            problem = "lies in no folder named by an expression"
+            raise AffnbError(printable(path), problem, "move it into one, or away")
+    for inside in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if inside.name.startswith("."):
+            continue
         try:
             code = expression_code(inside.name)
         except UsageError as error:
             raise AffnbError(inside, f"{error}; or give a CSV file with labels") from None
-        pictures = sorted(
-            path
-            for path in inside.rglob("*")
-            if path.suffix.lower() in STILL | CLOSED and path.is_file()
-        )
-        for path in pictures:
+        for path in files_below(inside, STILL | CLOSED):
             if printable(path) != str(path):
                 raise AffnbError(
                     printable(path),
                     "a name that is no UTF-8",
                     "rename it, or unpack the archive again with the names' encoding",
                 )
-        rows += [dict(image=str(path.relative_to(folder)), expression=code) for path in pictures]
+            rows.append(dict(image=str(path.relative_to(folder)), expression=code))
     if not rows:
         raise AffnbError(
             folder,
             f"no pictures in folders named by expression (such as {folder.name}/happiness/...)",
             "name another folder, or a CSV file",
         )
-    blank = (
-        dict(person=None, split=None) | dict.fromkeys(AFFECT, -5.0) | dict.fromkeys(AU_NAMES, -1)
-    )
-    return pd.DataFrame(rows).assign(**blank)[["image", "person", "split", *LABEL_COLUMNS]]
+    blank = dict(person=None, split=None) | {name: _missing_of(name) for name in LABEL_COLUMNS}
+    table = pd.DataFrame([blank | row for row in rows])
+    return table[["image", "person", "split", *LABEL_COLUMNS]]
 
 # %% ../nbs/13b_intake.ipynb #b440fab6
 def _people_of(table) -> pd.Series:
@@ -302,7 +271,7 @@ def _people_of(table) -> pd.Series:
 
 def assign_splits(
     table, share: float = 0.25, seed: int = 0
-) -> list[str]:  # one a row: train, validation or test
+) -> list[str]:  # one per row: train, validation or test
     """Splits by person; raises `AffnbError` where the table's own split divides a person, or a side
     would be empty.
     """
@@ -336,24 +305,19 @@ def _cut_picture(
     path, find, cut, size: int
 ) -> tuple[np.ndarray | None, str]:  # (size, size, 3) uint8, and a remark
     "The largest face of a picture, cut out; None where there is none."
+    if not os.path.exists(path):
+        return None, "is not there"
     picture = open_picture(path)
     if picture is None:
-        return None, (
-            "is not there"
-            if not os.path.exists(path)
-            else (
-                "pictures of this kind are not read, save it as JPEG or PNG"
-                if Path(path).suffix.lower() in CLOSED
-                else "cannot be decoded"
-            )
-        )
+        closed = Path(path).suffix.lower() in CLOSED
+        unread = "pictures of this kind are not read, save it as JPEG or PNG"
+        return None, unread if closed else "cannot be decoded"
     image = np.asarray(picture)
     faces = sorted(find(image), key=lambda face: face.box[2] * face.box[3])
     if not faces:
         return None, "no face found"
-    return cut(image, faces[-1], size), (
-        f"the largest of {len(faces)} faces" if len(faces) > 1 else ""
-    )
+    several = f"the largest of {len(faces)} faces" if len(faces) > 1 else ""
+    return cut(image, faces[-1], size), several
 
 
 def _stay_inside(home, names, source) -> pd.Series:  # where each lies
@@ -364,40 +328,29 @@ def _stay_inside(home, names, source) -> pd.Series:  # where each lies
         try:
             check_inside(Path(home) / name, Path(home).resolve())
         except (AffnbError, ValueError):  # a name with a NUL is none
-            at, remedy = (
-                ("", "copy the picture to it")
-                if Path(source).is_dir()
-                else (
-                    f", row {row}",
-                    (
-                        "name with --images a folder that holds all pictures, and each by its path"
-                        " from there"
-                    ),
-                )
+            where = f"{source}, row {row}"
+            remedy = (
+                "name with --images a folder that holds all pictures, and each by its path from"
+                " there"
             )
-            raise AffnbError(
-                f"{source}{at}", f"{name}: lies out of {home}: nothing outside is read", remedy
-            ) from None
+            if Path(source).is_dir():
+                where, remedy = source, "copy the picture to it"
+            problem = f"{name}: lies out of {home}: nothing outside is read"
+            raise AffnbError(where, problem, remedy) from None
     return names.map(lambda name: os.path.realpath(Path(home) / name))
 
 
 def drop_repeated(table, places, source) -> pd.DataFrame:
-    """The table with a row a picture; raises `AffnbError` for a picture that is listed twice with
-    other labels, person or split.
+    """The table with one row per picture; raises `AffnbError` for a picture that is listed twice
+    with other labels, person or split.
     """
     same = table.assign(place=places)
-    for row in same.index[
-        same.drop(columns="image")
-        .drop_duplicates()
-        .duplicated("place")
-        .reindex(same.index, fill_value=False)
-    ][:1]:
+    once = same.drop(columns="image").drop_duplicates()
+    for row in once.index[once.duplicated("place")][:1]:
         raise AffnbError(
             f"{source}, row {row}",
-            (
-                f"{table.at[row, 'image']}: is listed above with other labels, another"
-                " person or split: a picture has one face here, the largest"
-            ),
+            f"{table.at[row, 'image']}: is listed above with other labels, another person or"
+            " split: a picture has one face here, the largest",
             "leave one of the rows",
         )
     return table[~same.duplicated("place")]
@@ -422,6 +375,32 @@ class Cropping:
     size: int = 112  # pixels per side of the crops
 
 
+def _check_request(source: Path, folder: Path, images, share: float) -> None:
+    "Raises `AffnbError` or `UsageError` for what cannot be done, before anything is read."
+    if not source.exists():
+        raise AffnbError(source, "no such file or folder")
+    if folder.exists():
+        raise AffnbError(folder, "is there already", "choose a new folder")
+    if not 0 < share < 1:
+        raise UsageError(f"--validation {share:g}", "must be between 0 and 1")
+    if source.is_dir() and images:
+        raise UsageError(f"--images {images}", f"belongs to a CSV file, and {source} is a folder")
+
+
+def _cut_all(table, home: Path, finder: tuple, size: int, folder: Path) -> list[str]:  # remarks
+    "Cuts the face of each row out of its source, into a folder; rows without one have no file."
+    remarks = []
+    find, cut = finder
+    rows = list(zip(table["image"], table["source"]))
+    for image, name in tqdm(rows, desc="faces", disable=None):
+        crop, remark = _cut_picture(home / name, find, cut, size)
+        remarks.append(remark)
+        if crop is not None:
+            (folder / image).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(crop).save(folder / image, quality=95)
+    return remarks
+
+
 def take_in(
     source,  # a CSV file, or a folder of folders named by expression
     folder,  # the s-Aff-Wild2 folder to write; must not be there yet
@@ -435,58 +414,38 @@ def take_in(
     """
     source = Path(source)
     folder = Path(folder).resolve()
-    if not source.exists():
-        raise AffnbError(source, "no such file or folder")
-    if folder.exists():
-        raise AffnbError(folder, "is there already", "choose a new folder")
-    if not 0 < share < 1:
-        raise UsageError(f"--validation {share:g}", "must be between 0 and 1")
-    if source.is_dir() and images:
-        raise UsageError(f"--images {images}", f"belongs to a CSV file, and {source} is a folder")
+    _check_request(source, folder, images, share)
     table, ignored = (read_folders(source), []) if source.is_dir() else read_labels(source)
-    home = Path(images or (source if source.is_dir() else source.parent))
-    find, cut = make_finder(cropping.detector, cropping.aligned)
+    home = source if source.is_dir() else Path(images or source.parent)
+    finder = make_finder(cropping.detector, cropping.aligned)
     table = drop_repeated(table, _stay_inside(home, table["image"], source), source)
     named = bool(table["person"].notna().all())
+    who, _ = pd.factorize(_people_of(table))
+    number = table.groupby(who).cumcount()
     table = table.assign(
         source=table["image"],
-        place=[f"{k + 1:05d}" for k in pd.factorize(_people_of(table))[0]],
         split=assign_splits(table, share, seed),
+        image=[f"{person + 1:05d}/{k + 1:05d}.jpg" for person, k in zip(who, number)],
     )
-    table["image"] = [
-        f"{place}/{k + 1:05d}.jpg"
-        for place, k in zip(table["place"], table.groupby("place").cumcount())
-    ]
     with atomic(folder) as unfinished:
-        remarks = []
-        got = []
-        for image, name in tqdm(
-            list(zip(table["image"], table["source"])), desc="faces", disable=None
-        ):
-            crop, remark = _cut_picture(home / name, find, cut, cropping.size)
-            got.append(crop is not None)
-            remarks.append(remark)
-            if crop is None:
-                continue
-            (unfinished / "cropped_aligned" / image).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(crop).save(unfinished / "cropped_aligned" / image, quality=95)
-        table = table.assign(remark=remarks)
+        crops = unfinished / "cropped_aligned"
+        table = table.assign(remark=_cut_all(table, home, finder, cropping.size, crops))
+        got = table["image"].map(lambda image: (crops / image).exists())
         kept = table[got]
+        left_out = _reasons(table[~got])
         for side in ("train", "validation"):
             if not (kept["split"] == side).any():
-                raise AffnbError(
-                    source, f"no picture for {side} is left", _reasons(table[~np.array(got)])
-                )
+                raise AffnbError(source, f"no picture for {side} is left", left_out)
         write_lists(unfinished, kept)
         table.assign(
             image=table["image"].where(got, ""), source=table["source"].map(printable)
-        ).drop(columns="place").to_csv(unfinished / "intake.csv", index=False)
+        ).to_csv(unfinished / "intake.csv", index=False)
         if folder.exists():
             raise AffnbError(folder, "has come to be there meanwhile", "choose a new folder")
     return dict(
         pictures=len(table),
         **{side: int((kept["split"] == side).sum()) for side in LISTS},
-        left_out=_reasons(table[~np.array(got)]),
+        left_out=left_out,
         remarks=_reasons(kept[kept["remark"] != ""]),
         ignored=ignored,
         people=named,

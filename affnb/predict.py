@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'CROP_MARGIN', 'STILL', 'CLOSED', 'ANSWER_COLUMNS', 'UNITS', 'Face', 'cascade', 'yunet', 'cut_out',
-           'make_finder', 'overlap', 'printable', 'find_sources', 'frames_of', 'video_frames', 'write_video',
-           'gather_model', 'leave_model', 'load_model', 'predict_crops', 'predict', 'draw_faces', 'check_place',
-           'table_kind', 'write_answers', 'AnswersModule', 'export_onnx']
+           'make_finder', 'overlap', 'printable', 'files_below', 'find_sources', 'frames_of', 'video_frames',
+           'write_video', 'gather_model', 'leave_model', 'load_model', 'predict_crops', 'predict', 'draw_faces',
+           'check_place', 'table_kind', 'write_answers', 'AnswersModule', 'export_onnx']
 
 # %% ../nbs/13_predict.ipynb #56875505
+import itertools
 import math
 import os
 import re
@@ -25,10 +26,11 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_convert, box_iou
 from .arms import arm_config, encoder_of, feature_file
-from .core import AFFECT, AU_MEANINGS, AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config
+from .core import AFFECT, AU_MEANINGS, EXPRESSIONS, TASKS, AffnbError, Config
 from .core import UsageError, atomic, pick_device
-from .data import Batches, make_windows, open_picture
+from .data import LABEL_COLUMNS, Batches, make_windows, open_picture
 from .heads import paths_of
 from .model import AffectModel, fill_module, make_encoder, make_model, read_weights
 from .tables import caption, read_records, readable, score_table
@@ -42,24 +44,21 @@ class Face:
 
     box: tuple  # left, top, width, height
     score: float = math.nan  # how sure the detector is, in its own units
-    landmarks: np.ndarray | None = (
-        None  # (5, 2) x and y of the eyes, the nose, the corners of the mouth; left ones first
-    )
+    # (5, 2) x and y of the eyes, the nose, the corners of the mouth; left ones first
+    landmarks: np.ndarray | None = None
 
 
-def cascade(
-    smallest: float = 0.08,  # width of a face, as a share of the picture's shorter side
-):  # a detector: (H, W, 3) uint8, RGB -> list of `Face`
+def cascade():  # a detector: (H, W, 3) uint8, RGB -> list of `Face`
     "OpenCV's cascade for frontal faces (Viola & Jones 2001)."
     net = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
 
     def find(image):
+        # width of a face, at least: a share of the picture's shorter side
+        side = max(24, round(0.08 * min(image.shape[:2])))
         # a face that fills the picture has its box beyond the picture's edge
-        side = max(24, round(smallest * min(image.shape[:2])))
         edge = min(image.shape[:2]) // 4
-        wider = cv2.copyMakeBorder(
-            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), *[edge] * 4, cv2.BORDER_REPLICATE
-        )
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        wider = cv2.copyMakeBorder(grey, *[edge] * 4, cv2.BORDER_REPLICATE)
         boxes, _, weights = net.detectMultiScale3(
             wider, 1.1, 5, minSize=(side, side), outputRejectLevels=True
         )
@@ -71,40 +70,29 @@ def cascade(
     return find
 
 
+_ZOO = "fetch face_detection_yunet_2023mar.onnx from OpenCV's model zoo"
+
+
 def yunet(
     path,  # an .onnx file
-    certain: float = 0.6,  # faces of a lower score are left out
 ):  # a detector: (H, W, 3) uint8, RGB -> list of `Face`
     "YuNet (Wu et al. 2023) from a file; raises `AffnbError` where it is none."
     if not Path(path).is_file():
-        raise AffnbError(
-            path,
-            "no such file",
-            (
-                "fetch face_detection_yunet_2023mar.onnx from OpenCV's model zoo, or"
-                " leave --detector out"
-            ),
-        )
+        raise AffnbError(path, "no such file", f"{_ZOO}, or leave --detector out")
     try:
-        net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), certain)
+        # faces of a score below .6 are left out
+        net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), 0.6)
     except cv2.error as error:
-        raise AffnbError(
-            path,
-            f"OpenCV cannot read it as YuNet ({str(error.err).strip()[:80]})",
-            "fetch face_detection_yunet_2023mar.onnx from OpenCV's model zoo",
-        ) from None
+        problem = f"OpenCV cannot read it as YuNet ({str(error.err).strip()[:80]})"
+        raise AffnbError(path, problem, _ZOO) from None
 
     def find(image):
         net.setInputSize(image.shape[1::-1])
         detections = net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-        return (
-            []
-            if detections is None
-            else [
-                Face(tuple(map(float, row[:4])), float(row[14]), row[4:14].reshape(5, 2))
-                for row in detections
-            ]
-        )
+        return [
+            Face(tuple(map(float, row[:4])), float(row[14]), row[4:14].reshape(5, 2))
+            for row in (() if detections is None else detections)
+        ]
 
     return find
 
@@ -130,27 +118,19 @@ _LIFT = 0.06
 
 def _placement(
     face: Face,
-) -> tuple[
-    np.ndarray, int
-]:  # (2, 3) from the picture's pixels to the crop's, and the crop's side in pixels of the picture
+) -> tuple:  # (2, 3) from the picture's pixels to the crop's, and the crop's side in the picture
     """How a face is turned, scaled and shifted: onto the template where there are landmarks, else a
     square around its box.
     """
+    if face.landmarks is not None:
+        marks, template = (part.astype(np.float32) for part in (face.landmarks, TEMPLATE))
+        fit, _ = cv2.estimateAffinePartial2D(marks, template, method=cv2.LMEDS)
+        if fit is not None:
+            return fit, max(1, round(1 / max(np.hypot(*fit[:, 0]), 1e-6)))
     x, y, w, h = face.box
-    fit = (
-        None
-        if face.landmarks is None
-        else cv2.estimateAffinePartial2D(
-            face.landmarks.astype(np.float32), TEMPLATE.astype(np.float32), method=cv2.LMEDS
-        )[0]
-    )
-    side = CROP_MARGIN * max(w, h) if fit is None else 1 / max(np.hypot(*fit[:, 0]), 1e-6)
-    if fit is None:
-        fit = (
-            np.array([[1, 0, side / 2 - x - w / 2], [0, 1, side / 2 - y - h / 2 + _LIFT * h]])
-            / side
-        )
-    return fit, max(1, round(side))
+    side = CROP_MARGIN * max(w, h)
+    fit = np.array([[1, 0, side / 2 - x - w / 2], [0, 1, side / 2 - y - h / 2 + _LIFT * h]])
+    return fit / side, max(1, round(side))
 
 
 def cut_out(
@@ -180,72 +160,57 @@ def make_finder(
     """How faces are found and cut out; raises `AffnbError` or `UsageError` where that cannot be
     done.
     """
-    if aligned and detector:
+    if not aligned:
+        return (yunet(detector) if detector else cascade()), cut_out
+    if detector:
         raise UsageError(
             "--aligned and --detector", "crops need no detector", "leave one of them out"
         )
-    if aligned:
-        return (lambda image: [Face((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))]), (
-            lambda image, face, size: _squeeze(image, size)
-        )
-    return (yunet(detector) if detector else cascade()), cut_out
+    return (
+        lambda image: [Face((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))],
+        lambda image, face, size: _squeeze(image, size),
+    )
 
 # %% ../nbs/13_predict.ipynb #f2d4b9fb
 def overlap(a, b) -> np.ndarray:  # boxes (N, 4), (M, 4) -> (N, M), in [0, 1]
     "Intersection over union of every pair of boxes."
-    a, b = (np.asarray(boxes, float).reshape(-1, 4) for boxes in (a, b))
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None])
-    shared = (high - low).clip(min=0).prod(-1)
-    return shared / (a[:, 2:].prod(1)[:, None] + b[:, 2:].prod(1)[None] - shared).clip(min=1e-9)
+    corners = (
+        box_convert(torch.from_numpy(np.reshape(boxes, (-1, 4)).astype(float)), "xywh", "xyxy")
+        for boxes in (a, b)
+    )
+    return box_iou(*corners).nan_to_num().numpy()
+
+
+_LEAST_OVERLAP = 0.3  # of two boxes of one person
 
 
 class _Tracker:
     "Numbers the faces of a video's frames, one after the other, so that a person keeps theirs."
 
-    def __init__(self, least: float = 0.3, patience: int = 10):
-        "Overlap of two boxes of one person; frames without the person."
-        # number -> (box, frames without it)
-        self.least = least
+    def __init__(
+        self,
+        patience: int = 10,  # frames without a person, before they are forgotten
+    ):
         self.patience = patience
-        self.known = {}
-        self.next = 0
+        self.seen = {}  # number -> (box, frames without it)
+        self.new = itertools.count()
 
     def __call__(self, boxes) -> list[int]:
-        numbers = [-1] * len(boxes)
-        ids = list(self.known)
-        shared = overlap([self.known[i][0] for i in ids], boxes)
-        for row, column in zip(*linear_sum_assignment(-shared)):
-            if shared[row, column] >= self.least:
-                numbers[column] = ids[row]
-        for k, number in enumerate(numbers):
-            if number < 0:
-                numbers[k] = self.next
-                self.next += 1
-        self.known = {
-            i: (box, missed + 1)
-            for i, (box, missed) in self.known.items()
-            if missed < self.patience
-        } | {i: (box, 0) for i, box in zip(numbers, boxes)}
+        ids = list(self.seen)
+        shared = overlap([self.seen[i][0] for i in ids], boxes)
+        matched = {
+            column: ids[row]
+            for row, column in zip(*linear_sum_assignment(-shared))
+            if shared[row, column] >= _LEAST_OVERLAP
+        }
+        numbers = [matched[k] if k in matched else next(self.new) for k in range(len(boxes))]
+        waiting = {i: (box, n + 1) for i, (box, n) in self.seen.items() if n < self.patience}
+        self.seen = waiting | {i: (box, 0) for i, box in zip(numbers, boxes)}
         return numbers
 
 # %% ../nbs/13_predict.ipynb #161afb2f
-_MOVING = {
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".3gp",
-    ".mts",
-    ".m2ts",
-    ".ogv",
-}
+_MOVING = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
+_MOVING |= {".3gp", ".mts", ".m2ts", ".ogv"}
 STILL = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 # pictures that nothing here reads
 CLOSED = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
@@ -266,13 +231,18 @@ def printable(path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def files_below(
+    folder,
+    kinds,  # endings, such as .jpg
+) -> list[Path]:
+    "The files of some kinds in a folder and its subfolders, in order."
+    paths = Path(folder).rglob("*")
+    return sorted(path for path in paths if path.suffix.lower() in kinds and path.is_file())
+
+
 def _unread(folder) -> list[str]:  # a line each
     "The pictures below a folder that are of kinds which are not read."
-    return [
-        f"{printable(path)}: {_NOT_READ}"
-        for path in sorted(Path(folder).rglob("*"))
-        if path.suffix.lower() in CLOSED and path.is_file()
-    ]
+    return [f"{printable(path)}: {_NOT_READ}" for path in files_below(folder, CLOSED)]
 
 
 def _paths_among(inputs) -> list[Path]:
@@ -284,47 +254,48 @@ def _paths_among(inputs) -> list[Path]:
     ]
 
 
+def _array_source(k: int, item) -> _Source:
+    "Frames that are in memory, as the k-th input; raises `UsageError` where they are none."
+    frames = item.cpu().numpy() if torch.is_tensor(item) else item
+    if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+        raise UsageError(
+            f"input {k}",
+            f"an array of {frames.dtype} {frames.shape}",
+            "must be uint8, (H, W, 3) or (T, H, W, 3), red first",
+        )
+    moving = frames.ndim == 4
+    return _Source(f"array {k}", frames if moving else frames[None], moving)
+
+
+def _paths_of_input(path: Path) -> list[Path]:
+    "The files that a path leads to; raises `AffnbError` where there are none."
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise AffnbError(path, "no such file or folder")
+    inside = files_below(path, _MOVING | STILL)
+    if not inside:
+        kinds = ", ".join(sorted(STILL | _MOVING))
+        nothing = f"{path}: no picture and no video in it: name a folder with {kinds}"
+        raise AffnbError(next(iter(_unread(path)), nothing))
+    return inside
+
+
 def find_sources(
     inputs,  # paths and arrays
 ) -> list:
     """What there is to read, in order, a file once; raises `AffnbError` for a path that leads
     nowhere and for a folder without pictures or videos.
     """
-    sources = []
+    sources: dict[object, _Source] = {}
     for k, item in enumerate(inputs):
-        if torch.is_tensor(item):
-            item = item.cpu().numpy()
-        if isinstance(item, np.ndarray):
-            if item.dtype != np.uint8 or item.ndim not in (3, 4) or item.shape[-1] != 3:
-                raise UsageError(
-                    f"input {k}",
-                    f"an array of {item.dtype} {item.shape}",
-                    "must be uint8, (H, W, 3) or (T, H, W, 3), red first",
-                )
-            sources.append(
-                _Source(f"array {k}", item if item.ndim == 4 else item[None], item.ndim == 4)
-            )
+        if torch.is_tensor(item) or isinstance(item, np.ndarray):
+            sources[k] = _array_source(k, item)
             continue
-        path = Path(item)
-        if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in _MOVING | STILL and p.is_file()
-            )
-            if not inside:
-                kinds = ", ".join(sorted(STILL | _MOVING))
-                nothing = f"{path}: no picture and no video in it: name a folder with {kinds}"
-                raise AffnbError(next(iter(_unread(path)), nothing))
-            sources += [_Source(printable(p), p, p.suffix.lower() in _MOVING) for p in inside]
-        elif path.is_file():
-            sources.append(_Source(printable(path), path, path.suffix.lower() in _MOVING))
-        else:
-            raise AffnbError(path, "no such file or folder")
-    once = {}
-    for source in sources:
-        once.setdefault(
-            id(source) if isinstance(source.what, np.ndarray) else source.what.resolve(), source
-        )
-    return list(once.values())
+        for path in _paths_of_input(Path(item)):
+            source = _Source(printable(path), path, path.suffix.lower() in _MOVING)
+            sources.setdefault(path.resolve(), source)
+    return list(sources.values())
 
 # %% ../nbs/13_predict.ipynb #d9f090a0
 def frames_of(
@@ -345,127 +316,101 @@ def frames_of(
         yield 0, math.nan, np.asarray(picture)
 
 # %% ../nbs/13_predict.ipynb #e00ff1c2
-def video_frames(path, every: int = 1):
+def video_frames(path, every: int = 1):  # number, seconds, (H, W, 3) uint8
     """A video's frames, upright; raises `AffnbError` where it is none, and says so where it ends
     before it should.
     """
-    k = -1
-    times = [0.0, 0.0]
+    read = 0
+    first = last = 0.0
     error = None
     wanted = 0
-    length = 0.0
+    length = 0.0  # seconds
     try:
         with av.open(str(path)) as film:
             stream = film.streams.video[0]
             stream.thread_type = "AUTO"
             # as the file says; elsewhere it may be told to show a part
             wanted = stream.frames if film.format.name == "avi" else 0
-            # seconds
-            length = (
-                float(stream.duration * stream.time_base)
-                if stream.duration and stream.time_base
-                else (film.duration or 0) / av.time_base
-            )
+            length = (film.duration or 0) / av.time_base
+            if stream.duration and stream.time_base:
+                length = float(stream.duration * stream.time_base)
             for k, frame in enumerate(film.decode(stream)):
+                read = k + 1
                 if frame.time is not None:
-                    times = [times[0] if k else frame.time, frame.time]
+                    last = float(frame.time)
+                    first = first if k else last
                 if k % every == 0:
-                    yield (
-                        k,
-                        math.nan if frame.time is None else float(frame.time),
-                        np.ascontiguousarray(
-                            np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                        ),
-                    )
+                    seconds = math.nan if frame.time is None else last
+                    turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                    yield k, seconds, np.ascontiguousarray(turned)
     except (av.FFmpegError, IndexError) as problem:
         error = problem
-    if k < 0 and error:
+    if not read and error:
         raise AffnbError(path, f"cannot be decoded as a video ({str(error)[:100]})")
-    shown = times[1] - times[0]
-    if error or k + 1 < wanted or shown < 0.9 * length - 1:
+    shown = last - first
+    if error or read < wanted or shown < 0.9 * length - 1:
         whole = f" of {wanted:,}" if wanted else f", {shown:.1f} of {length:.1f} seconds"
         problem = "could be decoded: the file is damaged, or cut short"
-        show_warnings(printable(path), [f"{k + 1:,} frames{whole} {problem}"])
+        show_warnings(printable(path), [f"{read:,} frames{whole} {problem}"])
 
 
 def write_video(path, frames, rate: float) -> None:  # frames (H, W, 3) uint8, all of one size
     "Writes frames as an H.264 (or else MPEG-4) video, whole or not at all."
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as film:
         stream = None
         for frame in frames:
             # these formats want even sides
-            frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+            height, width = (side // 2 * 2 for side in frame.shape[:2])
             if stream is None:
-                stream = film.add_stream(
-                    "libx264" if "libx264" in av.codecs_available else "mpeg4",
-                    rate=max(1, round(rate)),
-                )
-                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
-            for packet in stream.encode(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-            ):
-                film.mux(packet)
-        for packet in stream.encode() if stream else ():
-            film.mux(packet)
+                stream = film.add_stream(codec, rate=max(1, round(rate)))
+                stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            even = np.ascontiguousarray(frame[:height, :width])
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
+        if stream:
+            film.mux(stream.encode())
 
 # %% ../nbs/13_predict.ipynb #99479717
 def gather_model(
     run: Run, seed: int, arm: str = "progressive"
 ) -> tuple[AffectModel, dict]:  # the model, and what config.json says of it
-    "An arm of 05b with every encoder that it needs; raises `AffnbError` where it learned nothing."
+    "An arm of notebook 05b with its encoders; raises `AffnbError` where it learned nothing."
     config = arm_config(run.config, arm)
 
-    def path(name):
-        return paths_of(run, [feature_file(name).replace("features.", "model.")], seed)[0]
+    def encoder_weights(name):
+        file = feature_file(name).replace("features.", "model.")
+        return read_weights(*paths_of(run, [file], seed))
 
-    # loss weights that were learned
-    head = {
-        name: value
-        for name, value in read_weights(
-            run.folder / f"seed{seed}" / arm / "model.safetensors"
-        ).items()
-        if name != "log_variance"
-    }
-    tasks = tuple(
-        task
-        for task in TASKS
-        if any(name.startswith(f"heads.{'valence' if task == 'VA' else task}.") for name in head)
-    )
+    head = read_weights(run.folder / f"seed{seed}" / arm / "model.safetensors")
+    head.pop("log_variance", None)  # loss weights that were learned
+    learned = {name.split(".")[1] for name in head if name.startswith("heads.")}
+    tasks = tuple(task for task in TASKS if ("valence" if task == "VA" else task) in learned)
     if not tasks:
         raise AffnbError(
             arm, "there was nothing to learn from, so there is no model", "see its record"
         )
-    fused = (
-        tuple(name for name in config.fused if read_weights(path(name)))
-        if config.fusion != "none"
-        else ()
-    )
+    fuses = config.fusion != "none"
+    fused = tuple(name for name in config.fused if fuses and encoder_weights(name))
     names = (encoder_of(config), *fused)
     encoders = [make_encoder(replace(config, pretrained="")) for _ in names]
     model = make_model(
         replace(config, fused=fused),
         tasks,
         encoders[0],
-        fusion=config.fusion != "none",
+        fusion=fuses,
         temporal=True,
         others=encoders[1:],
     )
+    places = ("encoder", *(f"others.{k}" for k in range(len(fused))))
     seen = {
         f"{place}.{key.removeprefix('encoder.')}": value
-        for place, name in zip(("encoder", *(f"others.{k}" for k in range(len(fused)))), names)
-        for key, value in read_weights(path(name)).items()
+        for place, name in zip(places, names)
+        for key, value in encoder_weights(name).items()
         if key.startswith("encoder.")
     }
     fill_module(model, seen | head, f"{arm}, seed {seed}")
-    return model.eval(), dict(
-        settings=asdict(config),
-        tasks=list(tasks),
-        fused=list(fused),
-        arm=arm,
-        seed=seed,
-        data=run.data,
-        profile=config.profile,
-    )
+    about = dict(settings=asdict(config), tasks=list(tasks), fused=list(fused), arm=arm)
+    return model.eval(), about | dict(seed=seed, data=run.data, profile=config.profile)
 
 # %% ../nbs/13_predict.ipynb #0f81f4eb
 _CARD = """---
@@ -504,70 +449,63 @@ _LIMITS = (
     " consent. Groups of people that were rare in the training data, and their faces under glasses,"
     " scarves or poor light, get worse answers than any average tells."
 )
+_ANSWERS = dict(
+    AU="probabilities of twelve action units",
+    EXPR="probabilities of eight expressions",
+    VA="valence and arousal in [-1, 1]",
+)
+
+
+def _scores_in_words(run: Run, arm: str) -> str:
+    records = read_records(run.folder / "records")
+    table = score_table(records, (arm,)) if arm in records.arms else None
+    if table is None:
+        return "It was not evaluated."
+    rows = readable(table).to_markdown(index=False, disable_numparse=True)
+    return f"{rows}\n\n{caption(records, (arm,))}"
 
 
 def _model_card(run: Run, about: dict) -> str:
     "What a model folder's README.md says: data, scores with intervals, limits."
-    records = read_records(run.folder / "records")
-    drawn = about["data"]["source"] == "synthetic"
-    table = score_table(records, (about["arm"],)) if about["arm"] in records.arms else None
-    scores = "It was not evaluated."
-    if table is not None:
-        rows = readable(table).to_markdown(index=False, disable_numparse=True)
-        scores = f"{rows}\n\n{caption(records, (about['arm'],))}"
-    answers = ", ".join(
-        dict(
-            AU="probabilities of twelve action units",
-            EXPR="probabilities of eight expressions",
-            VA="valence and arousal in [-1, 1]",
-        )[task]
-        for task in about["tasks"]
+    settings = about["settings"]
+    data = about["data"]
+    fused = about["fused"]
+    parts = f"Its encoder is a Vision Transformer ({settings['encoder']}). "
+    if fused:
+        parts += f"The features of {len(fused)} further encoders ({', '.join(fused)}) are fused. "
+    if settings["temporal"] != "none":
+        parts += f"A {settings['temporal']} looks along windows of {settings['window']} frames."
+    drawn = data["source"] == "synthetic"
+    origin = (
+        f"{data['name']} (hash {data['hash']}), real faces. The licence of the data holds for the"
+        " model too."
     )
-    s = about["settings"]
-    parts = (
-        f"Its encoder is a Vision Transformer ({s['encoder']}). "
-        + (
-            f"The features of {len(about['fused'])} further encoders ({', '.join(about['fused'])})"
-            " are fused. "
-            if about["fused"]
-            else ""
+    if drawn:
+        origin = (
+            f"The synthetic benchmark of affnb (hash {data['hash']}): faces rendered from action"
+            " units, valence, arousal and identity."
         )
-        + (
-            f"A {s['temporal']} looks along windows of {s['window']} frames."
-            if s["temporal"] != "none"
-            else ""
-        )
-    )
-    data = (
-        f"The synthetic benchmark of affnb (hash {about['data']['hash']}): faces rendered from"
-        " action units, valence, arousal and identity."
-        if drawn
-        else (
-            f"{about['data']['name']} (hash {about['data']['hash']}), real faces. The licence of"
-            " the data holds for the model too."
-        )
-    )
     return _CARD.format(
         license="apache-2.0" if drawn else "other",
-        size=s["image_size"],
-        answers=answers,
+        size=settings["image_size"],
+        answers=", ".join(_ANSWERS[task] for task in about["tasks"]),
         parts=parts,
-        data=data,
-        scores=scores,
+        data=origin,
+        scores=_scores_in_words(run, about["arm"]),
         limits=f"{_DRAWN} {_LIMITS}" if drawn else _LIMITS,
-        **{k: about[k] for k in ("arm", "profile", "seed")},
+        **{name: about[name] for name in ("arm", "profile", "seed")},
     )
 
 
-def leave_model(run_dir, folder, arm: str = "progressive") -> None:
-    """Writes the model folder of a run's arm, by its first seed, whole or not at all; where nothing
-    was learned, a card that says so.
+def leave_model(run_dir, folder) -> None:
+    """Writes the model folder of a run's `progressive` arm, by its first seed, whole or not at all;
+    where nothing was learned, a card that says so.
     """
     run = start_stage(run_dir)
     with atomic(folder) as temporary:
         temporary.mkdir()
         try:
-            model, about = gather_model(run, run.config.seeds[0], arm)
+            model, about = gather_model(run, run.config.seeds[0])
         except AffnbError as error:
             (temporary / "README.md").write_text(f"# No model\n\n{error}\n")
             return
@@ -582,29 +520,18 @@ def load_model(name) -> AffectModel:
     """A model folder, or a repository of the Hugging Face hub; raises `AffnbError` where it cannot
     be had.
     """
-    if (
-        not Path(name).is_dir()
-        and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name))
-        or Path(name).is_file()
-    ):
-        raise AffnbError(
-            name, "no such model folder", "the chain leaves one in data/models/PROFILE/progressive"
-        )
+    remedy = "the chain leaves one in data/models/PROFILE/progressive"
+    repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name))
+    if not Path(name).is_dir() and not repository or Path(name).is_file():
+        raise AffnbError(name, "no such model folder", remedy)
     try:
         return AffectModel.from_pretrained(str(name))
     except AffnbError:
         raise
-    except (
-        Exception
-    ) as error:  # the hub and the network each fail in their own way; a broken config.json too
-        raise AffnbError(
-            name,
-            (
-                "no model folder, and not to be had from the Hugging Face hub"
-                f" ({type(error).__name__})"
-            ),
-            "the chain leaves one in data/models/PROFILE/progressive",
-        ) from None
+    except Exception as error:
+        # the hub and the network each fail in their own way; a broken config.json too
+        problem = "no model folder, and not to be had from the Hugging Face hub"
+        raise AffnbError(name, f"{problem} ({type(error).__name__})", remedy) from None
 
 # %% ../nbs/13_predict.ipynb #9f17ab5a
 ANSWER_COLUMNS = ("input", "frame", "seconds", "face", "x", "y", "width", "height", "detected")
@@ -630,56 +557,36 @@ def _find_all(
 
 def predict_crops(
     model: AffectModel, rows: pd.DataFrame, crops: list, device="cpu"
-) -> pd.DataFrame:  # the answers, a row a crop
+) -> pd.DataFrame:  # the answers, a row per crop
     "What the model says of crops, those of one face of one source in the order of their frames."
     c = Config(**model.about["settings"])
     who = rows["input"].astype(str) + "\n" + rows["face"].astype(str)
-    table = pd.DataFrame(
-        dict(
-            video=who,
-            frame=rows["frame"],
-            row=np.arange(len(rows)),
-            expression=pd.array([pd.NA] * len(rows), dtype="Int8"),
-        )
-        | dict.fromkeys(AFFECT, np.nan)
-        | {name: pd.array([pd.NA] * len(rows), dtype="Int8") for name in AU_NAMES}
-    )
+    table = pd.DataFrame(dict(video=who, frame=rows["frame"], row=np.arange(len(rows))))
+    table[list(LABEL_COLUMNS)] = np.nan
     length = min(c.window, int(who.value_counts().max())) if c.temporal != "none" else 1
     index, valid = make_windows(table, length, min(c.stride, length))
-    answers = answers_of(
-        model.to(device),
-        Batches(
-            torch.from_numpy(np.stack(crops)),
-            table,
-            torch.from_numpy(index),
-            torch.from_numpy(valid),
-            max(1, 512 // length),
-            device,
-        ),
-        len(rows),
+    batches = Batches(
+        torch.from_numpy(np.stack(crops)),
+        table,
+        torch.from_numpy(index),
+        torch.from_numpy(valid),
+        max(1, 512 // length),
+        device,
     )
-    named = {}
+    answers = answers_of(model.to(device), batches, len(rows))
+    columns = {}
     if "VA" in answers:
-        named |= dict(zip(AFFECT, answers["VA"].T))
+        columns |= zip(AFFECT, answers["VA"].T)
     if "EXPR" in answers:
-        named |= dict(expression=np.array(EXPRESSIONS)[answers["EXPR"].argmax(1)]) | dict(
-            zip(EXPRESSIONS, answers["EXPR"].T)
-        )
+        columns["expression"] = np.array(EXPRESSIONS)[answers["EXPR"].argmax(1)]
+        columns |= zip(EXPRESSIONS, answers["EXPR"].T)
     if "AU" in answers:
-        named |= dict(zip(UNITS.values(), answers["AU"].T))
-    return pd.DataFrame(named, index=rows.index)
+        columns |= zip(UNITS.values(), answers["AU"].T)
+    return pd.DataFrame(columns, index=rows.index)
 
 # %% ../nbs/13_predict.ipynb #377470d4
-def _answer_pictures(model: AffectModel, parts: list, crops: list, device) -> list:  # all answered
-    "Answers for the faces of all pictures together, in the place of the rows that lack them."
-    waiting = [k for k, part in enumerate(parts) if len(part.columns) == len(ANSWER_COLUMNS)]
-    if not waiting:
-        return parts
-    rows = pd.concat([parts[k] for k in waiting], ignore_index=True)
-    answers = rows.join(predict_crops(model, rows, crops, device))
-    ends = np.cumsum([len(parts[k]) for k in waiting])
-    each = {k: answers.iloc[end - len(parts[k]) : end] for k, end in zip(waiting, ends)}
-    return [each.get(k, part) for k, part in enumerate(parts)]
+def _first_few(lines: list[str]) -> list[str]:
+    return lines if len(lines) < 7 else [*lines[:5], f"and {len(lines) - 5} more"]
 
 
 def predict(
@@ -701,37 +608,42 @@ def predict(
     device = pick_device(device)
     if model.about["data"]["source"] == "synthetic":
         show_warnings("this model", [_DRAWN])
-    parts = []
-    crops = []
-    blank = []
     sources = find_sources(inputs)
     if draw:
         _keep_apart(draw, inputs)
+    answered = []
+    stills = []  # rows of all pictures, which are answered together
+    crops = []
     left_out = []
-    for source in sources:
+    blank = []
+    for place, source in enumerate(sources):
         try:
             rows, cut = _find_all(source, finder, size, every)
         except AffnbError as error:
             left_out.append(str(error))
             continue
+        rows = rows.assign(place=place)
         if rows.empty:
             blank.append(source.name)
-            continue
-        if source.moving:
-            parts.append(rows.join(predict_crops(model, rows, cut, device)))
+        elif source.moving:
+            answered.append(rows.join(predict_crops(model, rows, cut, device)))
         else:
-            parts.append(rows)
-            crops += cut  # all pictures together
+            stills.append(rows)
+            crops += cut
     if len(left_out) == len(sources):
         raise AffnbError("nothing could be read", left_out[0])
     left_out += [line for path in _paths_among(inputs) if path.is_dir() for line in _unread(path)]
-    for what, names in (("left out", left_out), ("no face found", blank)):
-        show_warnings(what, names if len(names) < 7 else [*names[:5], f"and {len(names) - 5} more"])
+    show_warnings("left out", _first_few(left_out))
+    show_warnings("no face found", _first_few(blank))
+    if stills:
+        rows = pd.concat(stills, ignore_index=True)
+        answered.append(rows.join(predict_crops(model, rows, crops, device)))
     table = pd.DataFrame(columns=list(ANSWER_COLUMNS))
-    if parts:
-        table = pd.concat(_answer_pictures(model, parts, crops, device), ignore_index=True)
+    if answered:
+        table = pd.concat(answered).sort_values("place", kind="stable", ignore_index=True)
+        del table["place"]
     if draw:
-        _draw_all(draw, [s for s in sources if s.name not in set(blank)], table, every)
+        _draw_all(draw, sources, table, every)
     return table
 
 # %% ../nbs/13_predict.ipynb #5d628c9e
@@ -740,13 +652,16 @@ def _caption_of(row) -> str:
     lines = [f"{row['expression']} {row[row['expression']]:.2f}"] if "expression" in row else []
     if "valence" in row:
         lines.append("  ".join(f"{name} {row[name]:+.2f}" for name in AFFECT))
-    return "\n".join(
-        lines
-        + [f"{column} {row[column]:.2f}" for column in UNITS.values() if row.get(column, 0) > 0.5]
-    )
+    units = [column for column in UNITS.values() if row.get(column, 0) > 0.5]
+    return "\n".join(lines + [f"{column} {row[column]:.2f}" for column in units])
 
 
 _LOW = 480  # a smaller picture is enlarged to this height, in pixels
+# the longest caption that there can be
+_LONGEST = dict.fromkeys((*UNITS.values(), *AFFECT, "Happiness"), 1.0) | dict(
+    expression="Happiness"
+)
+_BLUE = (0, 114, 178)
 
 
 def draw_faces(
@@ -758,53 +673,34 @@ def draw_faces(
     beside the picture, where it covers nobody.
     """
     scale = max(1, _LOW / image.shape[0])
-    picture = Image.fromarray(image).resize(
-        [round(scale * side) for side in image.shape[1::-1]], Image.Resampling.BICUBIC
-    )
+    sides = [round(scale * side) for side in image.shape[1::-1]]
+    picture = Image.fromarray(image).resize(sides, Image.Resampling.BICUBIC)
     font = ImageFont.load_default(max(16, picture.height // 40))
-    # of the longest there can be
-    wide, high = np.add(
-        ImageDraw.Draw(picture).multiline_textbbox(
-            (12, 12),
-            "face 00\n"
-            + _caption_of(
-                dict.fromkeys(UNITS.values(), 1.0)
-                | dict.fromkeys(AFFECT, 1.0)
-                | dict(expression="Happiness", Happiness=1.0)
-            ),
-            font=font,
-        )[2:],
-        12,
-    ).astype(int)
+    longest = f"face 00\n{_caption_of(_LONGEST)}"
+    *_, right, bottom = ImageDraw.Draw(picture).multiline_textbbox((12, 12), longest, font=font)
+    wide, high = int(right + 12), int(bottom + 12)
     deep = max(1, picture.height // high)  # captions below each other
-    sheet = Image.new(
-        "RGB",
-        (picture.width + wide * -(-max(most, len(rows)) // deep), max(picture.height, high)),
-        "white",
-    )
+    columns = -(-max(most, len(rows)) // deep)
+    height = max(picture.height, high)
+    sheet = Image.new("RGB", (picture.width + wide * columns, height), "white")
     sheet.paste(picture)
     pen = ImageDraw.Draw(sheet)
+    line = max(2, picture.height // 240)
     for k, row in enumerate(rows.to_dict("records")):
         x, y, w, h = (scale * row[name] for name in ("x", "y", "width", "height"))
-        pen.rectangle(
-            (max(x, 0), max(y, 0), min(x + w, picture.width - 1), min(y + h, picture.height - 1)),
-            outline=(0, 114, 178),
-            width=max(2, picture.height // 240),
+        edges = (
+            max(x, 0),
+            max(y, 0),
+            min(x + w, picture.width - 1),
+            min(y + h, picture.height - 1),
         )
-        pen.text(
-            (max(x, 0) + 6, max(y, 0) + 3),
-            str(row["face"]),
-            fill="white",
-            font=font,
-            stroke_width=2,
-            stroke_fill=(0, 114, 178),
-        )
-        pen.multiline_text(
-            (picture.width + 12 + k // deep * wide, 12 + k % deep * high),
-            f"face {row['face']}\n{_caption_of(row)}",
-            fill="black",
-            font=font,
-        )
+        pen.rectangle(edges, outline=_BLUE, width=line)
+        number = str(row["face"])
+        corner = (edges[0] + 6, edges[1] + 3)
+        pen.text(corner, number, fill="white", font=font, stroke_width=2, stroke_fill=_BLUE)
+        beside = (picture.width + 12 + k // deep * wide, 12 + k % deep * high)
+        words = f"face {number}\n{_caption_of(row)}"
+        pen.multiline_text(beside, words, fill="black", font=font)
     return np.asarray(sheet)
 
 # %% ../nbs/13_predict.ipynb #f4f9d9d2
@@ -829,29 +725,26 @@ def _keep_apart(folder, inputs) -> None:
 def _draw_all(folder, sources: list, table: pd.DataFrame, every: int = 1) -> list:  # paths
     "Copies of sources with what the table says of them, into a folder."
     made = []
-    taken = set()
     for source in sources:
         rows = table[table["input"] == source.name]
         if rows.empty:
             continue
         name = re.sub(r"[^\w.-]+", "_", Path(source.name).stem)
-        while name in taken:
+        while name in {path.stem for path in made}:
             name += "_"
-        taken.add(name)
+        path = Path(folder) / f"{name}.{'mp4' if source.moving else 'png'}"
+        made.append(path)
         most = rows["frame"].value_counts().max()
         drawn = (
             draw_faces(image, rows[rows["frame"] == k], most)
             for k, _, image in frames_of(source, every)
         )
-        seconds = rows["seconds"].to_numpy()
-        steps = np.diff(np.unique(seconds[~np.isnan(seconds)]))
-        path = Path(folder) / f"{name}.{'mp4' if source.moving else 'png'}"
         if source.moving:
+            steps = np.diff(np.unique(rows["seconds"].dropna()))
             write_video(path, drawn, 1 / steps.min() if len(steps) else 25)
-        else:
-            with atomic(path) as temporary:
-                Image.fromarray(next(drawn)).save(temporary)
-        made.append(path)
+            continue
+        with atomic(path) as temporary:
+            Image.fromarray(next(drawn)).save(temporary)
     return made
 
 
@@ -862,9 +755,8 @@ def check_place(path) -> None:
     if path.is_dir():
         raise AffnbError(path, "is a folder", "name a file")
     if not home.is_dir() or not os.access(home, os.W_OK):
-        raise AffnbError(
-            home, "cannot be written to" if home.is_dir() else "is a file", "choose another folder"
-        )
+        problem = "cannot be written to" if home.is_dir() else "is a file"
+        raise AffnbError(home, problem, "choose another folder")
 
 
 def table_kind(path) -> str:  # .csv or .parquet
@@ -877,13 +769,12 @@ def table_kind(path) -> str:  # .csv or .parquet
 
 def write_answers(table: pd.DataFrame, path) -> None:  # .csv or .parquet
     "The table as a file, whole or not at all; raises as `table_kind` does."
-    parquet = table_kind(path) == ".parquet"
+    kind = table_kind(path)
     with atomic(path) as temporary:
-        (
+        if kind == ".parquet":
             table.to_parquet(temporary, index=False)
-            if parquet
-            else table.to_csv(temporary, index=False, float_format="%.6g")
-        )
+        else:
+            table.to_csv(temporary, index=False, float_format="%.6g")
 
 # %% ../nbs/13_predict.ipynb #f2d92e44
 class AnswersModule(torch.nn.Module):
