@@ -16,12 +16,12 @@ TASKS, SEEDS, GROUPS = ["AU", "EXPR", "VA"], PLAN["seeds"], {int(seed): group fo
 ARMS, HEADLINE, TABLES, TARGETS = PLAN["arms"], PLAN["headline"], PLAN["tables"], PLAN["targets"]
 THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a rule that trains an encoder
 CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
-SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # a second step fills no GPU: on one machine, several share one
+SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # head training fills no GPU: on one machine, several rules share one
 
 onstart:   # With a limit of jobs per second, Snakemake 9 looks at all waiting rules once a second for each rule that has ended:
     if not PLAN["elsewhere"]: workflow.scheduler.job_rate_limiter = None   # after a hundred rules, this takes a third of a core
 
-def said(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
+def sources(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
 def take(gpus, shared=False): return "" if PLAN["elsewhere"] and gpus else f"--gpus {gpus}" + " --shared"*shared   # elsewhere a job is given GPUs of its own
 def needs(files, seed): return [f"{RUN}/{file.format(*GROUPS[int(seed)])}" for file in files]   # {0}: the seed, {1} {2}: the others of its group
 def notebook(name, gpus=0, shared=False, **parameters):
@@ -30,7 +30,7 @@ def notebook(name, gpus=0, shared=False, **parameters):
     return f"AFFNB_JOB={{log:q}} {variables} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)} {quote(f'{NOTEBOOKS}/{name}.ipynb')} {{log:q}} run_dir={quote(RUN)} {words}"
 
 LEARNING = ("core", "data", "parallel", "watch", "model", "train")
-SECOND = (*LEARNING, "metrics", "heads")
+HEAD_TRAINING = (*LEARNING, "metrics", "heads")
 names = lambda words: "|".join(re.escape(word) for word in words)
 
 wildcard_constraints: seed=r"\d+", task=names(TASKS), mae=names(PLAN["autoencoders"]), arm=names(ARMS), table=names(TABLES), target=names(TARGETS)
@@ -58,14 +58,14 @@ rule pack:
     shell: f"{PYTHON} -m affnb.cli pack {quote(RUN)} --workers {{threads}}"
 
 rule describe:
-    input: said("core", "data", "faces", "benchmark", "metrics", "watch", "train", "evaluate"), f"{PACKED}/manifest.json"
+    input: sources("core", "data", "faces", "benchmark", "metrics", "watch", "train", "evaluate"), f"{PACKED}/manifest.json"
     output: f"{RECORDS}/data.json"
     priority: 2   # the report waits for it
     resources: gpu=GPU
     shell: f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
 
 rule pretrain:
-    input: said("06_pretrain", *LEARNING), f"{RUN}/sources/arm-{{mae}}.txt", f"{PACKED}/manifest.json"
+    input: sources("06_pretrain", *LEARNING), f"{RUN}/sources/arm-{{mae}}.txt", f"{PACKED}/manifest.json"
     output: f"{RUN}/seed{{seed}}/{{mae}}/model.safetensors", f"{RECORDS}/train-{{mae}}-seed{{seed}}.json", f"{RECORDS}/{{mae}}-seed{{seed}}.npz"
     log: notebook=f"{RUN}/notebooks/06_pretrain-{{mae}}-seed{{seed}}.ipynb"
     threads: CPUS
@@ -74,7 +74,7 @@ rule pretrain:
     shell: notebook("06_pretrain", GPUS, seed="{wildcards.seed}", arm="{wildcards.mae}")
 
 rule separate:
-    input: said("07_separate", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{task}}.txt", f"{RUN}/seed{{seed}}/mae/model.safetensors"
+    input: sources("07_separate", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{task}}.txt", f"{RUN}/seed{{seed}}/mae/model.safetensors"
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{task}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
             f"{RECORDS}/train-{{task}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/07_separate-{{task}}-seed{{seed}}.ipynb"
@@ -83,8 +83,8 @@ rule separate:
     priority: 3
     shell: notebook("07_separate", GPUS, seed="{wildcards.seed}", task="{wildcards.task}")
 
-rule joint:   # an encoder for several tasks, or a second step of the headline
-    input: said("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: said("heads") if w.arm in PLAN["steps"] else [], lambda w: needs(ARMS[w.arm], w.seed)
+rule joint:   # an encoder for several tasks, or a head arm of the headline
+    input: sources("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: sources("heads") if w.arm in PLAN["steps"] else [], lambda w: needs(ARMS[w.arm], w.seed)
     output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
             f"{RECORDS}/train-{{arm}}-seed{{seed}}.json"
     log: notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb"
@@ -94,7 +94,7 @@ rule joint:   # an encoder for several tasks, or a second step of the headline
     shell: notebook("08_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
 
 rule search:
-    input: said("09_search", *SECOND), f"{RUN}/sources/space.txt", lambda w: needs(PLAN["search"], w.seed)
+    input: sources("09_search", *HEAD_TRAINING), f"{RUN}/sources/space.txt", lambda w: needs(PLAN["search"], w.seed)
     output: multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"), f"{RUN}/seed{{seed}}/search/{{target}}.json"
     log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
     threads: THREADS
@@ -103,7 +103,7 @@ rule search:
     shell: notebook("09_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
 
 rule table:
-    input: said("10_ablations", *SECOND), f"{RUN}/sources/table-{{table}}.txt", lambda w: needs(TABLES[w.table], w.seed)
+    input: sources("10_ablations", *HEAD_TRAINING), f"{RUN}/sources/table-{{table}}.txt", lambda w: needs(TABLES[w.table], w.seed)
     output: multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz")
     log: notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb"
     threads: THREADS
@@ -118,7 +118,7 @@ use rule table as windows with:   # by far the longest table: not left for the e
 ruleorder: windows > table
 
 rule focus:
-    input: said("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
+    input: sources("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
     output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
     log: notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb"
     priority: 2   # long, and needed by the report alone: not left for the end, when nothing else is to do
@@ -127,7 +127,7 @@ rule focus:
     shell: notebook("10a_focus", GPU, True, seed="{wildcards.seed}")
 
 rule evaluate:
-    input: said("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "watch", "train", "heads"),
+    input: sources("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "watch", "train", "heads"),
            expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]),
            expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE])
     output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.{{end}}", arm=["separate", *HEADLINE, "trivial", "pixels"], end=["json", "npz"]),
@@ -139,13 +139,13 @@ rule evaluate:
     shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
 
 rule model:   # a folder that `affnb predict` takes: the headline's last arm, of the first seed, with the encoders that it needs
-    input: said("core", "model", "arms", "heads", "metrics", "tables", "predict"), needs(ARMS["progressive"], SEEDS[0]), RECORDED["headline"],
+    input: sources("core", "model", "arms", "heads", "metrics", "tables", "predict"), needs(ARMS["progressive"], SEEDS[0]), RECORDED["headline"],
            expand(f"{RUN}/seed{SEEDS[0]}/{{model}}/model.safetensors", model=[*TASKS, "progressive"])
     output: f"{RUN}/model/README.md"
     shell: f"{PYTHON} -m affnb.cli leave-model {quote(RUN)} {quote(f'{RUN}/model')}"
 
 rule report:
-    input: said("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
+    input: sources("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
            expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=SEEDS)
     output: f"{RUN}/figures/table_headline.csv"
     log: notebook=f"{RUN}/notebooks/12_report.ipynb"

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHAIN_STEPS', 'plan_arms', 'plan_text', 'file_contains', 'make_plan', 'write_changed', 'missing_paths',
            'reset_future_times', 'write_sources', 'render_data', 'pack_data', 'describe', 'reap', 'cancel', 'take_gpus',
-           'announce', 'run_notebook', 'find_profile', 'lock_run', 'failure_reason', 'run_chain', 'publish',
-           'committed', 'reproduced', 'warned', 'Request', 'reproduce', 'check_data', 'print_score', 'make_report',
-           'keep_luck', 'run_bench', 'make_parser', 'count_noun', 'export_model_folder', 'parse_parameters', 'main']
+           'announce', 'run_notebook', 'find_profile', 'lock_run', 'run_snakemake', 'read_events', 'failure_reason',
+           'run_chain', 'publish', 'committed', 'reproduced', 'warned', 'Request', 'reproduce', 'check_data',
+           'print_score', 'make_report', 'keep_luck', 'run_bench', 'make_parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse
@@ -27,9 +27,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 import psutil
 from filelock import FileLock, Timeout
 from .core import AffnbError, Config, UsageError, atomic, file_hash
@@ -39,6 +40,12 @@ from .core import read_json
 from .core import text_hash, training_settings, write_json
 
 # %% ../nbs/14_cli.ipynb #31152647
+def _weight_files(config: Config) -> dict[str, Path]:
+    "Files of weights that training starts from, by the setting that names each."
+    named = dict(pretrained=config.pretrained, mae_start=config.mae_start)
+    return {k: project_root() / path for k, path in named.items() if path not in ("", "timm")}
+
+
 def _check_parts(
     config: Config,
     elsewhere: bool = False,
@@ -49,24 +56,15 @@ def _check_parts(
     """
     from safetensors import SafetensorError, safe_open
 
-    for name in ("pretrained", "mae_start"):
-        path = getattr(config, name)
-        if path in ("", "timm"):
-            continue
-        if not (project_root() / path).is_file():
-            raise AffnbError(
-                f"setting `{name}` = {path}",
-                "no such file",
-                "give a .safetensors file, or leave it empty",
-            )
+    for name, path in _weight_files(config).items():
+        where = f"setting `{name}` = {getattr(config, name)}"
+        if not path.is_file():
+            raise AffnbError(where, "no such file", "give a .safetensors file, or leave it empty")
         try:
-            safe_open(project_root() / path, "numpy")
+            safe_open(path, "numpy")
         except (SafetensorError, OSError) as error:
-            raise AffnbError(
-                f"setting `{name}` = {path}",
-                f"no safetensors file ({error})",
-                "give one, or leave the setting empty",
-            ) from None
+            problem = f"no safetensors file ({error})"
+            raise AffnbError(where, problem, "give one, or leave the setting empty") from None
     if checked:
         return
     import torch
@@ -109,63 +107,54 @@ def plan_arms(
             f"no such table{did_you_mean(word, choices)}",
             f"the profile {config.profile} has {', '.join(f'table_{name}' for name in choices)}",
         )
-    names = [
-        *(name for name in a.ENCODERS if name not in a.TASKS),
-        *(name for name in a.HEADLINE if name not in a.ENCODERS),
-    ]
+    steps = [name for name in a.HEADLINE if name not in a.ENCODERS]
+    names = [*(name for name in a.ENCODERS if name not in a.TASKS), *steps]
 
     def change(arm):
-        return (
-            ""
-            if arm in (*a.TOGETHER, "searched")
-            else sorted(training_settings(a.arm_config(config, arm)).items())
-        )
+        if arm in (*a.TOGETHER, "searched"):
+            return ""
+        return sorted(training_settings(a.arm_config(config, arm)).items())
 
-    hashes = {
-        f"arm-{arm}": text_hash(change(arm)) for arm in (*a.AUTOENCODERS, *a.TASKS, *names)
-    } | {
-        "space": text_hash(
-            sorted(a.SPACE.items()), inspect.getsource(a.strategy), config.search_trials
-        )
-    }
-    hashes |= {
-        f"table-{name}": text_hash(
-            [(arm, change(arm)) for arm in table.arms], table.pairs, table.means, table.best
-        )
-        for name, table in tables.items()
-    }
-    groups = {seed: a.seed_group(seed) for first in config.seeds for seed in a.seed_group(first)}
+    hashes = {f"arm-{arm}": text_hash(change(arm)) for arm in (*a.AUTOENCODERS, *a.TASKS, *names)}
+    hashes["space"] = text_hash(
+        sorted(a.SPACE.items()), inspect.getsource(a.strategy), config.search_trials
+    )
+    for name, table in tables.items():
+        arms = [(arm, change(arm)) for arm in table.arms]
+        hashes[f"table-{name}"] = text_hash(arms, table.pairs, table.means, table.best)
     targets = list(a.search_targets(config))
-    seeds_of = {
-        name: list(config.seeds[: config.costly_seeds] if name in a.COSTLY else config.seeds)
-        for name in (*tables, *targets)
-    }
+    costly = config.seeds[: config.costly_seeds]
     return dict(
         only=word or None,
         headline=list(a.HEADLINE),
-        steps=[name for name in a.HEADLINE if name not in a.ENCODERS],
+        steps=steps,
         arms={name: a.needed_files(config, name) for name in names},
         tables={name: a.table_needs(config, table) for name, table in tables.items()},
         targets=targets,
         search=a.search_needs(config),
         autoencoders=list(a.AUTOENCODERS),
-        groups=groups,
+        groups={seed: a.seed_group(seed) for first in config.seeds for seed in a.seed_group(first)},
         hashes=hashes,
-        seeds_of=seeds_of,
+        seeds_of={
+            name: list(costly if name in a.COSTLY else config.seeds) for name in (*tables, *targets)
+        },
     )
 
 # %% ../nbs/14_cli.ipynb #cb9571f3
-_BENCH_SETTINGS = (
-    "bench_clips",
-    "bench_clip_frames",
-    "bench_long",
-    "bench_long_frames",
-    "bench_validation",
-    "bench_validation_frames",
-    "bench_test",
-    "bench_size",
-    "bench_seed",
-)
+def _benchmark_size(config: Config):
+    from affnb.benchmark import BenchmarkSize
+
+    return BenchmarkSize(
+        clips=config.bench_clips,
+        clip_frames=config.bench_clip_frames,
+        long_videos=config.bench_long,
+        long_frames=config.bench_long_frames,
+        validation_videos=config.bench_validation,
+        validation_frames=config.bench_validation_frames,
+        test_videos=config.bench_test,
+        size=config.bench_size,
+        seed=config.bench_seed,
+    )
 
 
 def plan_text(plan: dict) -> str:
@@ -191,7 +180,7 @@ def make_plan(
     import torch
 
     root = project_root()
-    here = Path(out or project_root()).resolve()
+    here = Path(out or root).resolve()
     if set("{}\n\r") & set(str(here)):
         raise UsageError(
             f"{str(here)!r}",
@@ -199,33 +188,33 @@ def make_plan(
             "choose another name for it",
         )
     standard = config == load_config(config.profile) and data is None
-    name = (
-        config.profile
-        if standard
-        else f"{config.profile}-{text_hash(config, data and Path(data).resolve())}"
-    )
+    name = config.profile
+    if not standard:
+        name += f"-{text_hash(config, data and Path(data).resolve())}"
 
     def code(*modules):
         return [file_hash(root / "affnb" / f"{module}.py") for module in modules]
 
     benchmark_hash = text_hash(
-        *(getattr(config, s) for s in _BENCH_SETTINGS), *code("benchmark", "faces", "core")
+        *dataclasses.astuple(_benchmark_size(config)), *code("benchmark", "faces", "core")
     )
     folder = Path(data).resolve() if data else here / "data" / "benchmark" / benchmark_hash
     content_hash = text_hash(folder if data else benchmark_hash, *code("data", "core"))
     packed = here / "data" / "packed" / f"{content_hash}-{config.image_size}"
-    gpus = (
-        config.device == "cuda"
-        or config.device == "auto"
-        and not elsewhere
-        and torch.cuda.is_available()
-    )
+    found = not elsewhere and torch.cuda.is_available()
+    gpus = config.device == "cuda" or config.device == "auto" and found
+    publish = None
     # a table alone does not stand for a profile
-    published = not only and (standard or here != root.resolve())
+    if not only and (standard or here != root.resolve()):
+        places = (
+            here / "data" / "records" / config.profile,
+            here / "figures" / config.profile,
+            here / "data" / "models" / config.profile / "progressive",
+        )
+        publish = list(map(str, places))
     plan = dict(
         name=name,
         profile=config.profile,
-        standard=standard,
         benchmark=data is None,
         folder=str(folder),
         source=source if data else benchmark_hash,
@@ -236,19 +225,10 @@ def make_plan(
         **plan_arms(config, only),
         elsewhere=elsewhere,
         gpus=config.processes if gpus else 0,
-        publish=(
-            [
-                str(here / "data" / "records" / config.profile),
-                str(here / "figures" / config.profile),
-                str(here / "data" / "models" / config.profile / "progressive"),
-            ]
-            if published
-            else None
-        ),
+        publish=publish,
     )
-    _check_parts(
-        config, elsewhere, checked=file_contains(f"{plan['run']}/plan.json", plan_text(plan))
-    )
+    checked = file_contains(f"{plan['run']}/plan.json", plan_text(plan))
+    _check_parts(config, elsewhere, checked)
     return plan
 
 # %% ../nbs/14_cli.ipynb #25f3730c
@@ -282,13 +262,12 @@ def _put_back(plan: dict, new: list):
                     temporary.write_bytes(text)
                     os.utime(temporary, ns=(when, when))
     # not after an error, which may name a log
+    if run in new:
+        shutil.rmtree(run)
     for path in sorted(new, key=lambda path: -len(path.parts)):
-        if path == run:
-            shutil.rmtree(run)
-        else:
-            # a folder that others have used meanwhile stays
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
+        # a folder that others have used meanwhile stays
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def missing_paths(plan: dict) -> list[Path]:
@@ -297,11 +276,8 @@ def missing_paths(plan: dict) -> list[Path]:
     """
     run = Path(plan["run"])
     packed = Path(f"{plan['packed']}.txt")
-    return [
-        path
-        for path in (run, packed, *dict.fromkeys((*run.parents, *packed.parents)))
-        if not path.exists()
-    ]
+    paths = (run, packed, *run.parents, *packed.parents)
+    return [path for path in paths if not path.exists()]
 
 # %% ../nbs/14_cli.ipynb #5e34db8b
 def reset_future_times(plan: dict) -> None:
@@ -326,19 +302,15 @@ def write_sources(plan: dict) -> list[str]:  # the names that changed
     sources = Path(plan["run"]) / "sources"
     hashes = {path.stem: notebook_hash(path) for path in sorted((root / "nbs").glob("[01]*.ipynb"))}
     hashes |= {path.stem: file_hash(path) for path in sorted((root / "affnb").glob("[a-z]*.py"))}
-    weights = [
-        root / plan["config"][name]
-        for name in ("pretrained", "mae_start")
-        if plan["config"][name] not in ("", "timm")
-    ]
     hashes |= plan["hashes"]
+    config = Config(**plan["config"])
     # what is made of the models
     hashes["results"] = text_hash(plan["config"], *sorted(plan["tables"]), *plan["targets"])
     hashes["settings"] = text_hash(
-        training_settings(Config(**plan["config"])),
+        training_settings(config),
         plan["packed"],
         plan["source"],
-        *map(file_hash, weights),
+        *map(file_hash, _weight_files(config).values()),
     )
     # not in RUN: other runs share the packed data, and none may find it older than this
     write_changed(f"{plan['packed']}.txt", plan["source"] + "\n")
@@ -349,47 +321,27 @@ def write_sources(plan: dict) -> list[str]:  # the names that changed
     ]
 
 # %% ../nbs/14_cli.ipynb #a787b00b
-def _sweep(folder, name: str = "*") -> list[str]:  # names of what was removed
+def _sweep(folder, name: str = "*") -> None:
     """Removes what killed writers left below a folder: what `atomic` would have renamed to NAME. To
     be called when nobody writes there.
     """
-    left = [
-        path
-        for path in Path(folder).rglob(f".{name}.*")
-        if path.is_dir() and re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name)
-    ]
-    for path in left:
-        shutil.rmtree(path, ignore_errors=True)
-    return sorted(path.name for path in left)
+    for path in list(Path(folder).rglob(f".{name}.*")):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def render_data(run_dir, workers: int = 1) -> None:
     "Renders the plan's benchmark."
-    from affnb.benchmark import BenchmarkSize, write_benchmark
+    from affnb.benchmark import write_benchmark
     from affnb.data import lock_folder
 
     plan = read_json(Path(run_dir) / "plan.json")
-    c = argparse.Namespace(**plan["config"])
     folder = Path(plan["folder"])
     work = folder.parent / f".{folder.name}-unfinished"
     with lock_folder(work):  # of runs that want the same benchmark one renders it
         _sweep(folder.parent, folder.name)
         if not (folder / "benchmark.json").exists():
-            write_benchmark(
-                folder,
-                BenchmarkSize(
-                    clips=c.bench_clips,
-                    clip_frames=c.bench_clip_frames,
-                    long_videos=c.bench_long,
-                    long_frames=c.bench_long_frames,
-                    validation_videos=c.bench_validation,
-                    validation_frames=c.bench_validation_frames,
-                    test_videos=c.bench_test,
-                    size=c.bench_size,
-                    seed=c.bench_seed,
-                ),
-                workers=workers,
-            )
+            write_benchmark(folder, _benchmark_size(Config(**plan["config"])), workers)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -429,15 +381,12 @@ def reap(job: str) -> int:  # how many processes were ended
     mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
     ended = 0
     for process in psutil.process_iter():
-        try:
-            if process.pid not in mine and f"{process.environ().get('AFFNB_JOB')}/".startswith(
-                f"{job}/"
-            ):
+        with contextlib.suppress(psutil.Error, OSError):
+            owner = f"{process.environ().get('AFFNB_JOB')}/"
+            if process.pid not in mine and owner.startswith(f"{job}/"):
                 process.kill()
                 process.wait(5)
                 ended += 1
-        except (psutil.Error, OSError):
-            continue
     return ended
 
 
@@ -445,23 +394,16 @@ def cancel(run) -> int:  # how many jobs were cancelled
     """Cancels the Slurm jobs that an earlier, killed command left in this run's folder, and waits
     until they are gone.
     """
+    words = ["squeue", "--me", "--noheader", "--format=%A %Z"]
 
     def left():
         try:
-            listing = subprocess.run(
-                ["squeue", "--me", "--noheader", "--format=%A %Z"],
-                capture_output=True,
-                text=True,
-                timeout=30,
-            ).stdout
+            listing = subprocess.run(words, capture_output=True, text=True, timeout=30).stdout
         # no Slurm here, or none that answers
         except (OSError, subprocess.TimeoutExpired):
             return []
-        return [
-            job
-            for job, _, folder in (line.partition(" ") for line in listing.splitlines())
-            if folder == str(run)
-        ]
+        lines = (line.partition(" ") for line in listing.splitlines())
+        return [job for job, _, folder in lines if folder == str(run)]
 
     jobs = left()
     if jobs:
@@ -486,33 +428,32 @@ _HELD_LOCKS = []  # of GPUs, until this process ends: a lock that nobody keeps i
 def take_gpus(
     n: int,  # how many
     shared=False,  # one that other small rules may use too: no lock, whichever comes
-) -> dict[str, FileLock | None]:  # name -> its lock, held until released or until the process ends
+) -> dict:  # name -> its lock, held until released or until the process ends
     """Locks GPUs that no other rule holds, waiting for them if need be; raises `AffnbError` where
     there are fewer than n.
     """
-    names = _list_gpus() if n else []
-    user = os.getuid() if hasattr(os, "getuid") else "all"
-    place = Path(tempfile.gettempdir()) / f"affnb-gpus-{user}"
+    if n == 0:
+        return {}
+    names = _list_gpus()
     if n > len(names):
         raise AffnbError(
             f"{n} GPU(s) are asked for, and {len(names)} are to be seen here",
             "lower the setting `processes`, or see to CUDA_VISIBLE_DEVICES",
         )
     if shared:
-        return {names[os.getpid() % len(names)]: None} if n else {}
+        return {names[os.getpid() % len(names)]: None}
+    place = Path(tempfile.gettempdir()) / f"affnb-gpus-{os.getuid()}"
     place.mkdir(exist_ok=True)
     while True:
         taken = {}
         for name in names:
-            if len(taken) == n:
-                break
             lock = FileLock(place / name.replace("/", "-"))
             with contextlib.suppress(Timeout):
                 lock.acquire(blocking=False)
                 taken[name] = lock
-        if len(taken) == n:
-            _HELD_LOCKS.extend(taken.values())
-            return taken
+            if len(taken) == n:
+                _HELD_LOCKS.extend(taken.values())
+                return taken
         # all or none: two rules that hold one each would wait for ever
         for lock in taken.values():
             lock.release()
@@ -560,13 +501,9 @@ def run_notebook(
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     values = {k: int(v) if re.fullmatch("-?[0-9]+", v) else v for k, v in parameters.items()}
     # a socket's path has at most 107 letters
-    place = next((place for place in (tempfile.gettempdir(), "/tmp") if len(place) < 75), None)
-    if not place:
-        raise AffnbError(
-            tempfile.gettempdir(),
-            "too long a name for a kernel's sockets",
-            "set TMPDIR to a shorter one",
-        )
+    place = tempfile.gettempdir()
+    if len(place) > 74:
+        place = "/tmp"
     try:
         with tempfile.TemporaryDirectory(prefix="affnb-", dir=place) as sockets:
             kernel = AsyncKernelManager(
@@ -596,41 +533,34 @@ def run_notebook(
 # %% ../nbs/14_cli.ipynb #c2b7e5f1
 def find_profile(
     name: str,  # a folder in profiles/, or a path
-) -> tuple[
-    Path, str
-]:  # the folder, and Snakemake's word for what starts its rules: local, slurm, ...
+) -> tuple[Path, str]:  # the folder, and what starts its rules: local, slurm, ...
     """Where rules are to run; raises `UsageError` for an unknown profile, `AffnbError` where what
     it needs is not installed.
     """
     import yaml
 
-    profiles = {
-        path.parent.name: path.parent
-        for path in sorted((project_root() / "profiles").glob("*/config.yaml"))
-        if path.parent.name != "default"
-    }
-    folder = profiles.get(name) or Path(name).resolve()
-    if not (folder / "config.yaml").is_file():
+    files = sorted((project_root() / "profiles").glob("*/config.yaml"))
+    profiles = {path.parent.name: path for path in files if path.parent.name != "default"}
+    path = profiles.get(name) or Path(name).resolve() / "config.yaml"
+    if not path.is_file():
         raise UsageError(
             f"--on {name}",
             f"no such profile{did_you_mean(name, profiles)}",
             f"profiles/ has {', '.join(profiles)}; a path must name a folder with a config.yaml",
         )
     try:
-        executor = yaml.safe_load((folder / "config.yaml").read_text()).get("executor", "local")
+        executor = yaml.safe_load(path.read_text()).get("executor", "local")
     except (yaml.YAMLError, AttributeError):
-        raise AffnbError(
-            folder / "config.yaml", "no YAML of the form `name: value`", "see those in profiles/"
-        ) from None
-    if executor != "local" and not find_spec(
-        f"snakemake_executor_plugin_{executor.replace('-', '_')}"
-    ):
+        problem = "no YAML of the form `name: value`"
+        raise AffnbError(path, problem, "see those in profiles/") from None
+    plugin = f"snakemake_executor_plugin_{executor.replace('-', '_')}"
+    if executor != "local" and not find_spec(plugin):
         raise AffnbError(
             f"--on {name}",
             f"Snakemake's plugin for {executor} is not installed",
             f"{sys.executable} -m pip install snakemake-executor-plugin-{executor}",
         )
-    return folder, executor
+    return path.parent, executor
 
 # %% ../nbs/14_cli.ipynb #21a3779a
 @contextlib.contextmanager
@@ -653,51 +583,84 @@ def lock_run(run) -> Generator[None]:
     finally:
         lock.release()
 
+# %% ../nbs/14_cli.ipynb #ec54ade1
+_EVENT_VALUES = {
+    "run_info": ("stats",),  # rule -> how many jobs, and their total
+    "job_info": ("rule_name", "wildcards"),  # a job that starts, or would in a dry run
+    "job_error": ("rule_name", "rule_msg"),
+    "error": ("msg",),
+}
+
+
+def run_snakemake() -> None:
+    """The program `snakemake`, with the words of the command line; it also writes its events to
+    `events.jsonl` in the folder in which it works.
+    """
+    import snakemake.cli
+    from snakemake_interface_logger_plugins.base import LogHandlerBase
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+
+    class LogHandler(LogHandlerBase):
+        writes_to_stream = writes_to_file = False  # Snakemake still writes its own log
+        has_filter = has_formatter = True  # `emit` chooses and formats
+        needs_rulegraph = False
+
+        def emit(self, record):
+            event = getattr(record, "event", None)
+            if event in _EVENT_VALUES:
+                values = {name: getattr(record, name) for name in _EVENT_VALUES[event]}
+                # a full disk is named by `run_chain`
+                with contextlib.suppress(OSError), open("events.jsonl", "a") as file:
+                    file.write(json.dumps(dict(event=event) | values) + "\n")
+
+    plugin = ModuleType("snakemake_logger_plugin_affnb")
+    vars(plugin)["LogHandler"] = LogHandler
+    LoggerPluginRegistry().register_plugin(plugin.__name__, plugin)
+    snakemake.cli.main([*sys.argv[1:], "--logger", "affnb"])
+
 # %% ../nbs/14_cli.ipynb #e5b81c46
+def read_events(path) -> list[dict]:
+    "The events of a Snakemake that may still be at work."
+    lines = Path(path).read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def failure_reason(
-    told: str,  # the rules' lines
-    said: str,  # Snakemake's log
+    rule_lines: str,  # what the rules have printed
+    events: list[dict],
+    log: str,  # Snakemake's log
 ) -> str:  # a line
     """Why a chain failed: the sentence of the first rule that did, or what Snakemake knows of one
     that could not say anything.
     """
-    for text, pattern in (
-        (told, r"^affnb: (.+)"),
-        (said, r"^Error in (rule \w+):\n +message: (.+?)\.(?: |$)"),
-        (said, r"^(.*[Ee]rror.+|.*Exception.*)"),
-        (said, r"(.+)"),
-    ):
-        if match := re.search(pattern, text, re.M):
-            return " ".join(": ".join(match.groups()).split())
-    return "it ended without a word"
+    for line in rule_lines.splitlines():
+        if line.startswith("affnb: "):
+            return line.removeprefix("affnb: ")
+    for event in events:
+        if event["event"] == "job_error":
+            sentence = (event["rule_msg"] or "it ended without a word").split(". ")[0]
+            return f"rule {event['rule_name']}: {sentence.rstrip('.')}"
+    errors = [event["msg"] for event in events if event["event"] == "error"]
+    # words that Snakemake does not know are refused before there is any event
+    last = log.strip().rpartition("\n")[2]
+    return " ".join((errors or [last or "it ended without a word"])[0].split())
 
 
-def _jobs_of(
-    log: str,  # Snakemake's log of a dry run
-) -> str:  # a line a rule: how often it would run, and for what
+def _planned_jobs(events: list[dict]) -> str:  # a line per rule: how often it would run, for what
     "What would be run, in the order of the chain."
     jobs = {}
-    for rule, words in re.findall(r"^(?:local)?rule (\w+):\n((?: .*\n?)+)", log, re.M):
-        # the seed last
-        values = sorted(
-            ",".join(re.findall(r"^ +wildcards: (.+)", words, re.M)).split(", "),
-            key=lambda word: word.startswith("seed="),
-        )
-        jobs.setdefault(rule, []).append(
-            "-".join(re.sub("^(?!seed)\\w+=", "", word).replace("=", "") for word in values)
-        )
-    jobs.pop("all", None)
-    return (
-        "\n".join(
-            [
-                f"{rule:10}{len(names):4}  {', '.join(filter(None, names))}".rstrip()
-                for rule, names in jobs.items()
-            ]
-            + [f"{'in all':10}{sum(map(len, jobs.values())):4}"]
-        )
-        if jobs
-        else "nothing to do"
-    )
+    for event in events:
+        if event["event"] == "job_info" and event["rule_name"] != "all":
+            values = event["wildcards"]
+            seed = [f"seed{values.pop('seed')}"] if "seed" in values else []
+            jobs.setdefault(event["rule_name"], []).append("-".join([*values.values(), *seed]))
+    if not jobs:
+        return "nothing to do"
+    lines = [
+        f"{rule:10}{len(names):4}  {', '.join(filter(None, names))}".rstrip()
+        for rule, names in jobs.items()
+    ]
+    return "\n".join([*lines, f"{'in all':10}{sum(map(len, jobs.values())):4}"])
 
 # %% ../nbs/14_cli.ipynb #620bb357
 def run_chain(
@@ -705,92 +668,74 @@ def run_chain(
 ) -> bool:  # whether anything had to be done
     "Hands the plan to Snakemake; raises `AffnbError` with the first failing stage's sentence."
     run = Path(plan["run"])
-    reports = Path(plan["run"]) / "told.txt"
+    rule_lines = run / "told.txt"
+    events = run / "events.jsonl"
     words = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        project_root() / "Snakefile",
-        "--profile",
-        profile,
-        "--config",
-        "run=.",  # it works in RUN
-        *(["--cores", str(cores)] if cores else []),
-        *(["--dry-run"] if dry_run else []),
+        *(sys.executable, "-c", "from affnb.cli import run_snakemake; run_snakemake()"),
+        *("--snakefile", project_root() / "Snakefile", "--profile", profile),
+        *("--config", "run=."),  # it works in RUN
+        *(("--cores", str(cores)) if cores else ()),
+        *(("--dry-run",) if dry_run else ()),
     ]
-    variables = dict(
-        PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2", AFFNB_JOB=str(run), AFFNB_TOLD=str(reports)
-    )
+    variables = os.environ | dict(PYTHONWARNINGS="ignore", TQDM_MININTERVAL="2")
+    variables |= dict(AFFNB_JOB=str(run), AFFNB_TOLD=str(rule_lines))
     # if this command is killed, its rules end
     if not plan["elsewhere"]:
         variables["AFFNB_CHAIN"] = str(os.getpid())
     cancel(run)
     reap(str(run))
     _sweep(run)
-    reports.write_text("")
+    for path in (rule_lines, events):
+        path.write_text("")
     done = 0
-    with open(run / "snakemake.log", "w") as log, open(reports) as lines:
-        process = subprocess.Popen(
-            words, cwd=run, stdout=log, stderr=log, env={**os.environ, **variables}
-        )
+    with open(run / "snakemake.log", "w") as log, open(rule_lines) as lines:
+        process = subprocess.Popen(words, cwd=run, stdout=log, stderr=log, env=variables)
         code = None
         try:
             while code is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(0.2)
                 for line in lines:
-                    if line.startswith("affnb: "):
-                        continue
-                    done = done + 1
-                    match = re.search(r"^total +(\d+)$", (run / "snakemake.log").read_text(), re.M)
-                    # the total counts `all`, which does nothing
-                    print(
-                        f"[{done}/{int(match[1]) - 1 if match else '?'}]{line}", end="", flush=True
-                    )
+                    if not line.startswith("affnb: "):
+                        done += 1
+                        totals = [e["stats"]["total"] for e in read_events(events) if "stats" in e]
+                        # the total counts `all`, which does nothing
+                        total = totals[0] - 1 if totals else "?"
+                        print(f"[{done}/{total}]{line}", end="", flush=True)
         except KeyboardInterrupt:
             process.wait()
-            raise AffnbError(
-                "stopped by the keyboard", "the same command goes on from the last checkpoint"
-            ) from None
-    snakemake_log = (run / "snakemake.log").read_text()
+            remedy = "the same command goes on from the last checkpoint"
+            raise AffnbError("stopped by the keyboard", remedy) from None
     if code:
         reap(str(run))  # what a killed Snakemake has left
+        snakemake_log = (run / "snakemake.log").read_text()
         if shutil.disk_usage(run).free < 1 << 20 or "No space left" in snakemake_log:
-            raise AffnbError(
-                run, "no space left on the device", "make room, and the same command goes on"
-            )
-        raise AffnbError(
-            f"{failure_reason(reports.read_text(), snakemake_log)} (log: {run / 'snakemake.log'})"
-        )
+            remedy = "make room, and the same command goes on"
+            raise AffnbError(run, "no space left on the device", remedy)
+        reason = failure_reason(rule_lines.read_text(), read_events(events), snakemake_log)
+        raise AffnbError(f"{reason} (log: {run / 'snakemake.log'})")
+    jobs = read_events(events)
     if dry_run:
-        print(_jobs_of(snakemake_log))
-    return "Nothing to be done" not in snakemake_log
+        print(_planned_jobs(jobs))
+    return bool(jobs)
 
 # %% ../nbs/14_cli.ipynb #2101c81e
-def _drop_stale(plan: dict) -> list[str]:  # names of what was removed
+def _drop_stale(plan: dict) -> None:
     "Removes records of seeds, arms, tables and targets that the plan does not name."
-    # others: whose models an arm of three seeds may fuse
-    seeds = "|".join(map(str, plan["seeds"]))
-    others = "|".join(map(str, plan["groups"]))
 
     def any_of(names):
-        return "|".join(re.escape(name) for name in names)
+        return "|".join(re.escape(str(name)) for name in names)
 
     tables = any_of(plan["tables"])
     targets = any_of(plan["targets"])
     models = any_of([*plan["autoencoders"], "AU", "EXPR", "VA", *plan["arms"]])
     kinds = rf"arm-.*|table-({tables})|search-({targets})|focus|post|timeline"
-    pattern = rf"({kinds})-seed({seeds})\..*"
-    trained = rf"(train-)?({models})-seed({others})\..*"
-    stale = [
-        path
-        for path in (Path(plan["run"]) / "records").glob("*-seed*.*")
-        if not re.fullmatch(f"{pattern}|{trained}", path.name)
-    ]
-    for path in stale:
-        path.unlink()
-    return sorted(path.name for path in stale)
+    made = rf"({kinds})-seed({any_of(plan['seeds'])})\..*"
+    # an arm of three seeds may fuse the models of other seeds of its group
+    trained = rf"(train-)?({models})-seed({any_of(plan['groups'])})\..*"
+    for path in (Path(plan["run"]) / "records").glob("*-seed*.*"):
+        if not re.fullmatch(f"{made}|{trained}", path.name):
+            path.unlink()
 
 
 # what runs have published
@@ -814,22 +759,18 @@ def publish(plan: dict) -> str:  # why a luck of training had to go, where one h
     if not plan["publish"]:
         return ""
     with lock_folder(Path(plan["run"]).parent / ".publishing"):  # one run after the other
-        for kind, target in zip(("records", "figures", "model"), plan["publish"]):
-            made = {
-                path.name: path for path in (Path(plan["run"]) / kind).iterdir() if path.is_file()
-            }
-            target = Path(target)
-            target.mkdir(parents=True, exist_ok=True)
-            _sweep(target)
-            for old in target.iterdir():  # of an earlier run; what else lies there is somebody's
-                if old.name not in made and re.fullmatch(_OURS[kind], old.name):
+        for kind, folder in zip(("records", "figures", "model"), plan["publish"]):
+            made = [path for path in (Path(plan["run"]) / kind).iterdir() if path.is_file()]
+            names = {path.name for path in made}
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+            for old in Path(folder).iterdir():  # what else lies there is somebody's
+                if old.name not in names and re.fullmatch(_OURS[kind], old.name):
                     old.unlink()
-            for name, path in made.items():
-                if (
-                    not (target / name).exists()
-                    or (target / name).read_bytes() != path.read_bytes()
-                ):
-                    with atomic(target / name) as temporary:
+            for path in made:
+                target = Path(folder) / path.name
+                if not target.exists() or target.read_bytes() != path.read_bytes():
+                    with atomic(target) as temporary:
                         shutil.copyfile(path, temporary)
         return renew_luck(plan["publish"][0])
 
@@ -899,6 +840,27 @@ def _data_state(folder) -> str:  # a hash
     return text_hash(source_hash(folder, table), *sorted(zip(table["image"], table["modified"])))
 
 
+def _finish(plan: dict) -> str:  # what the user is to read
+    "Publishes a run that is done; its scores, the verdict on them, and where everything is."
+    from affnb.report import LUCK, headline_text, write_report
+
+    run = Path(plan["run"])
+    figures = Path(plan["publish"][1]) if plan["publish"] else run / "figures"
+    only = plan["only"]
+    if only:  # does not stand for a profile; a whole run has a rule for its report
+        write_report(run / "records", run / "figures", only=only)
+        lines = [(run / "figures" / f"table_{only}.md").read_text()]
+    else:
+        # before what is committed is replaced
+        before = committed(plan, "figures/{}/table_headline.csv")
+        luck = committed(plan, "data/records/{}/" + LUCK)
+        lost_luck = publish(plan)
+        verdict = reproduced(plan, before, luck) if before else ""
+        lines = [headline_text(run / "records"), verdict, lost_luck, warned(figures)]
+    places = f"tables and figures: {figures}\nrecords and executed notebooks: {run}"
+    return "\n".join([*filter(None, lines), places])
+
+
 def reproduce(request: Request = Request()) -> None:
     "Runs the chain and prints the headline, where everything is, and how long it took."
     start = time.perf_counter()
@@ -909,8 +871,8 @@ def reproduce(request: Request = Request()) -> None:
     profile = request.profile or ("faces" if request.data else "smoke")
     config = load_config(profile, [*request.settings, *seeds])
     state = "" if request.data is None else _data_state(request.data)
-    only = request.only
-    plan = make_plan(config, request.data, request.out, state, executor != "local", only)
+    elsewhere = executor != "local"
+    plan = make_plan(config, request.data, request.out, state, elsewhere, request.only)
     run = Path(plan["run"])
     new = missing_paths(plan)
     with lock_run(run), _put_back(plan, new) if request.dry_run else contextlib.nullcontext():
@@ -919,42 +881,15 @@ def reproduce(request: Request = Request()) -> None:
             numbers = ", ".join(map(str, config.seeds))
             print(f"affnb: {plan['name']}: {data}, seeds {numbers}", flush=True)
             reset_future_times(plan)
+            _drop_stale(plan)
         write_changed(run / "plan.json", plan_text(plan))
         write_sources(plan)
-        if not request.dry_run:
-            _drop_stale(plan)
         worked = run_chain(plan, folder, request.cores, request.dry_run)
         if request.dry_run:
             return
-        from affnb.report import LUCK, headline_text, write_report
-
-        before = None
-        luck_before = None
-        if not only:  # a table alone does not stand for a profile
-            before = committed(plan, "figures/{}/table_headline.csv")
-            luck_before = committed(plan, "data/records/{}/" + LUCK)
-        # a whole run has a rule for it
-        if only:
-            write_report(run / "records", run / "figures", only=plan["only"])
-        lost = publish(plan)
-    figures = Path(plan["publish"][1]) if plan["publish"] else run / "figures"
-    print(
-        (figures / f"table_{plan['only']}.md").read_text()
-        if only
-        else headline_text(run / "records")
-    )
-    if before:
-        print(reproduced(plan, before, luck_before))
-    if lost:
-        print(lost)
-    if not only and (warnings := warned(figures)):
-        print(warnings)
-    print(f"tables and figures: {figures}\nrecords and executed notebooks: {run}")
-    print(
-        f"took {time.perf_counter() - start:.0f} s"
-        if worked
-        else f"nothing to do: everything is up to date ({time.perf_counter() - start:.0f} s)"
-    )
+        print(_finish(plan))
+    seconds = f"{time.perf_counter() - start:.0f} s"
+    print(f"took {seconds}" if worked else f"nothing to do: everything is up to date ({seconds})")
 
 # %% ../nbs/14_cli.ipynb #1929ea38
 def check_data(folder) -> None:
@@ -970,14 +905,11 @@ def check_data(folder) -> None:
         bad = table.iloc[decode_all(Path(place) / "frames.npy", paths, 8, os.cpu_count())]
     for split, counts in by_split.items():
         counts["undecodable"] = int((bad["split"] == split).sum())
-    rows = [
-        dict(
-            split=split,
-            **{k: v for k, v in counts.items() if not isinstance(v, (dict, list))},
-            **{f"missing {k}": v for k, v in counts["missing"].items()},
-        )
-        for split, counts in by_split.items()
-    ]
+    rows = []
+    for split, counts in by_split.items():
+        numbers = {k: v for k, v in counts.items() if not isinstance(v, (dict, list))}
+        missing = {f"missing {k}": v for k, v in counts["missing"].items()}
+        rows.append(dict(split=split) | numbers | missing)
     print(pd.DataFrame(rows).to_string(index=False))
     for split, counts in by_split.items():
         for name in counts["absent_names"][:5]:
@@ -988,38 +920,30 @@ def check_data(folder) -> None:
         print(f"  {split}: {image}: cannot be decoded")
     left = table.drop(bad.index)
     if not {"train", "validation"} <= set(left["split"]):
+        first = bad["image"].iloc[0]
         raise AffnbError(
             folder,
-            (
-                "no image of the train or of the validation list can be decoded (first:"
-                f" {bad['image'].iloc[0]})"
-            ),
+            f"no image of the train or of the validation list can be decoded (first: {first})",
             "replace the files",
         )
     assign_parts(left, Config().dev_share, Config().head_share, Config().long_frames, 0)
-    bare = [
-        split
-        for split in ("train", "validation")
-        if left.loc[left["split"] == split, list(LABEL_COLUMNS)].isna().all(axis=None)
-    ]
-    for split in bare:
-        lost = "nothing can be scored, and every table would be empty"
-        if split == "train":
-            lost = "nothing can be learned"
-        print(f"  {split}: no frame has a label: {lost}")
+    kinds = ("absent", "conflicting", "undecodable")
+    wrong = sum(counts[kind] for counts in by_split.values() for kind in kinds)
+    for split, lost in (
+        ("train", "nothing can be learned"),
+        ("validation", "nothing can be scored, and every table would be empty"),
+    ):
+        if left.loc[left["split"] == split, list(LABEL_COLUMNS)].isna().all(axis=None):
+            wrong += 1
+            print(f"  {split}: no frame has a label: {lost}")
     sides = left["split"].value_counts()
-    wrong = len(bare) + sum(
-        counts[name]
-        for counts in by_split.values()
-        for name in ("absent", "conflicting", "undecodable")
-    )
     print(
         f"{folder}: can be used: {sides['train']} pictures to train on, {sides['validation']} to"
         f" validate on; {wrong or 'nothing'} to mend{', see above' if wrong else ''}"
     )
 
 # %% ../nbs/14_cli.ipynb #d1380f76
-def print_score(predictions, truth, as_json: bool = False) -> None:
+def print_score(predictions, truth, json_line: bool = False) -> None:
     "Prints the official score of a prediction file."
     from affnb.metrics import score_files
 
@@ -1031,20 +955,11 @@ def print_score(predictions, truth, as_json: bool = False) -> None:
             file=sys.stderr,
         )
     keys = ("P", "VA", "CCC_valence", "CCC_arousal", "EXPR", "EXPR_per_class", "AU", "AU_per_unit")
-    if as_json:
+    if json_line:
         return print(json.dumps({key: scores[key] for key in keys}))
-
-    def show(v):
-        return (
-            "-"
-            if v is None
-            else " ".join(show(x) for x in v)
-            if isinstance(v, (list, tuple))
-            else f"{v:.4f}"
-        )
-
     for key in keys:
-        print(f"{key:16s}{show(scores[key])}")
+        values = scores[key] if isinstance(scores[key], (list, tuple)) else [scores[key]]
+        print(f"{key:16s}{' '.join('-' if v is None else f'{v:.4f}' for v in values)}")
 
 # %% ../nbs/14_cli.ipynb #9ac492a8
 def _find_records(
@@ -1084,10 +999,8 @@ def keep_luck(
         raise AffnbError(
             folder,
             f"of {mismatch}",
-            (
-                f"the published records of {profile} need a run of their own data and"
-                " settings, with other seeds alone"
-            ),
+            f"the published records of {profile} need a run of their own data and settings, with"
+            " other seeds alone",
         )
     write_json(published.folder / LUCK, luck)
     seeds = max(map(len, published.arms.values()), default=1)
@@ -1112,352 +1025,90 @@ def run_bench(profile: str = "smoke", settings=(), quick: bool = False, out=None
     here = Path(out or project_root()).resolve()
     _check_parts(config)
     standard = not quick and config == load_config("smoke")
-    records, figures = (
-        (here / "data" / "records" / "bench", here / "figures" / "bench")
-        if standard
-        else (here / "data" / "runs" / "bench", here / "data" / "runs" / "bench" / "figures")
-    )
+    records = here / "data" / ("records" if standard else "runs") / "bench"
+    figures = here / "figures" / "bench" if standard else records / "figures"
     (here / "data").mkdir(parents=True, exist_ok=True)
     size: dict = dict(rows=3000, seconds=0.05, rounds=1) if quick else {}
     start = time.perf_counter()
+
+    def say(what):
+        print(f"measuring: {what} ({time.perf_counter() - start:.0f} s)", flush=True)
+
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=here / "data") as folder:
-        record = measure(
-            config,
-            folder,
-            **size,
-            say=lambda what: print(
-                f"measuring: {what} ({time.perf_counter() - start:.0f} s)", flush=True
-            ),
-        )
+        record = measure(config, folder, **size, say=say)
     write_json(records / f"{record['name']}.json", record)
     table = bench_table([record])
-    print(
-        bench_words(table)
-        .drop(columns=["device", "date"])
-        .to_markdown(index=False, tablefmt="simple", disable_numparse=True)
-    )
+    shown = bench_words(table).drop(columns=["device", "date"])
+    print(shown.to_markdown(index=False, tablefmt="simple", disable_numparse=True))
     missed = table.loc[table["holds"] == "no", "part"].tolist()
+    look = "; this was a quick look: run without --quick to measure" if quick else ""
     print(
         f"{(table['holds'] == 'yes').sum()} bounds hold; missed: {', '.join(missed) or 'none'}"
-        + ("; this was a quick look: run without --quick to measure" if quick else "")
+        f"{look}\nrecord: {records / record['name']}.json\n"
+        f"table and figure: {write_bench(records, figures)[0].parent}\n"
+        f"took {time.perf_counter() - start:.0f} s"
     )
-    print(
-        f"record: {records / record['name']}.json\ntable and figure:"
-        f" {write_bench(records, figures)[0].parent}\ntook {time.perf_counter() - start:.0f} s"
-    )
-
-# %% ../nbs/14_cli.ipynb #40860e30
-class _Parser(argparse.ArgumentParser):
-    "An argument parser whose errors are one line."
-
-    def error(self, message):
-        raise UsageError(message, f"`{self.prog} --help` lists what there is")
-
-
-def make_parser() -> _Parser:
-    "The commands and their words."
-    parser = _Parser(
-        prog="affnb",
-        description=(
-            "An executable companion to Affective Behaviour Analysis via Progressive Learning."
-        ),
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    commands = parser.add_subparsers(dest="command", parser_class=_Parser, metavar="COMMAND")
-
-    def command(name, text, *words):
-        sub = commands.add_parser(name, help=text, description=text)
-        for flags, options in words:
-            sub.add_argument(*flags.split(), **options)
-
-    faces = (
-        (
-            "--detector",
-            dict(
-                metavar="FILE", help="a YuNet .onnx file; default: OpenCV's cascade, which is weak"
-            ),
-        ),
-        ("--aligned", dict(action="store_true", help="pictures are face crops already")),
-    )
-    command(
-        "reproduce",
-        "run the chain: tables and figures of a profile",
-        ("--profile", dict(help="a section of settings.ini; default: smoke, with --data faces")),
-        (
-            "--data",
-            dict(metavar="DIR", help="an s-Aff-Wild2 folder; default: the synthetic benchmark"),
-        ),
-        ("--seeds", dict(metavar="0,1,2")),
-        (
-            "--cores",
-            dict(type=int, help="cores for rules side by side; on a cluster, of one rule at most"),
-        ),
-        ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
-        ("--out", dict(metavar="DIR", help="put data/ and figures/ of this run there")),
-        (
-            "--on",
-            dict(
-                default="local",
-                metavar="WHERE",
-                help="where rules run: a folder of profiles/ (local, gpus, slurm) or a path to one",
-            ),
-        ),
-        (
-            "--only",
-            dict(metavar="TABLE", help="one table, such as table_fusion, and what it needs"),
-        ),
-        ("--dry-run", dict(action="store_true")),
-    )
-    command(
-        "benchmark",
-        "render the synthetic benchmark",
-        ("folder", dict(metavar="DIR")),
-        ("--videos", dict(type=int, default=60)),
-        ("--size", dict(type=int, default=112)),
-        ("--seed", dict(type=int, default=0)),
-    )
-    command(
-        "check", "read an s-Aff-Wild2 folder as the chain would", ("folder", dict(metavar="DIR"))
-    )
-    command(
-        "score",
-        "the official score of a prediction file",
-        ("predictions", {}),
-        ("truth", {}),
-        ("--json", dict(action="store_true")),
-    )
-    command(
-        "report", "tables and figures again, from records", ("--profile", dict(default="smoke"))
-    )
-    several = (
-        "records of a run of 3 seeds or more, such as data/runs/NAME/records after"
-        " `affnb reproduce --seeds 1,2,3,4,5 --only table_headline`"
-    )
-    command(
-        "luck",
-        "how far scores vary from training to training, over the seeds of a run",
-        ("folder", dict(metavar="RECORDS", help=several)),
-        ("--profile", dict(default="smoke", help="beside whose published records it is kept")),
-    )
-    command(
-        "predict",
-        "what a model says of the faces in pictures and videos",
-        (
-            "model",
-            dict(
-                metavar="MODEL",
-                help=(
-                    "a model folder, such as data/models/smoke/progressive, or a repository of the"
-                    " Hugging Face hub"
-                ),
-            ),
-        ),
-        ("inputs", dict(nargs="+", metavar="INPUT", help="pictures, folders, videos")),
-        (
-            "-o",
-            dict(
-                metavar="FILE", dest="out", help=".csv or .parquet; default: a CSV to the terminal"
-            ),
-        ),
-        *faces,
-        ("--every", dict(type=int, default=1, metavar="N", help="of videos, each N-th frame")),
-        ("--device", dict(default="auto", choices=("auto", "cpu", "cuda"))),
-        ("--draw", dict(metavar="DIR", help="copies with boxes and answers")),
-    )
-    command(
-        "export",
-        "a model as ONNX",
-        ("model", dict(metavar="MODEL")),
-        ("file", dict(metavar="FILE.onnx")),
-    )
-    command(
-        "import",
-        "photographs and labels of one's own, as a folder for --data",
-        (
-            "source",
-            dict(
-                metavar="SOURCE",
-                help="a CSV file of paths and labels, or a folder of folders named by expression",
-            ),
-        ),
-        ("folder", dict(metavar="DIR", help="the folder to make")),
-        (
-            "--images",
-            dict(metavar="DIR", help="where the pictures of a CSV file are; default: beside it"),
-        ),
-        *faces,
-        (
-            "--validation",
-            dict(
-                type=float,
-                default=0.25,
-                metavar="SHARE",
-                help="of the people, where no column says",
-            ),
-        ),
-        ("--seed", dict(type=int, default=0)),
-    )
-    command(
-        "course",
-        "student and teacher copies of the notebooks",
-        ("folder", dict(metavar="DIR")),
-        (
-            "notebooks",
-            dict(
-                nargs="*",
-                metavar="NOTEBOOK",
-                help="such as 03_metrics; default: all with exercises",
-            ),
-        ),
-    )
-    command(
-        "bench",
-        "how fast each part is on this machine",
-        ("--profile", dict(default="smoke")),
-        ("--set", dict(action="append", default=[], metavar="name=value", dest="settings")),
-        ("--quick", dict(action="store_true", help="a look in a minute, no measurement")),
-        ("--out", dict(metavar="DIR", help="put record, table and figure there")),
-    )
-    for name in ("render", "pack"):
-        command(
-            name, "a step of the chain", ("run_dir", {}), ("--workers", dict(type=int, default=1))
-        )
-    command("leave-model", "a step of the chain", ("run_dir", {}), ("folder", {}))
-    command("describe", "a step of the chain", ("run_dir", {}), ("--gpus", dict(type=int)))
-    command(
-        "run-notebook",
-        "a step of the chain",
-        ("notebook", {}),
-        ("log", {}),
-        ("parameters", dict(nargs="*")),
-        ("--gpus", dict(type=int)),
-        ("--shared", dict(action="store_true")),
-    )
-    return parser
 
 # %% ../nbs/14_cli.ipynb #2a8c8e08
-def count_noun(n: int, word: str) -> str:
+def _count_noun(n: int, word: str) -> str:
     return f"{n} {word}{'s' * (n != 1)}"
 
 
-def _ask_model(words: argparse.Namespace) -> None:
-    "`affnb predict` and `affnb export`."
-    from affnb.predict import (
-        check_place,
-        export_onnx,
-        load_model,
-        predict,
-        table_kind,
-        write_answers,
-    )
+def _predict(model, inputs, out=None, draw=None, **options) -> None:
+    from affnb.predict import check_place, load_model, predict, table_kind, write_answers
 
-    if words.command == "export":
-        check_place(words.file)
-        export_onnx(load_model(words.model), words.file)
-        return print(words.file)
     # refused before the work
-    for path in filter(
-        None,
-        (
-            words.out and table_kind(words.out) and words.out,
-            words.draw and Path(words.draw) / "copy.png",
-        ),
-    ):
-        check_place(path)
-    table = predict(
-        load_model(words.model),
-        *words.inputs,
-        detector=words.detector,
-        aligned=words.aligned,
-        every=words.every,
-        device=words.device,
-        draw=words.draw,
-    )
-    if words.out:
-        write_answers(table, words.out)
-        print(
-            f"{count_noun(len(table), 'face')} in {count_noun(table['input'].nunique(), 'input')}:"
-            f" {words.out}"
-        )
-    else:
+    if out:
+        table_kind(out)
+        check_place(out)
+    if draw:
+        check_place(Path(draw) / "copy.png")
+    table = predict(load_model(model), *inputs, draw=draw, **options)
+    if not out:
         print(table.to_csv(index=False, float_format="%.6g"), end="")
+        return
+    write_answers(table, out)
+    inputs_read = _count_noun(table["input"].nunique(), "input")
+    print(f"{_count_noun(len(table), 'face')} in {inputs_read}: {out}")
 
 
-def _render_trial(words: argparse.Namespace) -> None:
-    "`affnb benchmark`."
-    if words.videos < 6 or words.size < 16 or words.seed < 0:
+def _export(model, file) -> None:
+    from affnb.predict import check_place, export_onnx, load_model
+
+    check_place(file)
+    export_onnx(load_model(model), file)
+    print(file)
+
+
+def _render_trial(folder, videos: int, size: int, seed: int) -> None:
+    if videos < 6 or size < 16 or seed < 0:
         raise UsageError(
-            f"--videos {words.videos} --size {words.size} --seed {words.seed}",
+            f"--videos {videos} --size {size} --seed {seed}",
             "at least 6 videos of 16 pixels, and a seed from 0 up",
         )
-    from affnb.benchmark import BenchmarkSize, write_benchmark
+    from affnb.benchmark import write_benchmark
 
-    long = max(2, words.videos // 6)
-    print(
-        json.dumps(
-            write_benchmark(
-                words.folder,
-                BenchmarkSize(
-                    clips=max(2, words.videos - 2 * long),
-                    clip_frames=7,
-                    long_videos=long,
-                    long_frames=120,
-                    validation_videos=long,
-                    validation_frames=90,
-                    test_videos=2,
-                    size=words.size,
-                    seed=words.seed,
-                ),
-                workers=os.cpu_count() or 1,
-            )
-        )
+    long = max(2, videos // 6)
+    bench = dataclasses.replace(
+        _benchmark_size(Config()),
+        clips=max(2, videos - 2 * long),
+        long_videos=long,
+        validation_videos=long,
+        validation_frames=90,
+        test_videos=2,
+        size=size,
+        seed=seed,
     )
+    print(json.dumps(write_benchmark(folder, bench, workers=os.cpu_count() or 1)))
 
 
-def export_model_folder(words: argparse.Namespace) -> None:
-    from affnb.predict import leave_model
-
-    leave_model(words.run_dir, words.folder)
-
-
-def parse_parameters(parameters) -> dict:
-    "Parameters of a notebook by name; raises `UsageError`."
-    for word in parameters:
-        if "=" not in word:
-            raise UsageError(word, "write name=value, for instance seed=0")
-    return dict(word.split("=", 1) for word in parameters)
-
-
-# what rules of the chain call
-CHAIN_STEPS = {
-    "render": lambda w: render_data(w.run_dir, w.workers),
-    "pack": lambda w: pack_data(w.run_dir, w.workers),
-    "describe": lambda w: describe(w.run_dir, w.gpus),
-    "leave-model": export_model_folder,
-    "run-notebook": lambda w: run_notebook(
-        w.notebook, w.log, w.gpus, w.shared, **parse_parameters(w.parameters)
-    ),
-}
-
-# %% ../nbs/14_cli.ipynb #ecd1642a
-def _take_in_faces(words: argparse.Namespace) -> None:
-    "`affnb import`: prints what was taken, what was left out, and what that means."
+def _take_in_faces(source, folder, images, validation, seed, **cropping) -> None:
+    "Prints what was taken, what was left out, and what that means."
     from affnb.intake import Cropping, take_in
 
-    counts = take_in(
-        words.source,
-        words.folder,
-        words.images,
-        Cropping(words.detector, words.aligned),
-        words.validation,
-        words.seed,
-    )
-    print(
-        f"{counts['pictures']} pictures: "
-        + ", ".join(
-            f"{counts[split]} {split}" for split in ("train", "validation", "test") if counts[split]
-        )
-    )
+    counts = take_in(source, folder, images, Cropping(**cropping), validation, seed)
+    splits = [split for split in ("train", "validation", "test") if counts[split]]
+    print(f"{counts['pictures']} pictures: {', '.join(f'{counts[s]} {s}' for s in splits)}")
     for word in ("left_out", "remarks"):
         if counts[word]:
             print(f"{word.replace('_', ' ')}: {counts[word]}")
@@ -1469,67 +1120,224 @@ def _take_in_faces(words: argparse.Namespace) -> None:
             " some show the same one (a column `person` mends it)"
         )
     print(
-        f"{words.folder}: next, `affnb check {words.folder}` and `affnb reproduce --data"
-        f" {words.folder} --out results`"
+        f"{folder}: next, `affnb check {folder}` and `affnb reproduce --data {folder} --out"
+        " results`"
     )
 
 
-def _hand_out(words: argparse.Namespace) -> None:
-    "`affnb course`."
+def _hand_out(folder, notebooks) -> None:
     from affnb.course import write_course
 
-    made = write_course(words.folder, words.notebooks)
-    for who, paths in made.items():
-        print(f"{Path(words.folder) / who}: {count_noun(len(paths), 'notebook')}")
+    for who, paths in write_course(folder, notebooks).items():
+        print(f"{Path(folder) / who}: {_count_noun(len(paths), 'notebook')}")
+
+
+def _export_folder(run_dir, folder) -> None:
+    from affnb.predict import leave_model
+
+    leave_model(run_dir, folder)
+
+
+def _run_with_words(notebook, log, gpus, shared, parameters) -> None:
+    for word in parameters:
+        if "=" not in word:
+            raise UsageError(word, "write name=value, for instance seed=0")
+    values = dict(word.split("=", 1) for word in parameters)
+    run_notebook(notebook, log, gpus, shared, **values)
+
+# %% ../nbs/14_cli.ipynb #ecd1642a
+class _Parser(argparse.ArgumentParser):
+    "An argument parser whose errors are one line."
+
+    def error(self, message):
+        raise UsageError(message, f"`{self.prog} --help` lists what there is")
+
+
+def _option(usage: str, text=None, **settings):
+    "A word of a command, such as `--data DIR`, and what it means."
+    name, _, metavar = usage.partition(" ")
+    if metavar:
+        settings["metavar"] = metavar
+    return name, dict(help=text) | settings
+
+
+def _switch(name: str, text=None, **settings):
+    return _option(name, text, action="store_true", **settings)
+
+
+def make_parser() -> _Parser:
+    "The commands and their words; each names the function that carries it out."
+    parser = _Parser(
+        prog="affnb",
+        description=(
+            "An executable companion to Affective Behaviour Analysis via Progressive Learning."
+        ),
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", parser_class=_Parser, metavar="COMMAND")
+
+    def command(name, act, text, *words):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(act=act)
+        for word, settings in words:
+            sub.add_argument(word, **settings)
+
+    folder = _option("folder DIR")
+    seed = _option("--seed", type=int, default=0)
+    model = _option("model MODEL")
+    profile = _option("--profile", default="smoke")
+    settings = _option("--set name=value", action="append", default=[], dest="settings")
+    faces = (
+        _option("--detector FILE", "a YuNet .onnx file; default: OpenCV's cascade, which is weak"),
+        _switch("--aligned", "pictures are face crops already"),
+    )
+    command(
+        "reproduce",
+        lambda **words: reproduce(Request(**words)),
+        "run the chain: tables and figures of a profile",
+        _option("--profile", "a section of settings.ini; default: smoke, with --data faces"),
+        _option("--data DIR", "an s-Aff-Wild2 folder; default: the synthetic benchmark"),
+        _option("--seeds 0,1,2"),
+        _option(
+            "--cores", "cores for rules side by side; on a cluster, of one rule at most", type=int
+        ),
+        settings,
+        _option("--out DIR", "put data/ and figures/ of this run there"),
+        _option(
+            "--on WHERE",
+            "where rules run: a folder of profiles/ (local, gpus, slurm) or a path to one",
+            default="local",
+        ),
+        _option("--only TABLE", "one table, such as table_fusion, and what it needs"),
+        _switch("--dry-run"),
+    )
+    command(
+        "benchmark",
+        _render_trial,
+        "render the synthetic benchmark",
+        folder,
+        _option("--videos", type=int, default=60),
+        _option("--size", type=int, default=112),
+        seed,
+    )
+    command("check", check_data, "read an s-Aff-Wild2 folder as the chain would", folder)
+    command(
+        "score",
+        print_score,
+        "the official score of a prediction file",
+        _option("predictions"),
+        _option("truth"),
+        _switch("--json", dest="json_line"),
+    )
+    command("report", make_report, "tables and figures again, from records", profile)
+    records = (
+        "records of a run of 3 seeds or more, such as data/runs/NAME/records after"
+        " `affnb reproduce --seeds 1,2,3,4,5 --only table_headline`"
+    )
+    folder_or_repository = (
+        "a model folder, such as data/models/smoke/progressive, or a repository of the Hugging"
+        " Face hub"
+    )
+    command(
+        "luck",
+        keep_luck,
+        "how far scores vary from training to training, over the seeds of a run",
+        _option("folder RECORDS", records),
+        _option("--profile", "beside whose published records it is kept", default="smoke"),
+    )
+    command(
+        "predict",
+        _predict,
+        "what a model says of the faces in pictures and videos",
+        _option("model MODEL", folder_or_repository),
+        _option("inputs INPUT", "pictures, folders, videos", nargs="+"),
+        _option("-o FILE", ".csv or .parquet; default: a CSV to the terminal", dest="out"),
+        *faces,
+        _option("--every N", "of videos, each N-th frame", type=int, default=1),
+        _option("--device", default="auto", choices=("auto", "cpu", "cuda")),
+        _option("--draw DIR", "copies with boxes and answers"),
+    )
+    command("export", _export, "a model as ONNX", model, _option("file FILE.onnx"))
+    command(
+        "import",
+        _take_in_faces,
+        "photographs and labels of one's own, as a folder for --data",
+        _option(
+            "source SOURCE",
+            "a CSV file of paths and labels, or a folder of folders named by expression",
+        ),
+        _option("folder DIR", "the folder to make"),
+        _option("--images DIR", "where the pictures of a CSV file are; default: beside it"),
+        *faces,
+        _option(
+            "--validation SHARE", "of the people, where no column says", type=float, default=0.25
+        ),
+        seed,
+    )
+    command(
+        "course",
+        _hand_out,
+        "student and teacher copies of the notebooks",
+        folder,
+        _option("notebooks NOTEBOOK", "such as 03_metrics; default: all with exercises", nargs="*"),
+    )
+    command(
+        "bench",
+        run_bench,
+        "how fast each part is on this machine",
+        profile,
+        settings,
+        _switch("--quick", "a look in a minute, no measurement"),
+        _option("--out DIR", "put record, table and figure there"),
+    )
+    run_dir = _option("run_dir")
+    gpus = _option("--gpus", type=int)
+    workers = _option("--workers", type=int, default=1)
+    step = "a step of the chain"
+    command("render", render_data, step, run_dir, workers)
+    command("pack", pack_data, step, run_dir, workers)
+    command("leave-model", _export_folder, step, run_dir, _option("folder"))
+    command("describe", describe, step, run_dir, gpus)
+    command(
+        "run-notebook",
+        _run_with_words,
+        step,
+        _option("notebook"),
+        _option("log"),
+        _option("parameters", nargs="*"),
+        gpus,
+        _switch("--shared"),
+    )
+    return parser
+
+# %% ../nbs/14_cli.ipynb #4c4619af
+# what rules of the chain call
+CHAIN_STEPS = ("render", "pack", "describe", "leave-model", "run-notebook")
 
 
 def _act(words: argparse.Namespace) -> None:
-    "Carries a command out."
+    "Carries a command out; raises `UsageError` where there is none, or an empty word."
     # a rule ends with the command that it is carried out for
     end_with_process(os.environ.get("AFFNB_CHAIN"))
-    if words.command == "reproduce":
-        reproduce(Request(**{field.name: getattr(words, field.name) for field in fields(Request)}))
-    elif words.command == "benchmark":
-        _render_trial(words)
-    elif words.command == "check":
-        check_data(words.folder)
-    elif words.command == "score":
-        print_score(words.predictions, words.truth, words.json)
-    elif words.command == "report":
-        make_report(words.profile)
-    elif words.command == "luck":
-        keep_luck(words.folder, words.profile)
-    elif words.command in ("predict", "export"):
-        _ask_model(words)
-    elif words.command == "import":
-        _take_in_faces(words)
-    elif words.command == "course":
-        _hand_out(words)
-    elif words.command == "bench":
-        run_bench(words.profile, words.settings, words.quick, words.out)
-    elif words.command in CHAIN_STEPS:
-        start = time.perf_counter()
-        CHAIN_STEPS[words.command](words)
-        announce(
-            f"  {time.perf_counter() - start:5.0f} s "
-            f" {Path(words.log).stem if words.command == 'run-notebook' else words.command}"
-        )
-    else:
-        raise UsageError(
-            "no command", "`affnb --help` lists them; `affnb reproduce` is the one to start with"
-        )
-
-
-def _filled(words: argparse.Namespace) -> argparse.Namespace:
-    "The words of a command, if none is empty; raises `UsageError`."
-    for name, value in vars(words).items():
+    options = vars(words)
+    for name, value in options.items():
         if value == "" or isinstance(value, list) and "" in value:
             raise UsageError(
                 name, "empty", "give a value, or leave it out (a shell's variable may be unset)"
             )
-    return words
+    command = options.pop("command")
+    if not command:
+        raise UsageError(
+            "no command", "`affnb --help` lists them; `affnb reproduce` is the one to start with"
+        )
+    options.pop("debug")
+    start = time.perf_counter()
+    options.pop("act")(**options)
+    if command in CHAIN_STEPS:
+        name = Path(words.log).stem if command == "run-notebook" else command
+        announce(f"  {time.perf_counter() - start:5.0f} s  {name}")
 
-# %% ../nbs/14_cli.ipynb #4c4619af
+
 def _behave(command: str) -> None:
     """As a program: a name that a terminal cannot show is no reason to end, and who is asked to end
     clears away what is half done (a chain does so when it goes on).
@@ -1577,7 +1385,7 @@ def main(argv=None) -> int:  # 0 done, 1 could not, 2 wrong usage
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        words = _filled(make_parser().parse_args([word for word in argv if word != "--debug"]))
+        words = make_parser().parse_args([word for word in argv if word != "--debug"])
         if program:
             _behave(words.command)
         _act(words)

@@ -30,7 +30,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
     "affnb.cli reproduce": "command",
-    "-m snakemake": "Snakemake",
+    "run_snakemake": "Snakemake",
     "affnb.cli run-notebook": "rule",
     "ipykernel_launcher": "kernel",
     "affnb.cli": "worker",
