@@ -83,13 +83,13 @@ class Storm:
             start_new_session=True,
         )
 
-    def said(self):
+    def output(self):
         self.log.seek(self.begun)
         return self.log.read()
 
     def alive(self):
         "Every process of this storm: (process, kind, stage)."
-        found = []
+        processes = []
         for process in psutil.process_iter():
             try:
                 variables = process.environ()
@@ -109,22 +109,22 @@ class Storm:
                     if step
                     else ""
                 )
-                found.append((process, kind, stage))
+                processes.append((process, kind, stage))
             except (psutil.Error, OSError):
                 continue
-        return found
+        return processes
 
     def checkpoints(self):
         "What the checkpoints hold: path -> seconds of each epoch that is done."
         from safetensors import safe_open
 
-        found = {}
+        seconds_of = {}
         for path in self.out.glob("data/runs/*/seed*/*/last.safetensors"):
             # half a file would not open
             with safe_open(path, "pt") as file:
                 state = json.loads(file.metadata()["state"])
-            found[path] = [h["seconds"] for h in state["history"]], state["begun"]["steps"]
-        return found
+            seconds_of[path] = [h["seconds"] for h in state["history"]], state["begun"]["steps"]
+        return seconds_of
 
     def strike(self, stage):
         "Kills one process at random, or all; what kind it was, or None where it was gone already."
@@ -206,21 +206,21 @@ class Storm:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(3 * self.span)
             code = process.wait()
-            said = self.said()
-            assert "Traceback" not in said, said
+            output = self.output()
+            assert "Traceback" not in output, output
             self.nobody_is_left()
-            assert code == 0 or struck, f"nobody killed it, and it failed: {said}"
+            assert code == 0 or struck, f"nobody killed it, and it failed: {output}"
             # one line, or none where the command itself was killed
             assert (
                 len(
                     [
                         line
-                        for line in said.splitlines()
+                        for line in output.splitlines()
                         if line.startswith("affnb: ") and ", seeds " not in line
                     ]
                 )
                 <= 1
-            ), said
+            ), output
             if code == 0:
                 return
 
@@ -268,7 +268,7 @@ def differences(
     one, two, folders=("figures", "data/records", "data/runs")
 ) -> list:  # paths, and why
     "What two `--out` folders (or a project and one) of the same run do not have in common."
-    found = []
+    different = []
 
     def files(root):
         kept = {}
@@ -292,7 +292,7 @@ def differences(
     others = files(two)
     for name in sorted(set(mine) | set(others)):
         if name not in mine or name not in others:
-            found.append(f"{name}: only in {'the second' if name not in mine else 'the first'}")
+            different.append(f"{name}: only in {'the second' if name not in mine else 'the first'}")
             continue
         a = mine[name]
         b = others[name]
@@ -302,8 +302,8 @@ def differences(
             else a.read_bytes() == b.read_bytes()
         )
         if not same:
-            found.append(f"{name}: differs")
-    return found
+            different.append(f"{name}: differs")
+    return different
 
 
 def leftovers(out) -> list:

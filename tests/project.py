@@ -27,11 +27,11 @@ class Project:
         )
 
     def run(self, *words):
-        "What it said."
+        "What it printed."
         process = self.start(*words)
-        said, _ = process.communicate(timeout=1500)
-        assert process.returncode == 0, said
-        return said
+        output, _ = process.communicate(timeout=1500)
+        assert process.returncode == 0, output
+        return output
 
     def times(self, name="tiny"):
         return {

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from affnb.cli import run_notebook
+from errors import assert_one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 # 13a runs the cells of notebooks: that is what it shows
@@ -57,41 +58,41 @@ def tree_of(path):
 
 def unsafe(tree):
     "Calls that could run what is read, by whatever name they were imported."
-    known = {}
+    modules = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            known |= {
+            modules |= {
                 alias.asname or alias.name.split(".")[0]: (
                     alias.name if alias.asname else alias.name.split(".")[0]
                 )
                 for alias in node.names
             }
         if isinstance(node, ast.ImportFrom):
-            known |= {
+            modules |= {
                 alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
             }
-    found = [
+    dangers = [
         f"import of {name}"
-        for name in known.values()
+        for name in modules.values()
         if name.split(".")[0] in STRANGERS and name.rpartition(".")[0] not in HARMLESS
     ]
     for node in ast.walk(tree):
         if isinstance(node, (ast.Name, ast.Attribute)):
             first, _, rest = ast.unparse(node).partition(".")
             # handed over counts as called
-            if f"{known.get(first, first)}.{rest}".rstrip(".") in UNSAFE:
-                found.append(f"line {node.lineno}: {ast.unparse(node)}")
+            if f"{modules.get(first, first)}.{rest}".rstrip(".") in UNSAFE:
+                dangers.append(f"line {node.lineno}: {ast.unparse(node)}")
         if not isinstance(node, ast.Call):
             continue
         if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN:
-            found.append(f"line {node.lineno}: {ast.unparse(node)[:100]}")
-        found += [
+            dangers.append(f"line {node.lineno}: {ast.unparse(node)[:100]}")
+        dangers += [
             f"line {node.lineno}: {word.arg}"
             for word in node.keywords
             if word.arg in ("shell", "allow_pickle", "trust_remote_code")
             and getattr(word.value, "value", True) is not False
         ]
-    return found
+    return dangers
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
@@ -157,7 +158,7 @@ def test_parameters_of_a_notebook_are_quoted(tmp_path, monkeypatch):
             ),
             new_code_cell(
                 f"import json; json.dump([{', '.join(f'p{i}' for i in range(len(HOSTILE)))}],"
-                " open('said.json', 'w'))"
+                " open('values.json', 'w'))"
             ),
         ]
     )
@@ -168,10 +169,22 @@ def test_parameters_of_a_notebook_are_quoted(tmp_path, monkeypatch):
         tmp_path / "log.ipynb",
         **{f"p{i}": value for i, value in enumerate(HOSTILE)},
     )
-    assert json.loads((tmp_path / "said.json").read_text()) == [
+    assert json.loads((tmp_path / "values.json").read_text()) == [
         int(v) if v in ("007", "-5") else v for v in HOSTILE
     ]
     assert not (tmp_path / "touched").exists()
+
+
+def test_a_kernel_sees_the_gpus_that_its_rule_has_taken(tmp_path, monkeypatch):
+    "Names are enough: no GPU is needed."
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "a,b")
+    nb = new_notebook(cells=[new_code_cell("import os\nos.environ['CUDA_VISIBLE_DEVICES']")])
+    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(nb, tmp_path / "gpus.ipynb")
+    run_notebook(tmp_path / "gpus.ipynb", tmp_path / "log.ipynb", gpus=1)
+    (output,) = nbformat.read(tmp_path / "log.ipynb", 4).cells[0].outputs
+    assert output.data["text/plain"] == "'a'"
 
 
 def test_a_long_name_for_temporary_files_keeps_no_kernel_from_starting(tmp_path, monkeypatch):
@@ -214,10 +227,9 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(when, tmp_path):
         timeout=120,
         env={**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")},
     )
-    said = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
     assert done.returncode == 1, done.stderr
-    assert len(said) == 1, done.stderr
-    assert "its kernel was killed" in said[0], done.stderr
+    assert_one_line("\n".join(errors), "kernel", "killed", tmp_path / "log.ipynb")
     assert "Traceback" not in done.stderr, done.stderr
 
 

@@ -236,14 +236,14 @@ def test_contrast_names_and_roles(browser, site, scheme, names, rules):
             "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(c =>"
             " c > 127)"
         ) == (scheme == "light")
-        found = (
+        violations = (
             Axe()
             .run(page, options=dict(runOnly=rules, resultTypes=["violations"]))
             .response["violations"]
         )
-        assert not found, f"{page.url} ({scheme}): " + "; ".join(
+        assert not violations, f"{page.url} ({scheme}): " + "; ".join(
             f"{v['id']}: {v['nodes'][0]['html'][:150]} {v['nodes'][0]['failureSummary'][:200]}"
-            for v in found
+            for v in violations
         )
 
 
