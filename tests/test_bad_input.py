@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from affnb.cli import main
 from affnb.core import AffnbError, load_config
 from affnb.data import HEADER, decode_image, open_packed, pack
+from errors import assert_error, assert_one_line
 
 FULL = "0.25,-0.5,4,1,0,0,0,1,0,0,0,0,0,1,0"
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,10 +51,10 @@ def folder(tmp_path):
 
 def state(folder):
     "Everything below a folder: names, kinds, bytes, times."
-    found = {}
+    states = {}
     for path in sorted(Path(folder).rglob("*")):
         info = path.lstat()
-        found[str(path.relative_to(folder))] = (
+        states[str(path.relative_to(folder))] = (
             info.st_mode,
             info.st_mtime_ns,
             (
@@ -62,20 +63,20 @@ def state(folder):
                 else info.st_size
             ),
         )
-    return found
+    return states
 
 
 def checked(folder, capsys):
     "Exit code, lines of the table, and the error of `affnb check`; the folder stays as it is."
     before = state(folder)
     code = main(["check", str(folder)])
-    said = capsys.readouterr()
-    errors = [line for line in said.err.splitlines() if line.strip()]
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.strip()]
     assert state(folder) == before
-    assert len(errors) == (code != 0), said.err
-    assert "Traceback" not in said.err, said.err
-    assert "a secret" not in said.out + said.err, said.err
-    return code, said.out, errors[0] if errors else ""
+    assert len(errors) == (code != 0), printed.err
+    assert "Traceback" not in printed.err, printed.err
+    assert "a secret" not in printed.out + printed.err, printed.err
+    return code, printed.out, errors[0] if errors else ""
 
 
 def counted(out):
@@ -99,8 +100,10 @@ def rewrite(change):
 def row(text, n=5):  # of the list, from 1; 1 is the header
     "Puts a row in the place of one, which is line 5: b/0.jpg."
     return rewrite(
-        lambda known: (
-            "\n".join(text if i == n else line for i, line in enumerate(known.splitlines(), 1))
+        lambda text_before: (
+            "\n".join(
+                text if i == n else line for i, line in enumerate(text_before.splitlines(), 1)
+            )
             + "\n"
         )
     )
@@ -113,7 +116,7 @@ def field(column, value):  # 0 valence, 1 arousal, 2 expression, 3 AU1, ...
 
 
 def also(*rows):
-    return rewrite(lambda known: known + "".join(f"{r}\n" for r in rows))
+    return rewrite(lambda text_before: text_before + "".join(f"{r}\n" for r in rows))
 
 
 def linked(target, name):
@@ -155,7 +158,7 @@ REFUSED = {  # kind: (how, words of the line)
     "UTF-16, as Windows has it": (rewrite(lambda t: t.encode("utf-16")), [LIST, "not UTF-8"]),
     "UTF-16 without a mark": (
         rewrite(lambda t: t.encode("utf-16-be")),
-        [LIST, "line 1", "save the file as UTF-8"],
+        [LIST, "line 1", "UTF-8"],
     ),
     "Latin-1": (rewrite(lambda t: t.replace("b/0", "bé/0").encode("latin-1")), [LIST, "not UTF-8"]),
     "a picture for a list": (rewrite(lambda t: b"\x89PNG\r\n\x1a\n\0\0"), [LIST, "not UTF-8"]),
@@ -163,7 +166,7 @@ REFUSED = {  # kind: (how, words of the line)
     "a NUL in a path": (row(f"b/0\0.jpg,{FULL}"), [AT, "image"]),
     "a control character in a path": (row(f"b/0\x1b[31m.jpg,{FULL}"), [AT, "image"]),
     "an empty value": (field(1, ""), [AT, "arousal = ''", "not a number"]),
-    "a word": (field(2, "Happiness"), [AT, "expression = 'Happiness'", "mend or delete the row"]),
+    "a word": (field(2, "Happiness"), [AT, "expression = 'Happiness'"]),
     "a value of 4,000 letters": (field(2, "x" * 4000), [AT, "4,000 characters"]),
     "NaN": (field(0, "nan"), [AT, "valence = 'nan'"]),
     "infinity": (field(0, "inf"), [AT, "valence = inf", "[-1, 1]", "-5 where missing"]),
@@ -172,7 +175,7 @@ REFUSED = {  # kind: (how, words of the line)
     "hexadecimal": (field(3, "0x1"), [AT, "AU1 = '0x1'"]),
     "an underscore": (field(3, "1_0"), [AT, "AU1"]),
     "another alphabet's digits": (field(3, "١"), [AT, "AU1"]),
-    "valence above 1": (field(0, "1.01"), [AT, "valence = 1.01", "mend or delete the row"]),
+    "valence above 1": (field(0, "1.01"), [AT, "valence = 1.01"]),
     "valence near the code for missing": (field(0, "-4.99"), [AT, "valence = -4.99"]),
     "the other code for missing": (field(0, "-2"), [AT, "valence = -2", "-5 where missing"]),
     "arousal below -1": (field(1, "-1.5"), [AT, "arousal = -1.5"]),
@@ -219,7 +222,7 @@ REFUSED = {  # kind: (how, words of the line)
     "a video in both lists": (also(f"e/0.jpg,{FULL}"), ["'e'", "train list"]),
     "no label at all": (
         rewrite(lambda t: t.replace(FULL, "-5,-5,-1" + ",-1" * 12)),
-        [LIST, "no frame has a label"],
+        [LIST, "label"],
     ),
     "too few videos": (
         rewrite(lambda t: "\n".join(line for line in t.splitlines() if line[0] in "ia") + "\n"),
@@ -227,7 +230,7 @@ REFUSED = {  # kind: (how, words of the line)
     ),
     "a picture that is a link out": (
         linked("outside/0.jpg", "cropped_aligned/b/0.jpg"),
-        ["cropped_aligned/b/0.jpg", "leads to", "nothing outside is read"],
+        ["cropped_aligned/b/0.jpg", "leads to", "outside"],
     ),
     "a video that is a link out": (
         linked("outside", "cropped_aligned/b"),
@@ -367,9 +370,9 @@ def test_what_can_be_done_without_is_dropped_and_counted(kind, folder, tmp_path,
         column == "duplicates" or "b" in out.splitlines()[-1] and len(out.splitlines()[-1]) < 5000
     )
     pack(folder, tmp_path / "packed", 16)
-    found = open_packed(tmp_path / "packed")
-    assert len(found.frames) == 15 - (column in ("undecodable", "absent"))
-    assert found.manifest["counts"]["train"][column] == 1
+    packed = open_packed(tmp_path / "packed")
+    assert len(packed.frames) == 15 - (column in ("undecodable", "absent"))
+    assert packed.manifest["counts"]["train"][column] == 1
 
 
 HARMLESS = {  # kind: (how, the grey of b/0.jpg, or None)
@@ -440,11 +443,13 @@ def test_what_is_harmless_is_read_as_it_is_meant(kind, folder, tmp_path, capsys)
         for column in ("duplicates", "conflicting", "absent", "undecodable")
     ), out
     pack(folder, tmp_path / "packed", 16)
-    found = open_packed(tmp_path / "packed")
-    assert len(found.frames) == 15
+    packed = open_packed(tmp_path / "packed")
+    assert len(packed.frames) == 15
     assert not (Path.cwd() / "x").exists()
     if colour:
-        assert abs(found.frames[3].astype(int) - np.array(colour)).max() <= 4, found.frames[3, 8, 8]
+        assert abs(packed.frames[3].astype(int) - np.array(colour)).max() <= 4, packed.frames[
+            3, 8, 8
+        ]
 
 
 def test_a_picture_taken_on_its_side_is_set_upright(tmp_path):
@@ -475,24 +480,24 @@ SETTINGS = [
     ("epochs=", "int"),
     ("=3", "unknown setting"),
     ("epochs", "name=value"),
-    ("checkpoint_seconds=-1", "greater than or equal to 0"),
-    ("bootstrap=0", "greater than or equal to 1"),
-    ("fold=6", "less than or equal to 5"),
+    ("checkpoint_seconds=-1", "or equal to 0"),
+    ("bootstrap=0", "or equal to 1"),
+    ("fold=6", "or equal to 5"),
     ("profile=smoke", "unknown setting"),
-    ("fused=AU,V", "must be 'AU', 'EXPR'"),
+    ("fused=AU,V", "'EXPR'"),
     ("seeds=0,0", "different"),
-    ("seeds=-3", "greater than or equal to 0"),
-    ("bench_seed=-3", "greater than or equal to 0"),
+    ("seeds=-3", "or equal to 0"),
+    ("bench_seed=-3", "or equal to 0"),
     ("tasks=", "at least 1 item"),
-    ("tasks=AU,FACES", "must be 'AU', 'EXPR'"),
-    ("fused=AU;EXPR", "must be 'AU', 'EXPR'"),
+    ("tasks=AU,FACES", "'EXPR'"),
+    ("fused=AU;EXPR", "'EXPR'"),
     ("finetune_encoder=yes please", "bool"),
     ("mae_mask_ratio=1", "less than 1"),
     ("augment=windows", "did you mean `window`"),
     ("stem=cnov", "did you mean `conv`"),
     ("temporal=lsmt", "did you mean `lstm`"),
     ("fusion=gated", "did you mean `gate`"),
-    ("device=gpu", "must be 'auto', 'cpu' or 'cuda'"),
+    ("device=gpu", "'cpu'"),
     ("encoder=__import__('os').system('touch x')", "encoder"),
     ("encoder=resnet50", "encoder"),
     ("patch_size=5", "patch_size"),
@@ -515,11 +520,8 @@ def test_a_setting_that_makes_no_sense_is_refused(setting, word, tmp_path, capsy
             "--dry-run",
         ]
     )
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert code in (1, 2), lines
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("affnb: "), lines
-    assert word in lines[0], lines
+    assert code in (1, 2)
+    assert_one_line(capsys.readouterr().err, word)
     assert not (tmp_path / "out").exists()
     assert not Path("x").exists()
 
@@ -541,14 +543,14 @@ def test_a_settings_file_that_makes_no_sense_is_refused(text, word, tmp_path):
     (tmp_path / "settings.ini").write_text(text)
     with pytest.raises(AffnbError) as error:
         load_config("tiny", path=tmp_path / "settings.ini")
+    assert_error(error, remedy=None)
     assert word in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a{b}c", "a\nb"])
 def test_a_folder_that_snakemake_would_misread_is_refused(name, tmp_path, capsys):
     assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path / name), "--dry-run"]) == 2
-    assert "choose another name" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, repr(str(tmp_path / name)), "Snakemake")
     assert not (tmp_path / name).exists()
 
 
@@ -595,9 +597,7 @@ def test_a_file_of_weights_that_is_none_is_named(how, tmp_path):
         how[1](path)
         with pytest.raises(AffnbError) as error:
             read(path)
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-        assert re.search("delete it|make it again", str(error.value))
+        assert_error(error, path)
     assert not (tmp_path / "run").exists()  # nothing in it was carried out
 
 
@@ -620,9 +620,7 @@ def test_features_and_predictions_that_cannot_be_read_are_named(how, tmp_path):
         how[1](path)
         with pytest.raises(AffnbError) as error:
             read()
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-        assert re.search("run the stage that writes it|make it again", str(error.value))
+        assert_error(error, path)
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.rglob("run"))
 
@@ -647,10 +645,9 @@ def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_pat
     with safe_open(path, "pt") as file:
         state = file.metadata()
     save_file(load_file(path) | {name: torch.zeros(value)}, path, metadata=state)
-    with pytest.raises(AffnbError, match="no checkpoint that can be read") as error:
+    with pytest.raises(AffnbError) as error:
         load_checkpoint(path, model, make_optimizer(model, 0.1, 0), "k")
-    assert str(path) in str(error.value)
-    assert "delete it" in str(error.value)
+    assert_error(error, path, "checkpoint", remedy="delete")
 
 
 def test_weights_of_another_shape_are_named(tmp_path):
@@ -670,10 +667,10 @@ def test_weights_of_another_shape_are_named(tmp_path):
             tmp_path / "last.safetensors", large, make_optimizer(large, 0.1, 0), "k"
         ),
     ):
-        with pytest.raises(
-            AffnbError, match=r"`weight` is \(3, 4\) there and \(3, 5\) in the model"
-        ):
+        with pytest.raises(AffnbError) as error:
             read()
+        for fact in ("`weight`", "(3, 4)", "(3, 5)"):
+            assert fact in str(error.value)
     # that of another arm is nobody's business
     assert (
         load_checkpoint(
@@ -746,10 +743,10 @@ for size in 700k 1500k 2500k; do
     {sys.executable} -c '{WHOLE}' "$1/out"
 done
 mount -o remount,size=200m "$1"
-{run} > "$1/said" 2>&1 &
-while kill -0 $! && ! grep -q 06_pretrain "$1/said"; do sleep .2; done
+{run} > "$1/printed" 2>&1 &
+while kill -0 $! && ! grep -q 06_pretrain "$1/printed"; do sleep .2; done
 kill -KILL $! || true
-cat "$1/said"
+cat "$1/printed"
 cat "$1"/out/figures/tiny/* "$1"/out/data/records/tiny/*""",
         tmp_path,
     )
@@ -820,7 +817,7 @@ except AffnbError as error: print(error)
         capture_output=True,
         text=True,
     )
-    assert "no memory to open it" in done.stdout, done.stdout + done.stderr
+    assert "memory" in done.stdout, done.stdout + done.stderr
     assert "ulimit" in done.stdout, done.stdout + done.stderr
     assert "delete" not in done.stdout, done.stdout + done.stderr
 
@@ -833,10 +830,7 @@ def test_want_of_memory_in_a_command_is_one_line(monkeypatch, capsys, folder):
 
     monkeypatch.setattr(cli, "check_data", hungry)
     assert main(["check", str(folder)]) == 1
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    assert "99. GiB" in line
-    assert "end other programs" in line
+    assert_one_line(capsys.readouterr().err, "memory", "99. GiB")
 
 
 def test_a_defect_of_our_own_is_one_line_too(monkeypatch, capsys):
@@ -844,7 +838,7 @@ def test_a_defect_of_our_own_is_one_line_too(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "check_data", lambda folder: 1 / 0)
     assert main(["check", "x"]) == 1
-    assert "report what the same command says with --debug" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, "ZeroDivisionError", "--debug")
     with pytest.raises(ZeroDivisionError):
         main(["--debug", "check", "x"])
 
@@ -871,6 +865,5 @@ except AffnbError as error: print(error)
     done = subprocess.run(
         [sys.executable, "-c", program, path], cwd=ROOT, capture_output=True, text=True
     )
-    assert "line 10000002: AU26 = 7: must be 0 or 1" in done.stdout, (
-        done.stdout + done.stderr[-500:]
-    )
+    facts = ("line 10000002", "AU26 = 7")
+    assert all(fact in done.stdout for fact in facts), done.stdout + done.stderr[-500:]
