@@ -131,13 +131,15 @@ def test_labels_of_ones_own_are_read_as_they_were_given(tmp_path_factory, rows):
         tmp_path_factory.getbasetemp(), pd.concat([table, table.assign(split="validation")])
     )
     for name in ("training", "validation"):
-        found = read_annotations(tmp_path_factory.getbasetemp() / f"{name}_set_annotations.txt")
-        assert found["image"].tolist() == table["image"].tolist()
+        annotations = read_annotations(
+            tmp_path_factory.getbasetemp() / f"{name}_set_annotations.txt"
+        )
+        assert annotations["image"].tolist() == table["image"].tolist()
         for column in LABEL_COLUMNS:
             missing, kind = (-5, np.float32) if column in ("valence", "arousal") else (-1, int)
-            assert [missing if pd.isna(x) else x for x in found[column]] == table[column].astype(
-                kind
-            ).tolist(), column
+            assert [missing if pd.isna(x) else x for x in annotations[column]] == table[
+                column
+            ].astype(kind).tolist(), column
 
 
 # action units as probabilities
@@ -167,22 +169,24 @@ def test_a_prediction_file_says_what_was_predicted(tmp_path_factory, rows, chanc
             made := [(*name, answer) for name, (_, answer) in zip(names, rows)], len(made)
         ),
     )
-    found = read_predictions(predictions).set_index("image").loc[[f"{v}/{f}.jpg" for v, f in names]]
-    assert found[list(LABEL_COLUMNS)].to_numpy().tolist() == [
+    answers = (
+        read_predictions(predictions).set_index("image").loc[[f"{v}/{f}.jpg" for v, f in names]]
+    )
+    assert answers[list(LABEL_COLUMNS)].to_numpy().tolist() == [
         [v, a, e, *units] for _, (v, a, e, units) in rows
     ]
     targets, masks = targets_of(read_annotations(truth))
     if not any(mask.any() for mask in masks.values()):
         return
-    said = score_files(predictions, truth)
+    scores = score_files(predictions, truth)
     arrays = dict(
-        AU=found[list(AU_NAMES)].to_numpy(),
-        EXPR=np.eye(8)[found["expression"].astype(int)],
-        VA=found[["valence", "arousal"]].to_numpy(),
+        AU=answers[list(AU_NAMES)].to_numpy(),
+        EXPR=np.eye(8)[answers["expression"].astype(int)],
+        VA=answers[["valence", "arousal"]].to_numpy(),
     )
     for name, value in score(arrays, targets, masks).items():
-        assert (value is None) == (said[name] is None), name
-        assert value is None or np.allclose(value, said[name], atol=1e-6), name
+        assert (value is None) == (scores[name] is None), name
+        assert value is None or np.allclose(value, scores[name], atol=1e-6), name
 
 
 line = st.one_of(
@@ -304,18 +308,18 @@ def test_no_file_upsets_the_reader_or_the_score(tmp_path):
             assert all(SAFE_PATH.fullmatch(image) for image in table["image"])
             assert table[list(LABEL_COLUMNS[2:])].isin([*range(8), pd.NA]).all(axis=None)
         predicted = clean(read_predictions, a)
-        said = clean(score_files, a, b)
-        if said is not None:
-            assert all(value is None or 0 <= value <= 1 for value in (said["AU"], said["EXPR"]))
+        scores = clean(score_files, a, b)
+        if scores is not None:
+            assert all(value is None or 0 <= value <= 1 for value in (scores["AU"], scores["EXPR"]))
             assert all(
-                said[f"CCC_{name}"] is None or -1 - 1e-9 <= said[f"CCC_{name}"] <= 1 + 1e-9
+                scores[f"CCC_{name}"] is None or -1 - 1e-9 <= scores[f"CCC_{name}"] <= 1 + 1e-9
                 for name in ("valence", "arousal")
             )
         reached.update(
             files=1,
             read=table is not None,
             predicted=predicted is not None,
-            scored=said is not None,
+            scored=scores is not None,
         )
 
     look()
@@ -411,27 +415,29 @@ def draw(rng, n, share=None):
     )
     share = rng.random() if share is None else share
     masks = {task: rng.random(values.shape) < share for task, values in targets.items()}
-    found = dict(AU=rng.random((n, 12)), EXPR=rng.random((n, 8)), VA=rng.uniform(-1, 1, (n, 2)))
-    return found, targets, masks
+    predictions = dict(
+        AU=rng.random((n, 12)), EXPR=rng.random((n, 8)), VA=rng.uniform(-1, 1, (n, 2))
+    )
+    return predictions, targets, masks
 
 
 @given(answers, st.integers(1, 60))
 def test_scores_are_those_of_the_references(rng, n):
-    found, targets, masks = draw(rng, n)
-    said = score(found, targets, masks)
-    for unit, value in enumerate(said["AU_per_unit"] or []):
+    predictions, targets, masks = draw(rng, n)
+    scores = score(predictions, targets, masks)
+    for unit, value in enumerate(scores["AU_per_unit"] or []):
         m = masks["AU"][:, unit]
         assert value == pytest.approx(
-            f1_score(targets["AU"][m, unit], found["AU"][m, unit] >= 0.5, zero_division=0)
+            f1_score(targets["AU"][m, unit], predictions["AU"][m, unit] >= 0.5, zero_division=0)
             if m.any()
             else 0
         )
     m = masks["EXPR"]
     if m.any():
-        assert said["EXPR"] == pytest.approx(
+        assert scores["EXPR"] == pytest.approx(
             f1_score(
                 targets["EXPR"][m],
-                found["EXPR"][m].argmax(1),
+                predictions["EXPR"][m].argmax(1),
                 labels=range(8),
                 average="macro",
                 zero_division=0,
@@ -440,26 +446,26 @@ def test_scores_are_those_of_the_references(rng, n):
     for i, name in enumerate(("valence", "arousal")):
         m = masks["VA"][:, i]
         if not m.any():
-            assert said[f"CCC_{name}"] is None
+            assert scores[f"CCC_{name}"] is None
             continue
-        x = found["VA"][m, i]
+        x = predictions["VA"][m, i]
         y = targets["VA"][m, i]
         reference = (
             2 * np.cov(x, y, ddof=0)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
             if m.sum() > 1
             else 0.0
         )
-        assert said[f"CCC_{name}"] == pytest.approx(reference, abs=1e-9)
-        assert -1 <= said[f"CCC_{name}"] <= 1
+        assert scores[f"CCC_{name}"] == pytest.approx(reference, abs=1e-9)
+        assert -1 <= scores[f"CCC_{name}"] <= 1
 
 
 @given(answers, st.integers(1, 60), st.integers(1, 6))
 def test_sums_by_video_give_the_same_score(rng, n, videos):
-    found, targets, masks = draw(rng, n)
+    predictions, targets, masks = draw(rng, n)
     sums = video_statistics(
-        found, targets, masks, rng.integers(0, videos, n).astype(str)
+        predictions, targets, masks, rng.integers(0, videos, n).astype(str)
     ).values.sum(0)
-    for name, value in score(found, targets, masks).items():
+    for name, value in score(predictions, targets, masks).items():
         other = score_from_statistics(sums)[name]
         assert (value is None) == (other is None), name
         assert value is None or np.allclose(value, other, atol=1e-9), name
@@ -467,10 +473,10 @@ def test_sums_by_video_give_the_same_score(rng, n, videos):
 
 @given(answers, st.integers(1, 40))
 def test_a_masked_label_changes_no_score_and_no_warning(rng, n):
-    found, targets, masks = draw(rng, n)
+    predictions, targets, masks = draw(rng, n)
 
     def sums(t):
-        return video_statistics(found, t, masks, np.full(n, "v")).values
+        return video_statistics(predictions, t, masks, np.full(n, "v")).values
 
     other = {
         task: (
@@ -478,7 +484,7 @@ def test_a_masked_label_changes_no_score_and_no_warning(rng, n):
         )
         for task, values in targets.items()
     }
-    assert score(found, targets, masks) == score(found, other, masks)
+    assert score(predictions, targets, masks) == score(predictions, other, masks)
     assert (sums(targets) == sums(other)).all()
     assert watch(sums(targets)[0]) == watch(sums(other)[0])
 
@@ -495,7 +501,7 @@ def test_concordance_is_bounded_symmetric_and_zero_for_a_constant(x, c):
 
 # ---------------------------------------------------------------- losses
 def batch_of(rng, n):
-    found, targets, masks = draw(rng, n)
+    predictions, targets, masks = draw(rng, n)
 
     def as_batch(values):
         return torch.from_numpy(values)[:, None]
@@ -621,13 +627,13 @@ def test_an_augmented_frame_keeps_its_own_labels(lengths, T, size, seed, augment
         assert torch.equal(lit[batch.valid], torch.from_numpy(white)[batch.rows][batch.valid] == 1)
         labelled = batch.masks["AU"].all(-1) & batch.masks["EXPR"] & batch.masks["VA"].all(-1)
         assert torch.equal(labelled, batch.valid)
-        for found in (
+        for white_labels in (
             (batch.targets["AU"] == 1).all(-1),
             batch.targets["EXPR"] == 4,
             batch.targets["VA"][..., 0] == 0.5,
             batch.targets["VA"][..., 1] == -0.5,
         ):
-            assert torch.equal(found[batch.valid], lit[batch.valid])
+            assert torch.equal(white_labels[batch.valid], lit[batch.valid])
         shown += int(batch.valid.sum())
     assert shown
 
@@ -717,8 +723,8 @@ def test_a_checkpoint_gives_back_what_it_was_given(tmp_path_factory, history, se
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values())
     )
-    own, found = (o.state_dict()["state"] for o in (optimizer, fresh))
-    assert all(torch.equal(own[i][k], found[i][k]) for i in own for k in own[i])
+    saved, loaded = (o.state_dict()["state"] for o in (optimizer, fresh))
+    assert all(torch.equal(saved[i][k], loaded[i][k]) for i in saved for k in saved[i])
     assert not [
         name
         for name in load_file(path)
