@@ -45,6 +45,7 @@ from affnb.benchmark import (
 from affnb.core import AU_NAMES, AffnbError, generator, load_config
 from affnb.data import read_annotations
 from affnb.faces import face_grid
+from errors import assert_error
 
 KNOBS = Knobs()
 SMALL = dict(
@@ -246,7 +247,7 @@ def test_a_benchmark_of_nothing_is_refused_in_one_line(tmp_path, wrong):
             ),
             workers=wrong.get("workers", 1),
         )
-    assert "\n" not in str(error.value)
+    assert_error(error, remedy=None)
     assert all(str(value) in str(error.value) for value in wrong.values())
     assert not (tmp_path / "b").exists()
 
@@ -264,9 +265,9 @@ def test_blemishes_at_their_rates(tmp_path):
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for target in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(AffnbError, match="no benchmark") as error:
+        with pytest.raises(AffnbError) as error:
             write_benchmark(target, BenchmarkSize(1, 2, 0, 0, 1, 2, 0, size=8, seed=0))
-        assert "\n" not in str(error.value)
+        assert_error(error, target, "no benchmark")
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
@@ -277,8 +278,9 @@ def test_an_earlier_benchmark_with_something_else_in_it_is_left_alone(tmp_path, 
     monkeypatch.chdir(tmp_path / "b")
     before = digest(tmp_path / "b")
     for target in (".", tmp_path / "b", tmp_path / "new" / ".." / "b"):
-        with pytest.raises(AffnbError, match="holds other files too"):
+        with pytest.raises(AffnbError) as error:
             write_benchmark(target, BenchmarkSize(1, 2, 0, 0, 1, 2, 0, size=8, seed=1))
+        assert_error(error, problem="other files", remedy=None)
     assert digest(tmp_path / "b") == before
 
 
@@ -505,11 +507,12 @@ def test_small_sets_show_every_expression(seed):
 
 
 def test_a_departure_without_a_reason_is_refused():
-    with pytest.raises(AffnbError, match="prevalence AU12") as error:
+    with pytest.raises(AffnbError) as error:
         calibration_table(
             40_000, knobs=dataclasses.replace(KNOBS, units=tuple((0.9,) * 9 for _ in AU_NAMES))
         )
-    assert "\n" not in str(error.value)
+    assert_error(error, remedy=None)
+    assert "prevalence AU12" in str(error.value)
 
 
 @pytest.mark.slow
