@@ -45,6 +45,7 @@ from affnb.pictures import (
 )
 from affnb.report import headline_text, write_report
 from affnb.tables import published_table, read_records
+from errors import assert_error
 
 pytestmark = pytest.mark.slow
 
@@ -1262,13 +1263,16 @@ def test_records_of_another_version_are_refused_by_name(tmp_path):
     table_record(tmp_path, "fusion", 0, ["layers-only"], [])
     record = json.loads((tmp_path / "table-fusion-seed0.json").read_text())
     write_json(tmp_path / "table-fusion-seed0.json", record | dict(columns=["other"]))
-    with pytest.raises(AffnbError, match="table record fusion, seed 0, arm layers-only"):
+    with pytest.raises(AffnbError) as error:
         write_report(tmp_path, tmp_path / "figures")
+    for fact in ("fusion", "seed 0", "layers-only"):
+        assert fact in error.value.where
     write_json(
         tmp_path / "table-fusion-seed0.json", {k: v for k, v in record.items() if k != "pairs"}
     )
-    with pytest.raises(AffnbError, match="table-fusion-seed0.json.*pairs missing"):
+    with pytest.raises(AffnbError) as error:
         read_records(tmp_path)
+    assert_error(error, tmp_path / "table-fusion-seed0.json", "pairs", remedy=None)
 
 
 # -- published -------------------------------------------------------------------------------------
