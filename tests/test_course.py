@@ -23,6 +23,7 @@ from affnb.course import (
     write_course,
 )
 from in_step import ROOT
+from errors import assert_error, assert_one_line
 
 NBS = sorted(path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem != "index")
 
@@ -162,14 +163,15 @@ def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys)
         ] or "../" in path.read_text()
     before = (tmp_path / "course" / "student" / "03c_watch.ipynb").read_bytes()
     assert main(["course", str(tmp_path / "course")]) == 1
-    assert "nobody's answers are lost" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, tmp_path / "course")
     assert (tmp_path / "course" / "student" / "03c_watch.ipynb").read_bytes() == before
     assert main(["course", str(tmp_path / "new"), "03_metric"]) == 2
-    assert "no such notebook" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, "03_metric", "03_metrics")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(AffnbError, match="is there already"):
+    with pytest.raises(AffnbError) as error:
         write_course(tmp_path / "file", ["03c_watch"])
+    assert_error(error, tmp_path / "file", remedy=None)
 
 
 def test_a_check_never_stumbles(capsys):
