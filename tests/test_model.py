@@ -2,6 +2,7 @@
 released code's defects.
 """
 
+import re
 import dataclasses
 from types import SimpleNamespace
 import pytest
@@ -33,6 +34,7 @@ from affnb.model import (
     timm_weights,
     unpatchify,
 )
+from errors import assert_error
 from toy import SMALL
 
 
@@ -184,8 +186,8 @@ def test_a_wrong_setting_is_refused_in_one_line(settings, words):
         encoder = make_encoder(config)
         make_autoencoder(config, encoder)
         make_model(config, encoder=encoder, fusion=True, temporal=True)
+    assert_error(error, remedy=None)
     assert all(word in str(error.value) for word in words)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +200,9 @@ def test_a_wrong_setting_is_refused_in_one_line(settings, words):
     ids=["heads", "temporal", "fusion"],
 )
 def test_an_unknown_word_is_refused_with_the_nearest(part, word):
-    with pytest.raises(UsageError, match=f"did you mean `{word}`"):
+    with pytest.raises(UsageError) as error:
         part()
+    assert f"`{word}`" in str(error.value)
 
 
 # ---------------------------------------------------------------- masked autoencoder
@@ -394,10 +397,10 @@ def test_fusion_hears_every_feature(kind):
     features = torch.randn(2, 4, 3, 16, requires_grad=True)
     fusion(x, features).pow(2).sum().backward()
     assert (features.grad.abs().sum(-1) > 0).all()
-    with pytest.raises(AffnbError, match="2 stored features a frame, 3 expected"):
-        fusion(x, features[:, :, :2])
-    with pytest.raises(AffnbError, match="0 stored features"):
-        fusion(x, None)
+    for given, n in ((features[:, :, :2], 2), (None, 0)):
+        with pytest.raises(AffnbError) as error:
+            fusion(x, given)
+        assert re.findall(r"\d+", str(error.value)) == [str(n), "3"]
 
 
 def test_only_concat_fuses_features_of_another_length():
@@ -472,9 +475,9 @@ def test_weights_of_another_shape_name_the_tensor(tmp_path, settings, tensor):
     save_weights(make_encoder(SMALL), tmp_path / "e.safetensors")
     with pytest.raises(AffnbError) as error:
         load_weights(build_encoder(changed(**settings)), tmp_path / "e.safetensors")
+    assert_error(error, remedy=None)
     assert tensor in str(error.value)
     assert "e.safetensors" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_heads_may_be_absent_only_where_allowed_and_nothing_changes_on_an_error(tmp_path):
@@ -482,8 +485,9 @@ def test_heads_may_be_absent_only_where_allowed_and_nothing_changes_on_an_error(
     three = make_model(SMALL, encoder=make_encoder(SMALL))
     save_weights(one, tmp_path / "au.safetensors")
     before = {n: v.clone() for n, v in three.state_dict().items()}
-    with pytest.raises(AffnbError, match="`heads.EXPR.weight` is missing"):
+    with pytest.raises(AffnbError) as error:
         load_weights(three, tmp_path / "au.safetensors")
+    assert "`heads.EXPR.weight`" in str(error.value)
     assert all(torch.equal(v, before[n]) for n, v in three.state_dict().items())
     kept = load_weights(three, tmp_path / "au.safetensors", optional=("heads.",))
     assert set(kept) == {
@@ -491,8 +495,9 @@ def test_heads_may_be_absent_only_where_allowed_and_nothing_changes_on_an_error(
     }
     assert torch.equal(three.heads.AU.weight, one.heads.AU.weight)
     assert torch.equal(three.encoder.pos_embed, one.encoder.pos_embed)
-    with pytest.raises(AffnbError, match="has no place"):
+    with pytest.raises(AffnbError) as error:
         load_weights(one, _saved(three, tmp_path / "all.safetensors"))
+    assert re.search("`heads.(EXPR|valence|arousal).(weight|bias)`", str(error.value))
 
 
 def _saved(module, path):
@@ -541,11 +546,9 @@ def test_a_file_of_timms_own_model_loads_at_another_image_size(tmp_path):
 
 def test_weights_that_timm_does_not_have_say_so():
     # a model without published weights
-    with pytest.raises(
-        AffnbError, match="`pretrained` = timm: no weights for vit_base_patch16_gap_224"
-    ) as error:
+    with pytest.raises(AffnbError) as error:
         make_encoder(changed(pretrained="timm", encoder="vit_base_patch16_gap_224", stem="patch"))
-    assert "\n" not in str(error.value)
+    assert_error(error, "setting `pretrained` = timm", "vit_base_patch16_gap_224")
 
 
 @pytest.mark.parametrize("there", ["model.safetensors", "pytorch_model.bin"])
@@ -576,8 +579,9 @@ def test_of_timms_hub_nothing_but_safetensors_is_read(there, tmp_path, monkeypat
             for name, value in timm_weights(config).items()
         )
     else:
-        with pytest.raises(AffnbError, match="no weights for .*EntryNotFoundError"):
+        with pytest.raises(AffnbError) as error:
             timm_weights(config)
+        assert_error(error, problem=(config.encoder, "EntryNotFoundError"))
     assert asked == ["model.safetensors"]
 
 
