@@ -23,6 +23,7 @@ from affnb.train import (
     task_losses,
     total_loss,
 )
+from errors import assert_error
 
 PLAIN = {"AU": torch.ones(12), "EXPR": torch.ones(8)}
 
@@ -311,8 +312,9 @@ def test_the_best_weights_of_another_experiment_are_not_taken(tmp_path):
     "Where no epoch has a score, those that lie there from before are no answer."
     run_fit(tmp_path, lambda m: (1.0, {}), epochs=1)
     assert (tmp_path / "best.safetensors").exists()
-    with pytest.raises(AffnbError, match="no epoch had a score"):
+    with pytest.raises(AffnbError) as error:
         run_fit(tmp_path, lambda m: (math.nan, {}), epochs=1, clip_norm=0.5)
+    assert_error(error, problem="epoch", remedy="dev_share")
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
