@@ -295,8 +295,8 @@ def reset_future_times(plan: dict) -> None:
 
 
 def write_sources(plan: dict) -> list[str]:  # the names that changed
-    """Writes RUN/sources/NAME.txt, a hash a notebook, module and settings, and beside the packed
-    data one of its source: what the rules depend on.
+    """Writes RUN/sources/NAME.txt, one hash per notebook and module and one of the settings, and
+    beside the packed data one of its source: what the rules depend on.
     """
     root = project_root()
     sources = Path(plan["run"]) / "sources"
