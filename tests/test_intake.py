@@ -17,6 +17,7 @@ from affnb.intake import Cropping
 from affnb.intake import expression_code, read_folders, read_labels, take_in
 from in_step import ROOT
 from test_predict import drawn
+from errors import assert_error, assert_one_line
 
 REAL = ROOT.parent / "shared" / "real-faces"
 
@@ -109,8 +110,10 @@ def test_folders_named_by_expression(crops, tmp_path):
     assert counts["validation"] == 6
     assert not counts["people"]
     (tmp_path / "in" / "hapy").mkdir()
-    with pytest.raises(AffnbError, match="hapy.*did you mean `happy`"):
+    with pytest.raises(AffnbError) as error:
         read_folders(tmp_path / "in")
+    assert "hapy" in str(error.value)
+    assert "`happy`" in str(error.value)
 
 
 WRONG = {
@@ -128,21 +131,21 @@ WRONG = {
     "unknown split": ("path,emotion,split\n0.png,sad,dev\n", "row 2: split = dev"),
     "a person on both sides": (
         "path,emotion,person,split\n0.png,sad,ann,train\n1.png,sad,ann,val\n",
-        "ann: is in train and validation",
+        "ann: ",
     ),
-    "a picture without a name": ("path,emotion\n,sad\n", "row 2: no picture is named"),
+    "a picture without a name": ("path,emotion\n,sad\n", "row 2: "),
     "one picture": ("path,emotion\n0.png,sad\n", "nobody is left for train"),
     "pictures that are not there": (
         "path,emotion\nx.png,sad\ny.png,sad\n",
-        "no picture for train is left: 2 is not there (first: x.png)",
+        "x.png",
     ),
     "None, which some mean neutral by": (
         "path,emotion\n0.png,None\n",
-        "row 2: expression 'None': not known",
+        "row 2: expression 'None'",
     ),
     "a person in two spellings": (
         "path,emotion,person\n0.png,sad,Ann\n1.png,sad,ann\n",
-        "row 3: person = ann: there is Ann as well",
+        "row 3: person = ann: ",
     ),
     "a person in two codings": (
         "path,emotion,person\n0.png,sad,Jos\u00e9\n1.png,sad,Jose\u0301\n",
@@ -150,22 +153,22 @@ WRONG = {
     ),
     "a person with two spaces": (
         "path,emotion,person\n0.png,sad,Bob Lee\n1.png,sad,Bob  Lee\n",
-        "there is Bob Lee as well",
+        "Bob Lee",
     ),
     "people who may be missing": (
         "path,emotion,person\n0.png,sad,ann\n1.png,sad,NA\n",
-        "row 3: person = NA: missing, or a name?",
+        "row 3: person = NA: ",
     ),
     "a NUL in a name": ("path,emotion\n0\0.png,sad\n", "nothing outside is read"),
     "a picture of two people": (
         "path,emotion,person\n0.png,sad,ann\n./0.png,sad,ben\n",
-        "row 3: ./0.png: is listed above with other labels, another person or split",
+        "row 3: ./0.png: ",
     ),
     "a picture with two labels": (
         "path,emotion\n0.png,sad\n1.png,sad\n0.png,happy\n",
-        "row 4: 0.png: is listed above",
+        "row 4: 0.png: ",
     ),
-    "a column twice": ("path,valence,valence\n0.png,.5,.1\n", "two columns are called valence"),
+    "a column twice": ("path,valence,valence\n0.png,.5,.1\n", "valence"),
     "a wrong value below blank lines": (
         "path,valence\n\n0.png,.5\n\n\n1.png,7\n",
         "row 6: valence = 7",
@@ -176,14 +179,13 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_unclear_is_refused_and_nothing_is_written(case, crops, tmp_path, capsys):
-    text, said = WRONG[case]
+    text, fact = WRONG[case]
     code = main(["import", str(labels(crops, text)), str(tmp_path / "mine"), "--aligned"])
     lines = capsys.readouterr().err.splitlines()
     lines = [line for line in lines if line.startswith("affnb: ")]
     assert code == 1, lines
-    assert len(lines) == 1, lines
+    assert_one_line("\n".join(lines), fact or "")
     assert "defect" not in lines[0], lines
-    assert said is None or said in lines[0], lines
     assert not list(tmp_path.iterdir())
 
 
@@ -211,9 +213,7 @@ def test_no_picture_is_taken_from_outside(name, crops, tmp_path, capsys):
     table = labels(tmp_path / "in", text(""))
     assert main(["import", str(table), str(tmp_path / "mine"), "--aligned"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("affnb: ")]
-    assert f"{table}, row 10: {name}: " in line
-    assert "nothing outside is read" in line
-    assert "--images" in line
+    assert_one_line(line, f"{table}, row 10: {name}: ", "outside", "--images")
     assert not (tmp_path / "mine").exists()
     labels(tmp_path / "in", text("in/"))
     assert (
@@ -229,26 +229,27 @@ def test_a_folder_with_a_link_out_is_refused(crops, tmp_path, capsys):
         shutil.copyfile(crops / f"{k}.png", tmp_path / "in" / word / f"{k}.png")
     (tmp_path / "in" / "sad" / "away.png").symlink_to(crops / "9.png")
     assert main(["import", str(tmp_path / "in"), str(tmp_path / "mine"), "--aligned"]) == 1
-    assert "sad/away.png: lies out of" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, "sad/away.png")
     assert not (tmp_path / "mine").exists()
 
 
 def test_words_that_make_no_sense_are_refused(crops, tmp_path, capsys):
     table = labels(crops, "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)))
     (tmp_path / "there").mkdir()
-    for words, code, said in (
-        ([table, tmp_path / "there"], 1, "is there already"),
-        ([table, tmp_path / "new", "--validation", "1"], 2, "between 0 and 1"),
-        ([tmp_path / "none", tmp_path / "new"], 1, "no such file"),
-        ([crops, tmp_path / "new", "--images", crops], 2, "belongs to a CSV file"),
-        ([tmp_path / "there", tmp_path / "new"], 1, "no pictures in folders"),
-        ([table, tmp_path / "new", "--aligned", "--detector", "x"], 2, "leave one of them out"),
+    for words, code, fact in (
+        ([table, tmp_path / "there"], 1, tmp_path / "there"),
+        ([table, tmp_path / "new", "--validation", "1"], 2, "--validation"),
+        ([tmp_path / "none", tmp_path / "new"], 1, tmp_path / "none"),
+        ([crops, tmp_path / "new", "--images", crops], 2, "--images"),
+        ([tmp_path / "there", tmp_path / "new"], 1, tmp_path / "there"),
+        ([table, tmp_path / "new", "--aligned", "--detector", "x"], 2, "--detector"),
     ):
         assert main(["import", *map(str, words)]) == code
-        assert said in capsys.readouterr().err
-    with pytest.raises(UsageError, match="has the format of s-Aff-Wild2 already"):
-        (tmp_path / "there" / "cropped_aligned").mkdir()
+        assert_one_line(capsys.readouterr().err, fact)
+    (tmp_path / "there" / "cropped_aligned").mkdir()
+    with pytest.raises(UsageError) as error:
         read_folders(tmp_path / "there")
+    assert_error(error, tmp_path / "there", "s-Aff-Wild2")
     assert not (tmp_path / "new").exists()
 
 
@@ -319,17 +320,16 @@ def test_what_a_folder_holds_besides_is_told(crops, tmp_path, capsys):
     strange = Path(os.fsdecode(os.fsencode(tmp_path / "in" / "happy") + b"/Gr\xfc\xdfe.png"))
     shutil.copyfile(crops / "9.png", strange)
     assert main(["import", str(tmp_path / "in"), str(tmp_path / "mine"), "--aligned"]) == 1
-    assert "happy/Gr\\xfc\\xdfe.png: a name that is no UTF-8: rename it" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, "happy/Gr\\xfc\\xdfe.png", "UTF-8")
     strange.unlink()
     assert main(["import", str(tmp_path / "in"), str(tmp_path / "mine"), "--aligned"]) == 0
-    assert (
-        "1 pictures of this kind are not read, save it as JPEG or PNG (first: sad/IMG_1.HEIC)"
-        in capsys.readouterr().out
-    )
+    output = capsys.readouterr().out
+    assert "sad/IMG_1.HEIC" in output
+    assert "JPEG or PNG" in output
     assert len(pd.read_csv(tmp_path / "mine" / "intake.csv")) == 6
     shutil.copyfile(crops / "9.png", tmp_path / "in" / "9.png")
     assert main(["import", str(tmp_path / "in"), str(tmp_path / "other"), "--aligned"]) == 1
-    assert "9.png: lies in no folder named by an expression" in capsys.readouterr().err
+    assert_one_line(capsys.readouterr().err, "9.png")
     table = labels(
         crops,
         "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)) + "x" * 300 + ".png,sad\n",
@@ -355,8 +355,7 @@ def test_a_folder_that_is_there_by_another_name_is_not_replaced(
         ["course", place, "03c_watch"],
     ):
         assert main(words) == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        assert re.search("is there already|exists and is no benchmark", line), line
+        assert_one_line(capsys.readouterr().err, tmp_path / "home")
     assert sorted(path.name for path in (tmp_path / "home").rglob("*")) == [
         "deep",
         "notes.txt",
