@@ -1,153 +1,341 @@
-# The chain: which notebook needs what. `affnb reproduce` writes RUN/plan.json and calls this; to call it by hand:
+# The chain: which notebook needs what. `affnb reproduce` writes RUN/plan.json and calls this; to
+# call it by hand:
 #   snakemake --profile profiles/local --config run=data/runs/smoke
-# One papermill call a rule. A rule depends on what a notebook or module *says* (RUN/sources/NAME.txt, a hash of its
-# source), not on its file's time, so that running a notebook in Jupyter, or a fresh checkout, sets nothing off.
-# Checkpoints (best, last) are no declared outputs: Snakemake deletes those of a killed rule, and a stage resumes from them.
-import json, re, shlex, sys
+# One papermill call per rule. A rule depends on what a notebook or module *says*
+# (RUN/sources/NAME.txt, a hash of its source), not on its file's time, so that running a notebook
+# in Jupyter, or a fresh checkout, sets nothing off. Checkpoints (best, last) are no declared
+# outputs: Snakemake deletes those of a killed rule, and a stage resumes from them.
+import json
+import re
+import shlex
+import sys
 from pathlib import Path
 
 RUN = str(Path(config.get("run", "data/runs/smoke")).resolve())
-try: PLAN = json.loads(Path(RUN, "plan.json").read_text())
-except FileNotFoundError: sys.exit(f"{RUN}/plan.json: not there: start the chain with `affnb reproduce`, which plans the run")
-quote = lambda text: shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")   # for a shell, through Snakemake's own braces
-PYTHON, PACKED, RECORDS = quote(sys.executable), PLAN["packed"], f"{RUN}/records"
+try:
+    PLAN = json.loads(Path(RUN, "plan.json").read_text())
+except FileNotFoundError:
+    sys.exit(
+        f"{RUN}/plan.json: not there: start the chain with `affnb reproduce`, which plans the run"
+    )
+
+
+def quote(text):
+    "For a shell, through Snakemake's own braces."
+    return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
+
+
+PYTHON = quote(sys.executable)
+PACKED = PLAN["packed"]
+RECORDS = f"{RUN}/records"
 NOTEBOOKS = f"{workflow.basedir}/nbs"
-TASKS, SEEDS, GROUPS = ["AU", "EXPR", "VA"], PLAN["seeds"], {int(seed): group for seed, group in PLAN["groups"].items()}
-ARMS, HEADLINE, TABLES, TARGETS = PLAN["arms"], PLAN["headline"], PLAN["tables"], PLAN["targets"]
-THREADS, GPUS = PLAN["config"]["threads"], PLAN["gpus"]   # of a process; of a rule that trains an encoder
-CPUS, GPU = THREADS*PLAN["config"]["processes"], min(1, GPUS)   # of a rule that trains an encoder; of another that computes
-SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)   # head training fills no GPU: on one machine, several rules share one
+TASKS = ["AU", "EXPR", "VA"]
+SEEDS = PLAN["seeds"]
+GROUPS = {int(seed): group for seed, group in PLAN["groups"].items()}
+ARMS, HEADLINE, TABLES, TARGETS = (PLAN[key] for key in ("arms", "headline", "tables", "targets"))
+THREADS = PLAN["config"]["threads"]  # of a process
+CPUS = THREADS * PLAN["config"]["processes"]  # of a rule that trains an encoder
+GPUS = PLAN["gpus"]  # of a rule that trains an encoder
+GPU = min(1, GPUS)  # of another rule that computes
+# head training fills no GPU: on one machine, several rules share one
+SMALL = dict(gpu=GPU) if PLAN["elsewhere"] else dict(share=GPU)
 
-onstart:   # With a limit of jobs per second, Snakemake 9 looks at all waiting rules once a second for each rule that has ended:
-    if not PLAN["elsewhere"]: workflow.scheduler.job_rate_limiter = None   # after a hundred rules, this takes a third of a core
 
-def sources(*names): return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
-def take(gpus, shared=False): return "" if PLAN["elsewhere"] and gpus else f"--gpus {gpus}" + " --shared"*shared   # elsewhere a job is given GPUs of its own
-def needs(files, seed): return [f"{RUN}/{file.format(*GROUPS[int(seed)])}" for file in files]   # {0}: the seed, {1} {2}: the others of its group
+# With a limit of jobs per second, Snakemake 9 looks at all waiting rules once a second for each
+# rule that has ended: after a hundred rules, this takes a third of a core.
+onstart:
+    if not PLAN["elsewhere"]:
+        workflow.scheduler.job_rate_limiter = None
+
+
+def sources(*names):
+    return [f"{RUN}/sources/{name}.txt" for name in ("settings", *names)]
+
+
+def take(gpus, shared=False):
+    "How a rule asks for GPUs; on another machine, a job is given GPUs of its own."
+    if PLAN["elsewhere"] and gpus:
+        return ""
+    return f"--gpus {gpus}" + (" --shared" if shared else "")
+
+
+def needs(files, seed):
+    "Files below RUN; {0} stands for the seed, {1} and {2} for the others of its group."
+    return [f"{RUN}/{file.format(*GROUPS[int(seed)])}" for file in files]
+
+
 def notebook(name, gpus=0, shared=False, **parameters):
-    words = " ".join(f"{k}={v}" for k, v in parameters.items())
-    variables = " ".join(f"{library}_NUM_THREADS={THREADS}" for library in ("OMP", "MKL", "OPENBLAS"))   # of a process, however few cores there are
-    return f"AFFNB_JOB={{log:q}} {variables} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)} {quote(f'{NOTEBOOKS}/{name}.ipynb')} {{log:q}} run_dir={quote(RUN)} {words}"
+    "The command that runs a notebook. Threads are those of a process, however few cores there are."
+    words = " ".join(f"{key}={value}" for key, value in parameters.items())
+    threads = " ".join(
+        f"{library}_NUM_THREADS={THREADS}" for library in ("OMP", "MKL", "OPENBLAS")
+    )
+    path = quote(f"{NOTEBOOKS}/{name}.ipynb")
+    return (
+        f"AFFNB_JOB={{log:q}} {threads} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)}"
+        f" {path} {{log:q}} run_dir={quote(RUN)} {words}"
+    )
+
+
+def one_of(words):
+    return "|".join(re.escape(word) for word in words)
+
 
 LEARNING = ("core", "data", "parallel", "watch", "model", "train")
 HEAD_TRAINING = (*LEARNING, "metrics", "heads")
-names = lambda words: "|".join(re.escape(word) for word in words)
+READING = ("core", "data", "faces", "benchmark", "metrics", "watch")
+# what a training of an encoder or of heads leaves below seedN/
+TRAINED = ["model", "features", "predictions"]
 
-wildcard_constraints: seed=r"\d+", task=names(TASKS), mae=names(PLAN["autoencoders"]), arm=names(ARMS), table=names(TABLES), target=names(TARGETS)
 
-RECORDED = {   # what `--only table_NAME` can ask for: the records that it is drawn from
-    "headline": [f"{RECORDS}/arm-progressive-seed{seed}.json" for seed in SEEDS],
-    **{name: [f"{RECORDS}/table-{name}-seed{seed}.json" for seed in PLAN["seeds_of"][name]] for name in TABLES},
-    "search": [f"{RECORDS}/search-{target}-seed{seed}.json" for target in TARGETS for seed in PLAN["seeds_of"][target]],
-    "focus": [f"{RECORDS}/focus-seed{seed}.json" for seed in SEEDS],
-    "post": [f"{RECORDS}/post-seed{seed}.json" for seed in SEEDS]}
+wildcard_constraints:
+    seed=r"\d+",
+    task=one_of(TASKS),
+    mae=one_of(PLAN["autoencoders"]),
+    arm=one_of(ARMS),
+    table=one_of(TABLES),
+    target=one_of(TARGETS),
+
+
+def searches():
+    return [
+        f"{RECORDS}/search-{target}-seed{seed}.json"
+        for target in TARGETS
+        for seed in PLAN["seeds_of"][target]
+    ]
+
+
+def of_seeds(kind, seeds=SEEDS):
+    return [f"{RECORDS}/{kind}-seed{seed}.json" for seed in seeds]
+
+
+RECORDED = {  # what `--only table_NAME` can ask for: the records that it is drawn from
+    "headline": of_seeds("arm-progressive"),
+    **{name: of_seeds(f"table-{name}", PLAN["seeds_of"][name]) for name in TABLES},
+    "search": searches(),
+    "focus": of_seeds("focus"),
+    "post": of_seeds("post"),
+}
+
 
 rule all:
-    input: RECORDED[PLAN["only"]] if PLAN["only"] else [f"{RUN}/figures/table_headline.csv", f"{RUN}/model/README.md"]
+    input:
+        RECORDED[PLAN["only"]]
+        if PLAN["only"]
+        else [f"{RUN}/figures/table_headline.csv", f"{RUN}/model/README.md"],
+
 
 if PLAN["benchmark"]:
-    rule render:   # its folder is named by settings and code: what lies there is right
-        output: f"{PLAN['folder']}/training_set_annotations.txt"
+
+    rule render:  # its folder is named by settings and code: what lies there is right
+        output:
+            f"{PLAN['folder']}/training_set_annotations.txt",
         threads: workflow.cores
-        shell: f"{PYTHON} -m affnb.cli render {quote(RUN)} --workers {{threads}}"
+        shell:
+            f"{PYTHON} -m affnb.cli render {quote(RUN)} --workers {{threads}}"
+
 
 rule pack:
-    input: f"{PACKED}.txt", rules.render.output if PLAN["benchmark"] else []   # the first is a hash of what the folder holds
-    output: update(f"{PACKED}/manifest.json")   # left in place when the folder has changed: frames that did not are taken over
+    input:
+        f"{PACKED}.txt",  # a hash of what the folder holds
+        rules.render.output if PLAN["benchmark"] else [],
+    output:
+        # left in place when the folder has changed: frames that did not are taken over
+        update(f"{PACKED}/manifest.json"),
     threads: workflow.cores
-    shell: f"{PYTHON} -m affnb.cli pack {quote(RUN)} --workers {{threads}}"
+    shell:
+        f"{PYTHON} -m affnb.cli pack {quote(RUN)} --workers {{threads}}"
+
 
 rule describe:
-    input: sources("core", "data", "faces", "benchmark", "metrics", "watch", "train", "evaluate"), f"{PACKED}/manifest.json"
-    output: f"{RECORDS}/data.json"
-    priority: 2   # the report waits for it
-    resources: gpu=GPU
-    shell: f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
+    input:
+        sources(*READING, "train", "evaluate"),
+        f"{PACKED}/manifest.json",
+    output:
+        f"{RECORDS}/data.json",
+    priority: 2  # the report waits for it
+    resources:
+        gpu=GPU,
+    shell:
+        f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
+
 
 rule pretrain:
-    input: sources("06_pretrain", *LEARNING), f"{RUN}/sources/arm-{{mae}}.txt", f"{PACKED}/manifest.json"
-    output: f"{RUN}/seed{{seed}}/{{mae}}/model.safetensors", f"{RECORDS}/train-{{mae}}-seed{{seed}}.json", f"{RECORDS}/{{mae}}-seed{{seed}}.npz"
-    log: notebook=f"{RUN}/notebooks/06_pretrain-{{mae}}-seed{{seed}}.ipynb"
+    input:
+        sources("06_pretrain", *LEARNING),
+        f"{RUN}/sources/arm-{{mae}}.txt",
+        f"{PACKED}/manifest.json",
+    output:
+        f"{RUN}/seed{{seed}}/{{mae}}/model.safetensors",
+        f"{RECORDS}/train-{{mae}}-seed{{seed}}.json",
+        f"{RECORDS}/{{mae}}-seed{{seed}}.npz",
+    log:
+        notebook=f"{RUN}/notebooks/06_pretrain-{{mae}}-seed{{seed}}.ipynb",
     threads: CPUS
-    resources: gpu=GPUS
+    resources:
+        gpu=GPUS,
     priority: 4
-    shell: notebook("06_pretrain", GPUS, seed="{wildcards.seed}", arm="{wildcards.mae}")
+    shell:
+        notebook("06_pretrain", GPUS, seed="{wildcards.seed}", arm="{wildcards.mae}")
+
 
 rule separate:
-    input: sources("07_separate", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{task}}.txt", f"{RUN}/seed{{seed}}/mae/model.safetensors"
-    output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{task}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
-            f"{RECORDS}/train-{{task}}-seed{{seed}}.json"
-    log: notebook=f"{RUN}/notebooks/07_separate-{{task}}-seed{{seed}}.ipynb"
+    input:
+        sources("07_separate", *LEARNING, "metrics"),
+        f"{RUN}/sources/arm-{{task}}.txt",
+        f"{RUN}/seed{{seed}}/mae/model.safetensors",
+    output:
+        expand(f"{RUN}/seed{{{{seed}}}}/{{{{task}}}}/{{file}}.safetensors", file=TRAINED),
+        f"{RECORDS}/train-{{task}}-seed{{seed}}.json",
+    log:
+        notebook=f"{RUN}/notebooks/07_separate-{{task}}-seed{{seed}}.ipynb",
     threads: CPUS
-    resources: gpu=GPUS
+    resources:
+        gpu=GPUS,
     priority: 3
-    shell: notebook("07_separate", GPUS, seed="{wildcards.seed}", task="{wildcards.task}")
+    shell:
+        notebook("07_separate", GPUS, seed="{wildcards.seed}", task="{wildcards.task}")
 
-rule joint:   # an encoder for several tasks, or a head arm of the headline
-    input: sources("08_joint", *LEARNING, "metrics"), f"{RUN}/sources/arm-{{arm}}.txt", f"{PACKED}/manifest.json", lambda w: sources("heads") if w.arm in PLAN["steps"] else [], lambda w: needs(ARMS[w.arm], w.seed)
-    output: expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=["model", "features", "predictions"]),
-            f"{RECORDS}/train-{{arm}}-seed{{seed}}.json"
-    log: notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb"
+
+rule joint:  # an encoder for several tasks, or a head arm of the headline
+    input:
+        sources("08_joint", *LEARNING, "metrics"),
+        f"{RUN}/sources/arm-{{arm}}.txt",
+        f"{PACKED}/manifest.json",
+        lambda w: sources("heads") if w.arm in PLAN["steps"] else [],
+        lambda w: needs(ARMS[w.arm], w.seed),
+    output:
+        expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=TRAINED),
+        f"{RECORDS}/train-{{arm}}-seed{{seed}}.json",
+    log:
+        notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb",
     threads: CPUS
-    resources: gpu=GPUS
+    resources:
+        gpu=GPUS,
     priority: 2
-    shell: notebook("08_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
+    shell:
+        notebook("08_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
+
 
 rule search:
-    input: sources("09_search", *HEAD_TRAINING), f"{RUN}/sources/space.txt", lambda w: needs(PLAN["search"], w.seed)
-    output: multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"), f"{RUN}/seed{{seed}}/search/{{target}}.json"
-    log: notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb"
+    input:
+        sources("09_search", *HEAD_TRAINING),
+        f"{RUN}/sources/space.txt",
+        lambda w: needs(PLAN["search"], w.seed),
+    output:
+        multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"),
+        f"{RUN}/seed{{seed}}/search/{{target}}.json",
+    log:
+        notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb",
     threads: THREADS
-    resources: **SMALL
-    priority: 2   # the table of loss weights waits for it
-    shell: notebook("09_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
+    resources:
+        **SMALL,
+    priority: 2  # the table of loss weights waits for it
+    shell:
+        notebook("09_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
+
 
 rule table:
-    input: sources("10_ablations", *HEAD_TRAINING), f"{RUN}/sources/table-{{table}}.txt", lambda w: needs(TABLES[w.table], w.seed)
-    output: multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz")
-    log: notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb"
+    input:
+        sources("10_ablations", *HEAD_TRAINING),
+        f"{RUN}/sources/table-{{table}}.txt",
+        lambda w: needs(TABLES[w.table], w.seed),
+    output:
+        multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz"),
+    log:
+        notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb",
     threads: THREADS
-    resources: **SMALL
+    resources:
+        **SMALL,
     priority: 1
-    shell: notebook("10_ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
+    shell:
+        notebook("10_ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
 
-use rule table as windows with:   # by far the longest table: not left for the end, when nothing else is to do
-    wildcard_constraints: table="temporal"
+
+# by far the longest table: not left for the end, when nothing else is to do
+use rule table as windows with:
+    wildcard_constraints:
+        table="temporal",
     priority: 2
+
 
 ruleorder: windows > table
 
+
 rule focus:
-    input: sources("10a_focus", "core", "data", "faces", "benchmark", "metrics", "watch", "model", "train"), expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS)
-    output: f"{RECORDS}/focus-seed{{seed}}.json", f"{RECORDS}/focus-seed{{seed}}.npz"
-    log: notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb"
-    priority: 2   # long, and needed by the report alone: not left for the end, when nothing else is to do
+    input:
+        sources("10a_focus", *READING, "model", "train"),
+        expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS),
+    output:
+        multiext(f"{RECORDS}/focus-seed{{seed}}", ".json", ".npz"),
+    log:
+        notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb",
+    priority: 2  # long, and needed by the report alone: not left for the end
     threads: THREADS
-    resources: **SMALL
-    shell: notebook("10a_focus", GPU, True, seed="{wildcards.seed}")
+    resources:
+        **SMALL,
+    shell:
+        notebook("10a_focus", GPU, True, seed="{wildcards.seed}")
+
 
 rule evaluate:
-    input: sources("11_evaluate", "core", "data", "faces", "benchmark", "metrics", "watch", "train", "heads"),
-           expand(f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]),
-           expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE])
-    output: expand(f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.{{end}}", arm=["separate", *HEADLINE, "trivial", "pixels"], end=["json", "npz"]),
-            multiext(f"{RECORDS}/post-seed{{seed}}", ".json", ".npz"), f"{RECORDS}/timeline-seed{{seed}}.csv", f"{RUN}/seed{{seed}}/submission.txt"
-    log: notebook=f"{RUN}/notebooks/11_evaluate-seed{{seed}}.ipynb"
-    priority: 2   # the report waits for it
+    input:
+        sources("11_evaluate", *READING, "train", "heads"),
+        expand(
+            f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
+        ),
+        expand(f"{RECORDS}/train-{{model}}-seed{{{{seed}}}}.json", model=[*TASKS, *HEADLINE]),
+    output:
+        expand(
+            f"{RECORDS}/arm-{{arm}}-seed{{{{seed}}}}.{{end}}",
+            arm=["separate", *HEADLINE, "trivial", "pixels"],
+            end=["json", "npz"],
+        ),
+        multiext(f"{RECORDS}/post-seed{{seed}}", ".json", ".npz"),
+        f"{RECORDS}/timeline-seed{{seed}}.csv",
+        f"{RUN}/seed{{seed}}/submission.txt",
+    log:
+        notebook=f"{RUN}/notebooks/11_evaluate-seed{{seed}}.ipynb",
+    priority: 2  # the report waits for it
     threads: THREADS
-    resources: **SMALL
-    shell: notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
+    resources:
+        **SMALL,
+    shell:
+        notebook("11_evaluate", GPU, True, seed="{wildcards.seed}")
 
-rule model:   # a folder that `affnb predict` takes: the headline's last arm, of the first seed, with the encoders that it needs
-    input: sources("core", "model", "arms", "heads", "metrics", "tables", "predict"), needs(ARMS["progressive"], SEEDS[0]), RECORDED["headline"],
-           expand(f"{RUN}/seed{SEEDS[0]}/{{model}}/model.safetensors", model=[*TASKS, "progressive"])
-    output: f"{RUN}/model/README.md"
-    shell: f"{PYTHON} -m affnb.cli leave-model {quote(RUN)} {quote(f'{RUN}/model')}"
+
+# A folder that `affnb predict` takes: the headline's last arm, of the first seed, with the encoders
+# that it needs.
+rule model:
+    input:
+        sources("core", "model", "arms", "heads", "metrics", "tables", "predict"),
+        needs(ARMS["progressive"], SEEDS[0]),
+        RECORDED["headline"],
+        expand(
+            f"{RUN}/seed{SEEDS[0]}/{{model}}/model.safetensors", model=[*TASKS, "progressive"]
+        ),
+    output:
+        f"{RUN}/model/README.md",
+    shell:
+        f"{PYTHON} -m affnb.cli leave-model {quote(RUN)} {quote(f'{RUN}/model')}"
+
 
 rule report:
-    input: sources("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures", "results"), f"{RECORDS}/data.json", *RECORDED.values(),
-           expand(f"{RECORDS}/train-mae-seed{{seed}}.json", seed=SEEDS)
-    output: f"{RUN}/figures/table_headline.csv"
-    log: notebook=f"{RUN}/notebooks/12_report.ipynb"
-    threads: workflow.cores   # tables are judged side by side
-    shell: notebook("12_report", records_dir=quote(RECORDS), figures_dir=quote(f"{RUN}/figures"), profile=PLAN["profile"])
+    input:
+        sources("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures"),
+        sources("results"),
+        f"{RECORDS}/data.json",
+        *RECORDED.values(),
+        of_seeds("train-mae"),
+    output:
+        f"{RUN}/figures/table_headline.csv",
+    log:
+        notebook=f"{RUN}/notebooks/12_report.ipynb",
+    threads: workflow.cores  # tables are judged side by side
+    shell:
+        notebook(
+            "12_report",
+            records_dir=quote(RECORDS),
+            figures_dir=quote(f"{RUN}/figures"),
+            profile=PLAN["profile"],
+        )
