@@ -78,9 +78,12 @@ class AffnbError(Exception):
         remedy: str = "",
     ):
         super().__init__(where, problem, remedy)
+        self.where = str(where)
+        self.problem = str(problem)
+        self.remedy = str(remedy)
 
     def __str__(self):
-        return ": ".join(filter(None, map(str, self.args)))
+        return ": ".join(filter(None, (self.where, self.problem, self.remedy)))
 
 
 class UsageError(AffnbError):
