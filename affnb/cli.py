@@ -640,10 +640,10 @@ def failure_reason(
         if event["event"] == "job_error":
             sentence = (event["rule_msg"] or "it ended without a word").split(". ")[0]
             return f"rule {event['rule_name']}: {sentence.rstrip('.')}"
-    errors = [event["msg"] for event in events if event["event"] == "error"]
-    # words that Snakemake does not know are refused before there is any event
-    last = log.strip().rpartition("\n")[2]
-    return " ".join((errors or [last or "it ended without a word"])[0].split())
+    reasons = [event["msg"] for event in events if event["event"] == "error"]
+    if not events:  # as where Snakemake does not know a word of a profile
+        reasons = [log.strip().rpartition("\n")[2]]
+    return " ".join("".join(reasons[:1]).split()) or "Snakemake ended without a word"
 
 
 def _planned_jobs(events: list[dict]) -> str:  # a line per rule: how often it would run, for what

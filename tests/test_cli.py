@@ -1054,9 +1054,10 @@ EVENTS = [
         ("  12 s  render\n", EVENTS, "", ["rule joint: "]),
         ("", EVENTS[:1], "", ["RuleException:", "Command 'x' died"]),
         ("", [], "usage:\nsnakemake: error: --colours\n", ["snakemake: error: --colours"]),
-        ("", [], "", [" "]),
+        ("", [dict(event="run_info", stats={})], "resources: tmpdir=/tmp", ["Snakemake ended"]),
+        ("", [], "", ["Snakemake ended"]),
     ],
-    ids=["a rule", "a killed rule", "Snakemake", "its words", "nobody"],
+    ids=["a rule", "a killed rule", "Snakemake", "its words", "Snakemake killed", "nobody"],
 )
 def test_a_chain_fails_with_the_first_reason_that_somebody_gave(lines, events, log, facts):
     reason = failure_reason(lines, events, log)
