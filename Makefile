@@ -6,8 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
-# tests/conftest.py says which process runs what
-SHARED := --dist loadgroup --no-loadscope-reorder
+# a process runs a whole file, in the order of tests/conftest.py
+SHARED := --dist loadfile --no-loadscope-reorder
 CHAINS := tests/test_chain.py tests/test_real_faces.py tests/test_site.py
 
 .PHONY: reproduce static check test nightly docs slides fuzz lab notebooks newest
