@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AUTOENCODERS', 'ENCODERS', 'TOGETHER', 'FUSIONS', 'MODULES', 'WITHOUT_TIME', 'SINGLE_FRAMES', 'AFFECTS', 'COSTLY',
-           'HEADLINE', 'SEARCH_TARGETS', 'SPACE', 'models_of', 'windowed', 'head_arms', 'arm_config', 'seed_group',
-           'encoder_of', 'feature_file', 'features_of', 'needed_files', 'Table', 'step_tables', 'tables_of',
-           'search_targets', 'strategy', 'table_needs', 'search_needs']
+           'HEADLINE', 'SEARCH_TARGETS', 'SPACE', 'Arm', 'models_of', 'windowed', 'head_arms', 'arms_of', 'arm_config',
+           'seed_group', 'encoder_of', 'feature_file', 'features_of', 'needed_files', 'Table', 'step_tables',
+           'tables_of', 'search_targets', 'strategy', 'table_needs', 'search_needs']
 
 # %% ../nbs/05b_arms.ipynb #3d77ba7e
 from collections.abc import Mapping
@@ -17,50 +17,80 @@ from typing import Any
 from .core import AFFECT, TASKS, Config, UsageError, did_you_mean
 
 # %% ../nbs/05b_arms.ipynb #b9f23d0e
+@dataclass(frozen=True)
+class Arm:
+    "A variant that is trained: what it changes, what it needs, and what it is held against."
+
+    kind: str  # autoencoder | encoder | head: what is trained
+    change: Mapping  # setting -> its value, or a function of the profile's settings
+    twin: str = ""  # the arm that is trained for twice as long
+    control: str = ""  # the arm that differs in the one thing that this one is about
+
+    def settings(self, config: Config) -> Config:
+        "The profile's settings with the arm's change."
+        values = {k: v(config) if callable(v) else v for k, v in self.change.items()}
+        return replace(config, **values)
+
+    def needs(self, config: Config) -> list[str]:  # below RUN, {0} {1} {2} for the group's seeds
+        "The files that must be there before the arm can be trained."
+        c = self.settings(config)
+        if self.kind == "head":
+            return [_weights_file(encoder_of(c)), *features_of(c)]
+        if self.kind == "autoencoder" or c.start == "nothing":
+            return []
+        # all tasks: the one asked for may have no labels
+        return [_weights_file(name) for name in (TASKS if c.start in TASKS else [c.start])]
+
+
 # the seven that are not empty
 _SUBSETS = tuple(s for n in (1, 2, 3) for s in combinations(TASKS, n))
+_NAMES = tuple("+".join(tasks) for tasks in _SUBSETS)
+_FROM_TASK = tuple(f"joint-from-{task}" for task in TASKS)
+_TWINS = {"joint": "joint-twice", "joint-twice": "joint-four"}
+_TWINS |= {name: f"{name}-twice" for name in ("scratch", "separate", *TASKS, *_FROM_TASK)}
+
+
+def _longer(times: int) -> dict:
+    return dict(epochs=lambda c: times * c.epochs)
+
 
 AUTOENCODERS = MappingProxyType(
     {
-        "mae": {},
-        "mae-half": dict(mae_epochs=lambda c: max(1, c.mae_epochs // 2)),
-        "mae-double": dict(mae_epochs=lambda c: 2 * c.mae_epochs),
+        "mae": Arm("autoencoder", {}),
+        "mae-half": Arm("autoencoder", dict(mae_epochs=lambda c: max(1, c.mae_epochs // 2))),
+        "mae-double": Arm("autoencoder", dict(mae_epochs=lambda c: 2 * c.mae_epochs)),
     }
 )
 
+_ENCODER_CHANGES = {
+    # AU, EXPR, VA: the separate models
+    **{name: dict(tasks=tasks) for name, tasks in zip(_NAMES[:-1], _SUBSETS)},
+    "joint": {},
+    "scratch": dict(start="nothing"),
+    **{name: dict(start=task) for name, task in zip(_FROM_TASK, TASKS)},
+    "joint-twice": _longer(2),  # as long as a task's model and a joint one that starts from it
+    "joint-long": _longer(3),  # as long as the three separate models together
+    "joint-four": _longer(4),  # as long as those and the joint one that starts from one of them
+    "joint-seen": dict(encoder_role="seen"),
+    **{_TWINS[task]: dict(tasks=(task,)) | _longer(2) for task in TASKS},
+    **{_TWINS[name]: dict(start=task) | _longer(2) for name, task in zip(_FROM_TASK, TASKS)},
+    "scratch-twice": dict(start="nothing") | _longer(2),
+    "scratch-mean": dict(start="nothing", pool="mean"),
+    "scratch-patch": dict(start="nothing", stem="patch"),
+    "scratch-stem": dict(start="nothing", depth=0),
+    "joint-mae-half": dict(start="mae-half"),
+    "joint-mae-double": dict(start="mae-double"),
+}
 ENCODERS = MappingProxyType(
     {
-        # AU, EXPR, VA: the separate models
-        **{"+".join(tasks): dict(tasks=tasks) for tasks in _SUBSETS if len(tasks) < 3},
-        "joint": {},
-        "scratch": dict(start="nothing"),
-        **{f"joint-from-{task}": dict(start=task) for task in TASKS},
-        # as long as a task's model and a joint one that starts from it
-        "joint-twice": dict(epochs=lambda c: 2 * c.epochs),
-        # as long as the three separate models together
-        "joint-long": dict(epochs=lambda c: 3 * c.epochs),
-        # as long as those and the joint one that starts from one of them
-        "joint-four": dict(epochs=lambda c: 4 * c.epochs),
-        "joint-seen": dict(encoder_role="seen"),
-        **{f"{task}-twice": dict(tasks=(task,), epochs=lambda c: 2 * c.epochs) for task in TASKS},
-        **{
-            f"joint-from-{task}-twice": dict(start=task, epochs=lambda c: 2 * c.epochs)
-            for task in TASKS
-        },
-        "scratch-twice": dict(start="nothing", epochs=lambda c: 2 * c.epochs),
-        "scratch-mean": dict(start="nothing", pool="mean"),
-        "scratch-patch": dict(start="nothing", stem="patch"),
-        "scratch-stem": dict(start="nothing", depth=0),
-        "joint-mae-half": dict(start="mae-half"),
-        "joint-mae-double": dict(start="mae-double"),
+        name: Arm("encoder", change, _TWINS.get(name, ""))
+        for name, change in _ENCODER_CHANGES.items()
     }
 )
 
+# models of one task each, whose predictions are put together
 TOGETHER = MappingProxyType(
-    {  # models of one task each, whose predictions are put together
-        "separate": TASKS,
-        "separate-twice": tuple(f"{task}-twice" for task in TASKS),
-    }
+    {"separate": TASKS, "separate-twice": tuple(_TWINS[task] for task in TASKS)}
 )
 
 
@@ -82,6 +112,9 @@ _WITHOUT_FUSION = _ON_JOINT | dict(fusion="none")
 WITHOUT_TIME = _ON_JOINT | dict(temporal="none", fusion="sum")
 SINGLE_FRAMES = _WITHOUT_FUSION | dict(temporal="none")
 AFFECTS = ("AU", "EXPR", *AFFECT)
+_HEADS = {f"heads:{'+'.join(t)}": t for n in (1, 2, 4) for t in combinations(AFFECTS, n)}
+_SAME = {task: f"same-{task}" for task in TASKS}
+_FOLDS = {f"fold-{k}": k for k in range(1, 6)}
 
 
 def windowed(window: int) -> dict:
@@ -89,77 +122,80 @@ def windowed(window: int) -> dict:
     return dict(window=window, stride=max(1, window // 3))
 
 
-def head_arms(config: Config) -> dict:  # name -> change of the profile's settings
-    "Every second step; the windows are the usual ones and the profile's."
-    windows = sorted({*_WINDOWS, config.window})
+def _weighted(AU: float, EXPR: float, VA: float) -> dict:
+    "How the tasks' losses are weighted."
+    return dict(weight_AU=AU, weight_EXPR=EXPR, weight_valence=VA, weight_arousal=VA)
+
+
+def head_arms(config: Config) -> dict:  # name -> Arm
+    "Every head arm; the windows are the usual ones and the profile's."
 
     def at(w):
         return dict(window=w, stride=config.stride) if w == config.window else windowed(w)
 
-    steps = {
+    def timed(module):
+        return _WITHOUT_FUSION | dict(temporal=module)
+
+    changes = {
         "progressive": {},
         "joint+heads": SINGLE_FRAMES,
         "joint+fusion": _ON_JOINT | dict(temporal="none"),
         "joint+temporal": _WITHOUT_FUSION,
         "layers-only": WITHOUT_TIME | dict(fused=()),
         **{
-            f"{kind}:{'+'.join(tasks)}": WITHOUT_TIME | dict(fusion=kind, fused=tasks)
+            f"{kind}:{name}": WITHOUT_TIME | dict(fusion=kind, fused=tasks)
             for kind in FUSIONS
-            for tasks in _SUBSETS
+            for name, tasks in zip(_NAMES, _SUBSETS)
         },
         **{
-            f"same-{task}": (
-                WITHOUT_TIME | dict(fusion="concat", fused=(task, f"{task}@1", f"{task}@2"))
-            )
-            for task in TASKS
+            name: WITHOUT_TIME | dict(fusion="concat", fused=(task, f"{task}@1", f"{task}@2"))
+            for task, name in _SAME.items()
         },
+        **{f"{m}@{w}": timed(m) | at(w) for m in MODULES for w in _windows(config)},
         **{
-            f"{module}@{w}": _WITHOUT_FUSION | dict(temporal=module) | at(w)
-            for module in MODULES
-            for w in windows
-        },
-        **{
-            f"{module}@{config.window} shuffled": (
-                _WITHOUT_FUSION | dict(temporal=module, frame_order="shuffled")
-            )
-            for module in MODULES
+            f"{m}@{config.window} shuffled": timed(m) | dict(frame_order="shuffled")
+            for m in MODULES
         },
         "joint-seen+heads": SINGLE_FRAMES | dict(encoder_of="joint-seen"),
         "joint-seen+temporal": _WITHOUT_FUSION | dict(encoder_of="joint-seen"),
-        **{
-            f"heads:{'+'.join(tasks)}": WITHOUT_TIME | dict(fused=(), tasks=tasks)
-            for n in (1, 2, 4)
-            for tasks in combinations(AFFECTS, n)
-        },
-        "equal": dict(weight_AU=1.0, weight_EXPR=1.0, weight_valence=1.0, weight_arousal=1.0),
-        "released": dict(weight_AU=1.0, weight_EXPR=0.5, weight_valence=1.0, weight_arousal=1.0),
-        "uncertainty": dict(
-            weight_AU=1.0,
-            weight_EXPR=1.0,
-            weight_valence=1.0,
-            weight_arousal=1.0,
-            weighting="uncertainty",
-        ),
-        **{f"fold-{k}": dict(fold=k) for k in range(1, 6)},
+        **{name: WITHOUT_TIME | dict(fused=(), tasks=tasks) for name, tasks in _HEADS.items()},
+        "equal": _weighted(1.0, 1.0, 1.0),
+        "released": _weighted(1.0, 0.5, 1.0),
+        "uncertainty": _weighted(1.0, 1.0, 1.0) | dict(weighting="uncertainty"),
+        **{name: dict(fold=k) for name, k in _FOLDS.items()},
     }
+    controls = {f"{m}@{w}": f"{m}@1" for m in MODULES for w in _windows(config) if w > 1}
+    controls |= {f"{m}@{config.window} shuffled": f"{m}@{config.window}" for m in MODULES}
     longer = dict(head_epochs=lambda c: 2 * c.head_epochs)
-    return steps | {f"{name}-twice": change | longer for name, change in steps.items()}
+    arms = {}
+    for name, change in changes.items():
+        arms[name] = Arm("head", change, f"{name}-twice", controls.get(name, ""))
+    return arms | {arm.twin: Arm("head", {**arm.change, **longer}) for arm in arms.values()}
+
+
+def _windows(config: Config) -> list[int]:
+    return sorted({*_WINDOWS, config.window})
 
 # %% ../nbs/05b_arms.ipynb #77f87d63
+def arms_of(config: Config) -> dict:  # name -> Arm
+    "Every arm that a profile can train."
+    return {**AUTOENCODERS, **ENCODERS, **head_arms(config)}
+
+
+def _known_arm(config: Config, arm: str) -> Arm:
+    arms = arms_of(config)
+    if arm in arms:
+        return arms[arm]
+    problem = f"no such arm{did_you_mean(arm, arms)}"
+    raise UsageError(f"arm {arm!r}", problem, "05b_arms lists them")
+
+
 def arm_config(
     config: Config,  # of the profile
-    arm: str,  # a name of an autoencoder, an encoder or a second step
+    arm: str,  # a name of an autoencoder, an encoder or a head arm
 ) -> Config:  # of the arm
     "The settings of an arm; raises `UsageError` for an unknown name."
-    arms = {**AUTOENCODERS, **ENCODERS, **head_arms(config)}
-    if arm not in arms:
-        raise UsageError(
-            f"arm {arm!r}", f"no such arm{did_you_mean(arm, arms)}", "05b_arms lists them"
-        )
-    return replace(
-        config,
-        **{name: value(config) if callable(value) else value for name, value in arms[arm].items()},
-    )
+    return _known_arm(config, arm).settings(config)
 
 # %% ../nbs/05b_arms.ipynb #1717ba69
 def seed_group(seed: int) -> tuple[int, int, int]:
@@ -175,8 +211,12 @@ def _own_encoder(config: Config) -> str:
 
 
 def encoder_of(config: Config) -> str:
-    "Whose stored features a second step reads."
+    "Whose stored features a head arm reads."
     return config.encoder_of or _own_encoder(config)
+
+
+def _weights_file(model: str) -> str:  # below RUN, {0} for the seed
+    return f"seed{{0}}/{model}/model.safetensors"
 
 
 def feature_file(
@@ -190,24 +230,16 @@ def feature_file(
 def features_of(
     config: Config,
 ) -> list[str]:  # files below RUN, {0} {1} {2} for the seeds of the group
-    "The stored features that a second step reads: its encoder's own, then those that it fuses."
-    return [
-        feature_file(name)
-        for name in (encoder_of(config), *(config.fused if config.fusion != "none" else ()))
-    ]
+    "The stored features that a head arm reads: its encoder's own, then those that it fuses."
+    fused = config.fused if config.fusion != "none" else ()
+    return [feature_file(name) for name in (encoder_of(config), *fused)]
 
 
 def needed_files(
     config: Config, arm: str
 ) -> list[str]:  # files below RUN, {0} {1} {2} for the seeds of the group
     "What must be there before an arm can be trained."
-    c = arm_config(config, arm)
-    if arm in AUTOENCODERS:
-        return []
-    if arm in ENCODERS:  # all tasks: the one asked for may have no labels
-        starts = [] if c.start == "nothing" else TASKS if c.start in TASKS else [c.start]
-        return [f"seed{{0}}/{start}/model.safetensors" for start in starts]
-    return [f"seed{{0}}/{encoder_of(c)}/model.safetensors", *features_of(c)]
+    return _known_arm(config, arm).needs(config)
 
 # %% ../nbs/05b_arms.ipynb #e0557418
 @dataclass(frozen=True)
@@ -220,67 +252,54 @@ class Table:
     best: tuple = ()  # (name, arms of which it is the one that does best on dev)
 
 
-def _joint_tables(config: Config) -> dict:  # name -> Table
+def _against_all(arm: str, others) -> tuple:  # pairs
+    return tuple((arm, other) for other in others)
+
+
+def _all_against(arms, other: str) -> tuple:  # pairs
+    return tuple((arm, other) for arm in arms)
+
+
+def _wider(arms: dict) -> tuple:  # arms: name -> its tasks; pairs
+    "Each arm against those that learn one task alone, and those that learn one task less."
+
+    def compared(a, b):
+        return set(b) < set(a) and (len(b) == 1 or len(a) == len(b) + 1)
+
+    return tuple((a, b) for a in arms for b in arms if compared(arms[a], arms[b]))
+
+
+def _encoder_tables(config: Config) -> dict:  # name -> Table
     "The tables of encoders: pretraining, the encoder's parts, the order of training, partners."
     few = config.ablations == "few"
-    more = config.ablations == "more"
-    lengths = ("joint-mae-half", "joint-mae-double") if more else ()
-    starts = () if config.init_from == "mae" else (_own_encoder(config),)
-    others = tuple(f"joint-from-{task}" for task in TASKS if task != config.init_from)
+    lengths = ("joint-mae-half", "joint-mae-double") if config.ablations == "more" else ()
+    own = _own_encoder(config)
+    starts = () if own == "joint" else (own,)
     longer = () if few else ("joint-twice", "joint-long")
-    sets = [s for s in ("+".join(t) for t in _SUBSETS[:-1]) if not few or s in TASKS] + ["joint"]
-    heads = [
-        f"heads:{'+'.join(t)}"
-        for n in (1, 2, 4)
-        for t in combinations(AFFECTS, n)
-        if not few or n != 2
-    ]
-
-    def of(name):
-        return TASKS if name == "joint" else tuple(name.removeprefix("heads:").split("+"))
-
-    def wider(names):
-        return tuple(
-            (a, b)
-            for a in names
-            for b in names
-            if set(of(b)) < set(of(a)) and (len(of(b)) == 1 or len(of(a)) == len(of(b)) + 1)
-        )
-
-    parts = [
-        arm
-        for arm in ("scratch-mean", "scratch-patch", "scratch-stem")
-        if arm_config(config, arm) != arm_config(config, "scratch")
-    ]
-    built = (
-        {}
-        if few
-        else {
-            "encoder": Table(("scratch", *parts), tuple(("scratch", arm) for arm in parts)),
-            "starts": Table(
-                (_own_encoder(config), *others),
-                tuple((_own_encoder(config), arm) for arm in others),
-            ),
-        }
-    )
-    return {
+    pairs = (("separate", "joint"), *_all_against((*starts, *longer), "joint"))
+    if not few:
+        pairs += (("separate", "joint-long"), *_all_against(starts, "joint-twice"))
+    subsets = zip((*_NAMES[:-1], "joint"), _SUBSETS)
+    sets = {name: tasks for name, tasks in subsets if not few or len(tasks) != 2}
+    heads = {name: tasks for name, tasks in _HEADS.items() if not few or len(tasks) != 2}
+    tables = {
         "pretraining": Table(
-            ("scratch", "joint", *lengths), (("joint", "scratch"), *((a, "joint") for a in lengths))
-        ),
-        **built,
-        "training": Table(
-            ("separate", "joint", *starts, *longer),
-            (
-                ("separate", "joint"),
-                *((a, "joint") for a in (*starts, *longer)),
-                *(
-                    ()
-                    if few
-                    else (("separate", "joint-long"), *((a, "joint-twice") for a in starts))
-                ),
-            ),
-        ),
-        "tasks": Table((*sets, *heads), wider(sets) + wider(heads)),
+            ("scratch", "joint", *lengths), (("joint", "scratch"), *_all_against(lengths, "joint"))
+        )
+    }
+    if not few:
+        scratch = ENCODERS["scratch"].settings(config)
+        parts = [
+            name
+            for name in ("scratch-mean", "scratch-patch", "scratch-stem")
+            if ENCODERS[name].settings(config) != scratch
+        ]
+        others = [name for name in _FROM_TASK if name != own]
+        tables["encoder"] = Table(("scratch", *parts), _against_all("scratch", parts))
+        tables["starts"] = Table((own, *others), _against_all(own, others))
+    return tables | {
+        "training": Table(("separate", "joint", *starts, *longer), pairs),
+        "tasks": Table((*sets, *heads), _wider(sets) + _wider(heads)),
     }
 
 # %% ../nbs/05b_arms.ipynb #b7195a5e
@@ -290,96 +309,91 @@ def _whole_table(config: Config) -> Table:
     """
     if config.ablations == "few":
         arms = ("separate", "joint", "joint+heads")
-        return Table((*arms, "progressive"), tuple(("progressive", arm) for arm in arms))
+        return Table((*arms, "progressive"), _against_all("progressive", arms))
     start = _own_encoder(config)
-    candidates = ("joint-four",) if start == "joint" else ("joint-four", f"{start}-twice")
+    candidates = ("joint-four",) if start == "joint" else ("joint-four", ENCODERS[start].twin)
     arms = tuple(
         dict.fromkeys(("separate", "joint", "joint+heads", "joint-seen", "joint-long", start))
     )
-    pairs = tuple(("progressive", arm) for arm in (*arms, "best single"))
+    pairs = _against_all("progressive", (*arms, "best single"))
     return Table((*arms, *candidates, "progressive"), pairs, best=(("best single", candidates),))
 
 
-def _twin_of(arm: str) -> str:
-    "The arm that differs in nothing but in being trained for twice as long."
-    return {"joint": "joint-twice", "joint-twice": "joint-four"}.get(arm, f"{arm}-twice")
+def _own_module(config: Config) -> str:
+    "The temporal module whose windows have controls."
+    return config.temporal if config.temporal in MODULES else "transformer"
 
 
 def _convergence_table(config: Config) -> Table:
     """The arms that claims are compared against, but `joint-seen`, each beside its twin of twice
     the length.
     """
-    module = config.temporal if config.temporal in MODULES else "transformer"
-    timed = f"{module}@{config.window}"
+    timed = f"{_own_module(config)}@{config.window}"
     encoders = ("scratch", "joint", "joint-twice", "separate", _own_encoder(config))
-    steps = (
+    heads = (
         "joint+heads",
         "layers-only",
         "sum:AU+EXPR+VA",
         "concat:AU+EXPR+VA",
-        *(f"same-{task}" for task in TASKS),
-        f"{module}@1",
+        *_SAME.values(),
+        f"{_own_module(config)}@1",
         timed,
         f"{timed} shuffled",
         "progressive",
     )
-    arms = dict.fromkeys((*encoders, *steps))
-    twins = {arm: _twin_of(arm) for arm in arms}
-    return Table(
-        tuple(dict.fromkeys((*arms, *twins.values()))),
-        tuple((twin, arm) for arm, twin in twins.items()),
-    )
+    twins = {name: arm.twin for name, arm in arms_of(config).items()} | _TWINS
+    arms = tuple(dict.fromkeys((*encoders, *heads)))
+    pairs = tuple((twins[arm], arm) for arm in arms)
+    return Table(tuple(dict.fromkeys((*arms, *(twin for twin, _ in pairs)))), pairs)
 
 # %% ../nbs/05b_arms.ipynb #da4d459f
-def step_tables(config: Config) -> dict:  # name -> Table
-    "The tables of second steps: fusion, time, loss weights, folds, the whole, and the leak."
+def _temporal_table(config: Config) -> Table:
+    "Modules and windows against single frames, a window of one frame, and shuffled frames."
     few = config.ablations == "few"
     w = config.window
-    module = config.temporal if config.temporal in MODULES else "transformer"
-    fusions = [
-        f"{kind}:{'+'.join(tasks)}"
-        for kind in FUSIONS
-        for tasks in _SUBSETS
-        if not few or len(tasks) == 3
-    ]
-    same = [] if few else [f"same-{task}" for task in TASKS]
+    own = _own_module(config)
     timed = [
         f"{m}@{n}"
         for m in MODULES
-        for n in sorted({*_WINDOWS, w})
-        if not few or n == w and m in (module, "gru") or n == 1 and m == module
+        for n in _windows(config)
+        if not few or n == w and m in (own, "gru") or n == 1 and m == own
     ]
-    mixed = [f"{m}@{w} shuffled" for m in MODULES if not few or m == module]
+    mixed = [f"{m}@{w} shuffled" for m in MODULES if not few or m == own]
+    arms = head_arms(config)
+    pairs = (
+        *_all_against(timed, "joint+heads"),
+        *((a, arms[a].control) for a in timed if arms[a].control in timed),
+        *((arms[a].control, a) for a in mixed),
+    )
+    return Table(("joint+heads", *timed, *mixed), pairs)
 
-    def single(arm):
-        return f"{arm.partition('@')[0]}@1"
 
-    folds = tuple(f"fold-{k}" for k in range(1, 6))
+def step_tables(config: Config) -> dict:  # name -> Table
+    "The tables of head arms: fusion, time, loss weights, folds, the whole, and the leak."
+    few = config.ablations == "few"
+    fusions = [f"{kind}:{name}" for kind in FUSIONS for name in (_NAMES[-1:] if few else _NAMES)]
+    same = [] if few else [*_SAME.values()]
+    fused = (
+        *_all_against((*fusions, *same), "layers-only"),
+        *_against_all("concat:AU+EXPR+VA", same),
+    )
     tables = {
-        "fusion": Table(
-            ("layers-only", *fusions, *same),
-            (
-                *((a, "layers-only") for a in (*fusions, *same)),
-                *(("concat:AU+EXPR+VA", a) for a in same),
-            ),
-        ),
-        "temporal": Table(
-            ("joint+heads", *timed, *mixed),
-            (
-                *((a, "joint+heads") for a in timed),
-                *((a, single(a)) for a in timed if a != single(a) and single(a) in timed),
-                *((a.removesuffix(" shuffled"), a) for a in mixed),
-            ),
-        ),
+        "fusion": Table(("layers-only", *fusions, *same), fused),
+        "temporal": _temporal_table(config),
         "losses": Table(
             ("equal", "released", "uncertainty", "searched"),
-            tuple((a, "released") for a in ("equal", "uncertainty", "searched")),
+            _all_against(("equal", "uncertainty", "searched"), "released"),
         ),
         "whole": _whole_table(config),
+    }
+    if few:
+        return tables
+    return tables | {
+        # five trainings; an encoder of its own
         "folds": Table(
-            ("progressive", *folds),
-            (("ensemble", "progressive"), *(("ensemble", f) for f in folds)),
-            (("ensemble", folds),),
+            ("progressive", *_FOLDS),
+            _against_all("ensemble", ("progressive", *_FOLDS)),
+            (("ensemble", tuple(_FOLDS)),),
         ),
         "crossfit": Table(
             ("joint+heads", "joint+temporal", "joint-seen+heads", "joint-seen+temporal"),
@@ -390,16 +404,13 @@ def step_tables(config: Config) -> dict:  # name -> Table
                 ("joint-seen+temporal", "joint+temporal"),
             ),
         ),
+        "convergence": _convergence_table(config),
     }
-    # five trainings; an encoder of its own
-    if few:
-        return {name: table for name, table in tables.items() if name not in ("folds", "crossfit")}
-    return tables | {"convergence": _convergence_table(config)}
 
 
 def tables_of(config: Config) -> dict:
     "Every table that the profile asks for."
-    return _joint_tables(config) | step_tables(config)
+    return _encoder_tables(config) | step_tables(config)
 
 # %% ../nbs/05b_arms.ipynb #86567685
 # for `costly_seeds` seeds alone: tables beside the claims, and the search for the sum
@@ -410,19 +421,16 @@ HEADLINE = ("scratch", "joint", "joint+fusion", "joint+temporal", "progressive")
 # %% ../nbs/05b_arms.ipynb #4abd91df
 # P: the sum; it has no target among the tasks, and all three weights are drawn
 SEARCH_TARGETS = (*TASKS, "P")
-# the joint encoder, the target's separate model (P has none), or that of `progressive`
 SPACE: Mapping[str, Any] = MappingProxyType(
     dict(
         # tasks learned beside the target; its own name changes nothing
-        partners=(
-            "none",
-            *("+".join(s) for s in _SUBSETS),
-        ),
+        partners=("none", *_NAMES),
         weight=(0.1, 2.0),  # of each partner's loss, on a logarithmic scale; the target's is 1
-        fused=("none", *("+".join(s) for s in _SUBSETS)),
-        fusion=FUSIONS,  # none: the layers alone
+        fused=("none", *_NAMES),  # none: the layers alone
+        fusion=FUSIONS,
         temporal=("none", *MODULES),
         window=_WINDOWS[1:],
+        # the joint encoder, the target's separate model (P has none), or that of `progressive`
         encoder_of=("joint", "own", "progressive"),
     )
 )
@@ -437,30 +445,17 @@ def strategy(target: str, choice: dict) -> dict:  # a change of settings
     """What a choice from `SPACE` means for a target; for P, whose score needs them, all tasks are
     learned.
     """
-
-    def part(word):
-        return () if word == "none" else tuple(word.split("+"))
-
-    tasks = (
-        TASKS
-        if target == "P"
-        else tuple(t for t in TASKS if t == target or t in part(choice["partners"]))
-    )
-    weight = {t: 1.0 if t == target else choice.get(f"weight_{t}", 1.0) for t in tasks}
-    weights = dict(
-        weight_AU=weight.get("AU", 1.0),
-        weight_EXPR=weight.get("EXPR", 1.0),
-        weight_valence=weight.get("VA", 1.0),
-        weight_arousal=weight.get("VA", 1.0),
-    )
-    encoder = {"joint": "joint", "own": target, "progressive": ""}[choice["encoder_of"]]
+    named = dict(zip(_NAMES, _SUBSETS)) | {"none": ()}
+    learned = TASKS if target == "P" else (target, *named[choice["partners"]])
+    tasks = tuple(task for task in TASKS if task in learned)
+    weights = {t: choice.get(f"weight_{t}", 1.0) for t in tasks if t != target}
     return dict(
         tasks=tasks,
-        **weights,
-        fused=part(choice["fused"]),
+        **_weighted(*(weights.get(task, 1.0) for task in TASKS)),
+        fused=named[choice["fused"]],
         fusion=choice.get("fusion", "sum"),
         temporal=choice["temporal"],
-        encoder_of=encoder,
+        encoder_of={"joint": "joint", "own": target, "progressive": ""}[choice["encoder_of"]],
         **(windowed(choice["window"]) if choice["temporal"] != "none" else {}),
     )
 

@@ -545,7 +545,7 @@ def test_a_new_arm_is_two_lines_and_only_it_is_trained(project):
     )[1].splitlines()
     marked = (
         arms.read_text()
-        .replace('        "equal": dict(', arm + '\n        "equal": dict(')
+        .replace('        "equal": _weighted(', arm + '\n        "equal": _weighted(')
         .replace("    same = []", listed + "\n    same = []")
     )
     assert marked.count('"mine"') == 2

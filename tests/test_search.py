@@ -217,8 +217,8 @@ def test_every_arm_of_every_table_has_settings_that_hold():
                 if arm not in (*TOGETHER, "searched"):
                     arm_config(config, arm)
     changes = {
-        name: sorted(change.items(), key=str)
-        for name, change in head_arms(Config(temporal="lstm", window=25)).items()
+        name: sorted(arm.change.items(), key=str)
+        for name, arm in head_arms(Config(temporal="lstm", window=25)).items()
     }
     assert {"lstm@25", "lstm@25 shuffled", "gru@30"} <= set(changes)
 
