@@ -15,36 +15,31 @@ from affnb.claims import (
     NEUTRAL,
     TASK_METRICS,
     Judged,
-    resamples_warning,
     claim_rows,
+    claim_tables,
     claim_words,
     claims_summary,
     claims_table,
     claims_text,
-    focus_pairs,
-    focus_table,
+    findings_text,
     judge,
     judge_all,
     judge_best,
     link_tables,
-    findings_text,
+    post_step,
+    resamples_warning,
+    results_of,
     settled,
     source_of,
-    write_claims,
+    windows_of,
 )
 from affnb.compare import MARGIN
 from affnb.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.metrics import SUM_COLUMNS, score, video_statistics
-from affnb.pictures import (
-    affinity,
-    draw_claims,
-    draw_convergence,
-    draw_focus,
-    importances,
-    write_pictures,
-)
+from affnb.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
+from affnb.pictures import importances
 from affnb.report import headline_text, write_report
-from affnb.tables import published_table, read_records
+from affnb.tables import published_table, read_records, write_figure, write_table
 from errors import assert_error
 
 pytestmark = pytest.mark.slow
@@ -280,15 +275,15 @@ def everything(folder, seeds=(0, 1), ablations="all", tasks=TASKS, source="synth
 
 def headline_records(folder, seed, tasks=TASKS, source="synthetic"):
     for arm in ("scratch", "separate", "joint", "progressive"):
-        found = entry(arm, seed, tasks=tasks)
+        scored = entry(arm, seed, tasks=tasks)
         write_json(
             folder / f"arm-{arm}-seed{seed}.json",
             head("arm", arm, seed, source)
             | dict(
                 arm=arm,
-                metrics=found["metrics"],
+                metrics=scored["metrics"],
                 statistics=dict(
-                    names=sorted(set(NAMES)), columns=list(SUM_COLUMNS), values=found["statistics"]
+                    names=sorted(set(NAMES)), columns=list(SUM_COLUMNS), values=scored["statistics"]
                 ),
             ),
         )
@@ -475,10 +470,10 @@ def test_the_family_is_the_table(planted, full):
         pd.read_csv(full[1]["table_temporal_pairs.csv"]),
         pd.read_csv(full[1]["table_comparisons.csv"]),
     ):
-        known = table.p.notna()
-        assert known.any()
+        compared = table.p.notna()
+        assert compared.any()
         assert np.allclose(
-            table.p_holm[known], holm_by_hand(table.p[known]), atol=5e-9 * len(table) + 1e-6
+            table.p_holm[compared], holm_by_hand(table.p[compared]), atol=5e-9 * len(table) + 1e-6
         )
     # of the claims it is the list, tested or not
     for table in (
@@ -683,12 +678,10 @@ def test_every_claim_is_a_pair_that_was_named_beforehand():
         dict(init_from=config.init_from, temporal=config.temporal, window=config.window)
     ):
         assert (row["table"], row["arm"], row["against"]) in pairs, row
-    # the last two are of small profiles
+    # the last two are of large profiles
     assert NEUTRAL - {tuple(GAINS)} <= {pair[1:] for pair in pairs} | {
         ("joint-mae-half", "joint"),
         ("joint-mae-double", "joint"),
-        ("scratch", "scratch-mean"),
-        ("scratch", "scratch-patch"),
     }
 
 
@@ -864,9 +857,9 @@ def test_the_best_window_is_tested_on_others_than_it_was_chosen_on(tmp_path):
 
 
 def test_importances_find_the_setting_that_decides(full):
-    found = importances(read_records(full[0]).searches["AU"])
-    assert max(found, key=found.get) == "window"
-    assert found["window"] > 0.8
+    shares = importances(read_records(full[0]).searches["AU"])
+    assert max(shares, key=shares.get) == "window"
+    assert shares["window"] > 0.8
     assert importances([]) == {}
     strategies = pd.read_csv(full[1]["table_strategies.csv"])
     assert len(strategies) == 4 * 2 * 2
@@ -893,9 +886,9 @@ def test_focus(full, tmp_path):
     """Of two seeds units are judged and tasks are not; of three, both: VA looks elsewhere than two
     trainings of one task do.
     """
-    records = read_records(full[0])
-    units = focus_table(records)
-    pairs = focus_pairs(records)
+    focus = results_of(read_records(full[0]), "focus").focus
+    units = focus.units
+    pairs = focus.pairs
     assert units.au[0] == "mean"
     assert units.p[1] == units.p[1:].min() < 0.02
     assert (units.verdict[2:] == "undecided").all()
@@ -908,13 +901,13 @@ def test_focus(full, tmp_path):
     for seed in range(3):
         search_record(tmp_path, "AU", seed)
         focus_record(tmp_path, seed)
-    records = read_records(tmp_path)
+    results = results_of(read_records(tmp_path), "focus")
     # models differ in every pair
-    assert focus_pairs(records).verdict.tolist() == ["undecided", "shown", "shown"]
-    assert (focus_pairs(records).excess == 0.25).all()
+    assert results.focus.pairs.verdict.tolist() == ["undecided", "shown", "shown"]
+    assert (results.focus.pairs.excess == 0.25).all()
     assert (
         "2 of 3 pairs of tasks look at places further apart than two trainings"
-        in draw_focus(records, {}).get_suptitle()
+        in draw_focus(results).get_suptitle()
     )
 
 
@@ -924,9 +917,11 @@ def test_same_records_same_bytes(tmp_path):
         focus_record(tmp_path, seed)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        found = judge_all(records := read_records(tmp_path))
-        write_claims(records, tmp_path / name, found)
-        write_pictures(records, tmp_path / name, found)
+        results = results_of(read_records(tmp_path))
+        for table in claim_tables(results):
+            write_table(tmp_path / name, *table)
+        for figure in claim_figures(results):
+            write_figure(tmp_path / name, *figure)
     made = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert "fig_search.svg" in made
     assert made == sorted(p.name for p in (tmp_path / "b").iterdir())
@@ -1035,7 +1030,7 @@ def test_without_twins_the_words_stand(planted):
     table = claims_table(planted, judge_all(planted))
     assert table.doubling.isna().all()
     assert "unsettled" not in set(table.verdict)
-    assert draw_convergence(planted, judge_all(planted)) is None
+    assert draw_convergence(results_of(planted)) is None
 
 
 def test_pairs_of_twins_and_of_parts_claim_nothing(tmp_path):
@@ -1061,7 +1056,7 @@ def test_pairs_of_twins_and_of_parts_claim_nothing(tmp_path):
     records = read_records(tmp_path)
     for name in ("convergence", "encoder"):
         assert set(judge(records, name).pairs.verdict) == {"higher"}, name
-    title = draw_convergence(records, judge_all(records)).get_suptitle()
+    title = draw_convergence(results_of(records)).get_suptitle()
     assert (
         title
         == "Twice the training: 1 of 1 arms still gain more than .03 in some task (mean of 3 seeds)"
@@ -1130,7 +1125,7 @@ def test_one_table_alone(tmp_path):
     assert "Synthetic" in text
     assert "fusion: Of 8 comparisons" in text
     assert "Claim" not in text
-    assert text == claims_text(read_records(tmp_path / "records"))
+    assert text == claims_text(results_of(read_records(tmp_path / "records")))
 
 
 def test_only_writes_one_table_and_leaves_the_others(full, tmp_path):
@@ -1192,7 +1187,7 @@ def test_few_arms_are_said_to_be_not_tested(tmp_path):
     assert "not tested" in paths["table_claims.md"].read_text()
     assert "nan" not in paths["table_claims.md"].read_text()
     assert "Claim 1c (... and not only through more training): not tested." in claims_text(
-        read_records(tmp_path / "records")
+        results_of(read_records(tmp_path / "records"))
     )
     assert "table_crossfit.csv" not in paths
     assert set(claims.verdict) == {"one seed", "not tested"}
@@ -1248,15 +1243,23 @@ def test_seeds_that_not_all_arms_have(tmp_path):
 
 
 def test_nothing_to_say(tmp_path):
-    for target in ("AU",):
-        search_record(tmp_path, target, 0, tasks=("EXPR",))
-    assert (
-        write_claims(records := read_records(tmp_path), tmp_path, found := judge_all(records)) == []
-    )
-    assert draw_claims(records, found) is None
-    assert not list(tmp_path.glob("table_*"))
-    assert not list(tmp_path.glob("fig_*"))
-    assert source_of(read_records(tmp_path), "fusion") == ({}, [])
+    search_record(tmp_path, "AU", 0, tasks=("EXPR",))
+    results = results_of(read_records(tmp_path))
+    assert not list(claim_tables(results))
+    assert not list(claim_figures(results))
+    assert draw_claims(results) is None
+    assert source_of(results.records, "fusion") == ({}, [])
+
+
+def test_names_of_windows_and_steps_are_taken_apart_in_one_place():
+    names = ["gru@30", "joint+heads", "transformer@1 shuffled", "gru@30-twice", "same-AU"]
+    windows = windows_of(names)
+    assert windows.arm.tolist() == ["gru@30", "transformer@1 shuffled"]
+    assert windows.module.tolist() == ["gru", "transformer"]
+    assert windows.window.tolist() == [30, 1]
+    assert windows.shuffled.tolist() == [False, True]
+    assert windows_of([]).empty
+    assert post_step("joint dev: + smooth EXPR and AU") == ("joint", "dev", "+ smooth EXPR and AU")
 
 
 def test_records_of_another_version_are_refused_by_name(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
+from affnb.claims import judge
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import score, to_record, video_statistics
 from affnb.tables import PAIRS, SCORES, format_score, record_links, warnings_table, warnings_text
@@ -20,7 +21,6 @@ from affnb.report import (
     BOUNDS,
     LUCK,
     accepted_band,
-    comparison_table,
     dev_score,
     finding_text,
     half_width,
@@ -255,6 +255,11 @@ def make_table(folder, name, arms, seeds=(0,), **fields):
         write_json(folder / f"table-{name}-seed{seed}.json", table)
 
 
+def compared(folder):
+    "The pairs of the headline, judged."
+    return judge(read_records(folder), "headline").pairs
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     return make(tmp_path_factory.mktemp("made") / "records")
@@ -446,10 +451,10 @@ def test_seeds_that_differ_are_compared_where_both_are(tmp_path):
     (folder / "arm-joint-seed1.json").unlink()
     records = read_records(folder)
     assert score_table(records, ARMS).n_seeds.tolist() == [2, 3]
-    assert comparison_table(records).n_seeds.tolist() == [2] * 4
+    assert compared(folder).n_seeds.tolist() == [2] * 4
     for seed in (0, 2):
         (folder / f"arm-joint-seed{seed}.json").unlink()
-    assert comparison_table(read_records(folder)).empty
+    assert compared(folder).empty
     assert "reaches P" in finding_text(read_records(folder))
 
 
@@ -464,13 +469,13 @@ def test_the_lead_is_given_without_a_verdict(records, tmp_path):
     assert said.endswith("(chosen after looking at two arms, so no verdict)")
     assert "chosen after looking at six arms" in finding_text(read_records(records))
     assert "show" not in finding_text(read_records(records))
-    difference = comparison_table(read_records(folder)).iloc[0]
+    difference = compared(folder).iloc[0]
     assert difference.difference == difference.difference_lo == difference.difference_hi == 0
     assert difference.p == 1
 
 
 def test_comparisons_are_paired_and_judged_like_every_table(records, report):
-    table = comparison_table(read_records(records))
+    table = compared(records)
     read = read_records(records)
     alone = score_table(read, ARMS).set_index("arm")
     row = table.set_index(["arm", "against", "task"]).loc[("progressive", "joint", "AU")]
