@@ -547,11 +547,7 @@ def _design_table(
     return DataFrame(rows)
 
 # %% ../nbs/11b_claims.ipynb #be65d19d
-_SPOKEN = {
-    "shown": "shown",
-    "reversed": "reversed",
-    "equivalent": "equivalent",
-    "undecided": "undecided",
+_SPOKEN = dict(zip(_JUDGED, _JUDGED)) | {
     "unsettled": "unsettled (the baseline is still learning)",
     "unsettled, behind": "unsettled (below its baseline, and still learning itself)",
     "one seed": "not judged (one seed)",
