@@ -4,6 +4,7 @@ alone, sentences, families of comparisons.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ from affnb.metrics import SUM_COLUMNS, score, video_statistics
 from affnb.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
 from affnb.pictures import importances
 from affnb.report import headline_text, write_report
-from affnb.tables import published_table, read_records, write_figure, write_table
+from affnb.tables import published_table, read_records
 from errors import assert_error
 
 pytestmark = pytest.mark.slow
@@ -59,6 +60,7 @@ def learned(arm):
     return {"VA" if word in ("valence", "arousal") else word for word in words}
 
 
+@cache
 def entry(arm, seed, noise=1.0, tasks=TASKS):
     """An arm's entry: truth and noise, scored by the real metrics; only of tasks that it learned
     and that have labels.
@@ -916,12 +918,7 @@ def test_same_records_same_bytes(tmp_path):
         search_record(tmp_path, "AU", seed)
         focus_record(tmp_path, seed)
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        results = results_of(read_records(tmp_path))
-        for table in claim_tables(results):
-            write_table(tmp_path / name, *table)
-        for figure in claim_figures(results):
-            write_figure(tmp_path / name, *figure)
+        write_report(tmp_path, tmp_path / name)
     made = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert "fig_search.svg" in made
     assert made == sorted(p.name for p in (tmp_path / "b").iterdir())
