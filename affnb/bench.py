@@ -123,23 +123,16 @@ def _draw_faces(folder, size: int, seed: int = 0, **counts) -> list:  # paths of
     return sorted((Path(folder) / "cropped_aligned").rglob("*.jpg"))
 
 # %% ../nbs/05a_bench.ipynb #79f812ac
-def _packed_run(
-    folder,  # the faces are in folder/faces
-    config: Config,  # a profile's settings
-) -> Run:
-    "A run on a benchmark, packed and opened as the chain does it."
+def _packed_run(folder, config: Config) -> Run:
+    "A run on the benchmark in folder/faces, packed and opened as the chain does it."
     folder = Path(folder)
     pack(folder / "faces", folder / "packed", config.image_size)
     write_plan(folder / "run", config, folder / "packed", folder / "faces")
     return start_stage(folder / "run")
 
 
-def _small_run(
-    config: Config,  # a profile's settings
-    folder,  # where to make it
-    frames: int = 2000,  # about so many
-) -> tuple:  # the run, and the paths of its JPEG files
-    "A run with the profile's sizes, of clips and long videos."
+def _small_run(config: Config, folder, frames: int) -> tuple:  # and the paths of its JPEG files
+    "A run with the profile's sizes, of clips and long videos with about so many frames."
     paths = _draw_faces(
         Path(folder) / "faces",
         config.bench_size,

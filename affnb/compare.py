@@ -38,11 +38,8 @@ def p_value(
     ).reshape(estimate.shape)
 
 
-def _one_p(
-    value: float,  # a difference
-    column,  # (n,) its resamples, without NaN
-) -> float:  # as `p_value`
-    "The p value of one difference; 1 where it is exactly 0."
+def _one_p(value: float, column) -> float:
+    "The p value of one difference from its resamples, without NaN; 1 where it is exactly 0."
     if np.isnan(value) or not len(column):
         return np.nan
     if value == 0:
@@ -230,13 +227,8 @@ def row_of(
     )
 
 
-def _metric_row(
-    metric: str,
-    each: dict,  # as `contrast` gives it, like the next two
-    mean: dict,
-    resamples: dict,
-) -> dict:  # the metric, and what `row_of` says; NaN where there is nothing to compare
-    "A contrast in one metric."
+def _metric_row(metric: str, each: dict, mean: dict, resamples: dict) -> dict:
+    "The row of what `contrast` gives, in one metric; NaN where there is nothing to compare."
     nothing = np.array([np.nan])
     return dict(metric=metric) | row_of(
         each.get(metric, ()), mean.get(metric, nothing)[0], resamples.get(metric, nothing)

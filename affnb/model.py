@@ -85,11 +85,7 @@ class ConvStem(nn.Module):
         return self.norms[-1](self.convs[-1](x)).flatten(2).transpose(1, 2)
 
 # %% ../nbs/04_model.ipynb #5bd97304
-def _check_word(
-    setting: str,  # name of the setting
-    word: str,  # its value
-    words,  # the values that exist
-) -> None:
+def _check_word(setting: str, word: str, words) -> None:
     "Raises `UsageError` for a word that is not among the known ones, with the nearest that is."
     if word in words:
         return
@@ -159,15 +155,13 @@ def build_encoder(
     return encoder
 
 # %% ../nbs/04_model.ipynb #d7da1f50
-def count_parameters(
-    model: nn.Module,  # any module
-) -> int:  # trainable numbers
+def count_parameters(model: nn.Module) -> int:  # trainable numbers
     "How many numbers training may change."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def count_flops(
-    model: nn.Module,  # any module
+    model: nn.Module,
     *inputs,  # what its forward takes
     frames: int = 1,  # frames in the inputs
 ) -> int:  # floating point operations per frame; a multiply-add is two
@@ -227,7 +221,7 @@ def fill_module(
 
 # %% ../nbs/04_model.ipynb #e90c678c
 def save_weights(
-    module: nn.Module,  # any module
+    module: nn.Module,
     path,  # a .safetensors file
     metadata=None,  # words -> words, stored beside the weights
 ) -> None:
@@ -526,10 +520,7 @@ class _CausalBlock(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-def _frame_positions(
-    n_frames: int,  # T
-    dim: int,  # D
-) -> Tensor:  # (T, D), in [-1, 1]
+def _frame_positions(n_frames: int, dim: int) -> Tensor:  # (n_frames, dim), in [-1, 1]
     """Sines and cosines of a frame's place in the window (Vaswani et al. 2017), for windows of any
     length.
     """

@@ -169,16 +169,9 @@ def search(
     return finished()[:trials]
 
 # %% ../nbs/09_search.ipynb #0b9f5c9e
-def _found_by(
-    run: Run,
-    target: str,
-    tasks,
-    kind: str,
-    seed: int,
-    hand: dict,  # of `by_hand`: what the search begins with
-) -> tuple:  # an entry, and what the record says of each trial
-    """The best on dev of the settings chosen by hand and a sampler's trials (the first of equals),
-    and all trials.
+def _found_by(run: Run, target: str, tasks, kind: str, seed: int, hand: dict) -> tuple:
+    """The entry of the best on dev of a search: of `by_hand`, with which it begins, and of a
+    sampler's trials (the first of equals); and what the record says of each trial.
     """
     done = search(run, target, tasks, kind, seed)
     rows = [

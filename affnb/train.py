@@ -530,9 +530,7 @@ def open_run(
     return Run(Path(run_dir), config, packed, table, *targets_of(table), data, device, frames)
 
 
-def start_stage(
-    run_dir,  # a folder that `affnb reproduce` planned
-) -> Run:
+def start_stage(run_dir) -> Run:
     """Prepares this process for a stage (threads, memory, the processes beside it, the command that
     it ends with), and opens the run.
     """
