@@ -86,7 +86,7 @@ def _check_parts(
 
 # %% ../nbs/14_cli.ipynb #6b56a1d9
 def plan_arms(
-    config: Config,  # the settings
+    config: Config,
     only=None,  # such as table_fusion
 ) -> dict:  # what is to be trained and made, by kind
     "What the chain has to know of arms and tables; raises `UsageError` for an unknown table."
@@ -167,7 +167,7 @@ def file_contains(path, text: str) -> bool:
 
 
 def make_plan(
-    config: Config,  # the settings
+    config: Config,
     data=None,  # an s-Aff-Wild2 folder; None: the synthetic benchmark
     out=None,  # where data/ and figures/ go; None: into the project
     source="",  # a hash of the data folder's lists and images
@@ -206,12 +206,8 @@ def make_plan(
     publish = None
     # a table alone does not stand for a profile
     if not only and (standard or here != root.resolve()):
-        places = (
-            here / "data" / "records" / config.profile,
-            here / "figures" / config.profile,
-            here / "data" / "models" / config.profile / "progressive",
-        )
-        publish = list(map(str, places))
+        places = ("data/records/{}", "figures/{}", "data/models/{}/progressive")
+        publish = [str(here / place.format(config.profile)) for place in places]
     plan = dict(
         name=name,
         profile=config.profile,
@@ -903,10 +899,9 @@ def check_data(folder) -> None:
     with tempfile.TemporaryDirectory() as place:
         paths = [str(Path(folder) / "cropped_aligned" / image) for image in table["image"]]
         bad = table.iloc[decode_all(Path(place) / "frames.npy", paths, 8, os.cpu_count())]
-    for split, counts in by_split.items():
-        counts["undecodable"] = int((bad["split"] == split).sum())
     rows = []
     for split, counts in by_split.items():
+        counts["undecodable"] = int((bad["split"] == split).sum())
         numbers = {k: v for k, v in counts.items() if not isinstance(v, (dict, list))}
         missing = {f"missing {k}": v for k, v in counts["missing"].items()}
         rows.append(dict(split=split) | numbers | missing)
