@@ -394,7 +394,7 @@ def write_example_video(run: Run) -> pd.DataFrame:
         np.savez_compressed(file, images=images, positions=shown)
     return frame
 
-# %% ../nbs/11_evaluate.ipynb #f7a1a8a3
+
 def _write_timeline(run: Run, seed: int) -> pd.DataFrame:
     """Truth and two arms' predictions along one validation video, beside the records; unlabelled is
     empty.
