@@ -688,16 +688,13 @@ def draw_faces(
     line = max(2, picture.height // 240)
     for k, row in enumerate(rows.to_dict("records")):
         x, y, w, h = (scale * row[name] for name in ("x", "y", "width", "height"))
-        edges = (
-            max(x, 0),
-            max(y, 0),
-            min(x + w, picture.width - 1),
-            min(y + h, picture.height - 1),
-        )
-        pen.rectangle(edges, outline=_BLUE, width=line)
+        left, top = max(x, 0), max(y, 0)
+        corner = (min(x + w, picture.width - 1), min(y + h, picture.height - 1))
+        pen.rectangle((left, top, *corner), outline=_BLUE, width=line)
         number = str(row["face"])
-        corner = (edges[0] + 6, edges[1] + 3)
-        pen.text(corner, number, fill="white", font=font, stroke_width=2, stroke_fill=_BLUE)
+        pen.text(
+            (left + 6, top + 3), number, fill="white", font=font, stroke_width=2, stroke_fill=_BLUE
+        )
         beside = (picture.width + 12 + k // deep * wide, 12 + k % deep * high)
         words = f"face {number}\n{_caption_of(row)}"
         pen.multiline_text(beside, words, fill="black", font=font)

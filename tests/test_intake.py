@@ -13,7 +13,7 @@ from PIL import Image
 from affnb.cli import main
 from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, UsageError
 from affnb.data import check_folder
-from affnb.intake import Cropping
+from affnb.intake import Cropping, assign_splits
 from affnb.intake import expression_code, read_folders, read_labels, take_in
 from in_step import ROOT
 from test_predict import drawn
@@ -285,6 +285,14 @@ def test_the_same_table_gives_the_same_folder(crops, tmp_path):
         (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         for name in files
     )
+
+
+def test_who_validates_hardly_depends_on_who_else_there_is():
+    people = np.repeat([f"p{k}" for k in range(10)], 4)
+    table = pd.DataFrame(dict(image="", person=people, split=None))
+    fewer = table[table["person"] != "p3"]
+    sides = pd.Series(assign_splits(table))
+    assert (sides[fewer.index] == assign_splits(fewer)).mean() > 0.7
 
 
 def test_a_picture_that_is_listed_twice_alike_is_taken_once(crops, tmp_path):
