@@ -119,7 +119,7 @@ def test_no_line_of_code_is_wider_than_a_page(path):
 
 
 def test_no_other_line_is_wider_either():
-    "What is code or is read as code, but for what nbdev writes."
+    "What is code or is read as code, but for the package, which nbdev writes from the notebooks."
     root = NBS.parent
     listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True).stdout
     suffixes = {".py", ".toml", ".yaml", ".ini"}
@@ -127,9 +127,9 @@ def test_no_other_line_is_wider_either():
     files = [
         root / name
         for name in listed.splitlines()
-        if (name in names or Path(name).suffix in suffixes) and name != "affnb/_modidx.py"
+        if (name in names or Path(name).suffix in suffixes) and not name.startswith("affnb/")
     ]
-    assert len(files) > 60
+    assert len(files) > 40
     wide = [
         f"{path.relative_to(root)}:{number}"
         for path in files
