@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUTOENCODERS', 'ENCODERS', 'TOGETHER', 'FUSIONS', 'MODULES', 'WITHOUT_TIME', 'SINGLE_FRAMES', 'AFFECTS', 'COSTLY',
            'HEADLINE', 'SEARCH_TARGETS', 'SPACE', 'Arm', 'models_of', 'windowed', 'head_arms', 'arms_of', 'arm_config',
-           'seed_group', 'encoder_of', 'feature_file', 'features_of', 'needed_files', 'Table', 'step_tables',
-           'tables_of', 'search_targets', 'strategy', 'table_needs', 'search_needs']
+           'seed_group', 'encoder_of', 'weights_file', 'feature_file', 'features_of', 'needed_files', 'Table',
+           'step_tables', 'tables_of', 'search_targets', 'strategy', 'table_needs', 'search_needs']
 
 # %% ../nbs/05b_arms.ipynb #3d77ba7e
 from collections.abc import Mapping
@@ -35,11 +35,11 @@ class Arm:
         "The files that must be there before the arm can be trained."
         c = self.settings(config)
         if self.kind == "head":
-            return [_weights_file(encoder_of(c)), *features_of(c)]
+            return [weights_file(encoder_of(c)), *features_of(c)]
         if self.kind == "autoencoder" or c.start == "nothing":
             return []
         # all tasks: the one asked for may have no labels
-        return [_weights_file(name) for name in (TASKS if c.start in TASKS else [c.start])]
+        return [weights_file(name) for name in (TASKS if c.start in TASKS else [c.start])]
 
 
 # the seven that are not empty
@@ -215,7 +215,8 @@ def encoder_of(config: Config) -> str:
     return config.encoder_of or _own_encoder(config)
 
 
-def _weights_file(model: str) -> str:  # below RUN, {0} for the seed
+def weights_file(model: str) -> str:  # below RUN, {0} for the seed
+    "Where a model's weights lie."
     return f"seed{{0}}/{model}/model.safetensors"
 
 

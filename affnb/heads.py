@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 from .arms import AFFECTS, TOGETHER, encoder_of, feature_file, features_of, models_of
-from .arms import seed_group
+from .arms import seed_group, weights_file
 from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash
 from .core import generator, make_record, seed_everything, text_hash
 from .data import take_rows, targets_of
@@ -187,7 +187,7 @@ def train_head(
     choosing = _step_batches(run, choose, seed, stored, live, learning=False)
     files = features_of(config)
     if live:
-        files = [f"seed{{0}}/{encoder_of(config)}/model.safetensors", *files[1:]]
+        files = [weights_file(encoder_of(config)), *files[1:]]
     hashes = [file_hash(path) for path in paths_of(run, files, seed)]
     key = text_hash(run.data["hash"], live, judged, *hashes, *code_hashes(run))
     stage = Stage(name, seed, Path(folder), config, config.head_epochs, config.head_lr, key)

@@ -42,8 +42,8 @@ def render_readme(root):
     )
 
 
-def copy_tree(target):
-    "The files that git knows or would add, as they are in the working tree."
+def listed_files() -> list:  # names below the project
+    "The files that git knows or would add."
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -51,10 +51,14 @@ def copy_tree(target):
         text=True,
         check=True,
     ).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    return [name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+def copy_tree(target):
+    "Those files, as they are in the working tree."
+    for name in listed_files():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
 
 
 def differences(root, folder, pattern):

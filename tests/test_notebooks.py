@@ -8,11 +8,11 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 import nbformat
 import pytest
+from in_step import ROOT, listed_files
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 RULES = {
@@ -120,20 +120,18 @@ def test_no_line_of_code_is_wider_than_a_page(path):
 
 def test_no_other_line_is_wider_either():
     "What is code or is read as code, but for the package, which nbdev writes from the notebooks."
-    root = NBS.parent
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True).stdout
     suffixes = {".py", ".toml", ".yaml", ".ini"}
     names = {"Makefile", "Snakefile", "Containerfile", ".ci/run"}
     files = [
-        root / name
-        for name in listed.splitlines()
+        name
+        for name in listed_files()
         if (name in names or Path(name).suffix in suffixes) and not name.startswith("affnb/")
     ]
     assert len(files) > 40
     wide = [
-        f"{path.relative_to(root)}:{number}"
-        for path in files
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        f"{name}:{number}"
+        for name in files
+        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1)
         if len(line) > 100
     ]
     assert not wide
