@@ -3,7 +3,11 @@ themselves, errors in one line (see nbs/03a_parallel.ipynb).
 """
 
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +44,59 @@ def save_start(run):
     config = open_run(run).config
     mae = make_autoencoder(config, make_encoder(config))
     save_weights(mae, run / "seed0" / "mae" / "model.safetensors")
+
+
+def one_of_many(number, processes, port, program, words):
+    "In a process of its own: what torchrun would start it with, and the program."
+    if processes > 1:
+        os.environ |= dict(
+            RANK=str(number),
+            LOCAL_RANK=str(number),
+            WORLD_SIZE=str(processes),
+            LOCAL_WORLD_SIZE=str(processes),
+            MASTER_ADDR="localhost",
+            MASTER_PORT=str(port),
+            TORCHELASTIC_RUN_ID="test",
+        )
+    torch.set_num_threads(1)
+    sys.argv = [str(program), *map(str, words)]
+    runpy.run_path(str(program), run_name="__main__")
+
+
+class Failed(Exception):
+    "One of several processes has ended with an error."
+
+
+@pytest.fixture(scope="module")
+def train_in():
+    """Runs a program in several processes that train as one, as torchrun does, but forked from one
+    that has imported torch already (torchrun itself: the stages below).
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["affnb.heads", "affnb.joint", "timm", "torch._dynamo"])
+
+    def run(processes, program, *words):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        started = [
+            context.Process(target=one_of_many, args=(k, processes, port, program, words))
+            for k in range(processes)
+        ]
+        for process in started:
+            process.start()
+        waiting = set(started)
+        while waiting:
+            multiprocessing.connection.wait([process.sentinel for process in waiting])
+            ended = {process for process in waiting if process.exitcode is not None}
+            waiting -= ended
+            if any(process.exitcode for process in ended):
+                for process in waiting:
+                    process.kill()
+                    process.join()
+                raise Failed
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -91,29 +148,18 @@ train.leave_group()
 
 
 @pytest.fixture(scope="module")
-def trained_by(data, tmp_path_factory):
+def trained_by(data, train_in, tmp_path_factory):
     "Losses of the same training in one process and in two."
     folder = tmp_path_factory.mktemp("runs")
     runs = {}
-    (folder / "program.py").write_text(PROGRAM)
-    os.environ["PYTHONPATH"], before = (
-        os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
-        os.environ.get("PYTHONPATH"),
-    )
-    try:
-        for processes in (1, 2):
-            run = plan(folder / f"run{processes}", *data, *STILL, *ODD)
-            save_start(run)
-            out = folder / f"{processes}.json"
-            if processes > 1:
-                launch("program", processes, run, out)
-            else:
-                subprocess.run(
-                    [sys.executable, "-m", "program", run, out], check=True, capture_output=True
-                )
-            runs[processes] = json.loads(out.read_text()) | dict(run=run)
-    finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    for processes in (1, 2):
+        run = plan(folder / f"run{processes}", *data, *STILL, *ODD)
+        save_start(run)
+        out = folder / f"{processes}.json"
+        train_in(processes, program, run, out)
+        runs[processes] = json.loads(out.read_text()) | dict(run=run)
     return runs
 
 
@@ -172,14 +218,12 @@ train.leave_group()
 """
 
 
-def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeypatch):
+def test_processes_that_are_killed_within_an_epoch_go_on(data, train_in, tmp_path):
     """Two processes, dropout and augmentation on; checkpoints every 25 steps: the weights are those
     of two that nobody killed.
     """
-    (tmp_path / "cut.py").write_text(CUT)
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    )
+    program = tmp_path / "cut.py"
+    program.write_text(CUT)
 
     def trained(name, limit):
         run = plan(
@@ -193,13 +237,13 @@ def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeyp
         )
         if not (run / "seed0").exists():
             save_start(run)
-        launch("cut", 2, run, limit)
+        train_in(2, program, run, limit)
         return load_file(run / "seed0" / "joint" / "model.safetensors"), int(
             (run / "steps.txt").read_text()
         )
 
     straight, steps = trained("straight", 999)
-    with pytest.raises(AffnbError):
+    with pytest.raises(Failed):
         trained("killed", 30)
     assert not (tmp_path / "killed" / "seed0" / "joint" / "model.safetensors").exists()
     again, left = trained("killed", 999)
@@ -210,20 +254,19 @@ def test_processes_that_are_killed_within_an_epoch_go_on(data, tmp_path, monkeyp
 
 
 def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monkeypatch):
-    from affnb import pretrain, separate, train
+    from affnb import separate, train
 
     run = open_run(plan(tmp_path, *data, "processes=2"))
+    save_start(run.folder)
     steps = []
     one_epoch = train.train_epoch
     monkeypatch.setattr(
         train, "train_epoch", lambda *words, **more: steps.append(1) or one_epoch(*words, **more)
     )
-    mae, history = pretrain.pretrain(run, "mae", 0)
-    model, more, features, predictions = separate.train_task(run, "AU", 0)
+    model, history, features, predictions = separate.train_task(run, "AU", 0)
     # trained elsewhere, by two
     assert not steps
-    assert len(history) == len(more) == 2
-    assert np.isfinite(history[-1]["dev"]["loss"])
+    assert len(history) == 2
     assert features.shape == (len(run.table), 32)
     left = load_file(tmp_path / "seed0" / "AU" / "predictions.safetensors")
     assert torch.allclose(
@@ -244,15 +287,14 @@ def test_several_processes_fail_in_one_line(data, tmp_path):
 def test_a_stage_runs_under_torchrun_by_hand(data, tmp_path):
     run = plan(tmp_path, *data)
     torchrun = Path(sys.executable).with_name("torchrun")
-    arm = ("--arm", "scratch", "--seed", "0")
+    arm = ("--arm", "mae", "--seed", "0")
     done = subprocess.run(
-        [torchrun, "--standalone", "--nproc-per-node=2", "-m", "affnb.joint", run, *arm],
+        [torchrun, "--standalone", "--nproc-per-node=2", "-m", "affnb.pretrain", run, *arm],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-800:]
-    assert (run / "seed0" / "scratch" / "predictions.safetensors").exists()
-    assert (
-        json.loads((run / "records" / "train-scratch-seed0.json").read_text())["frames_seen"]
-        == 2 * 64
-    )
+    assert (run / "seed0" / "mae" / "model.safetensors").exists()
+    record = json.loads((run / "records" / "train-mae-seed0.json").read_text())
+    assert record["frames_seen"] == 2 * 64
+    assert np.isfinite(record["history"][-1]["dev"]["loss"])
