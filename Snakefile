@@ -81,9 +81,9 @@ def one_of(words):
     return "|".join(re.escape(word) for word in words)
 
 
-LEARNING = ("core", "data", "parallel", "watch", "model", "train")
+LEARNING = ("core", "data", "batches", "parallel", "watch", "model", "train")
 HEAD_TRAINING = (*LEARNING, "metrics", "heads")
-READING = ("core", "data", "faces", "benchmark", "metrics", "watch")
+READING = ("core", "data", "batches", "faces", "benchmark", "metrics", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 

@@ -27,10 +27,10 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from .batches import Batch, Batches, assign_parts, targets_of
 from .benchmark import BenchmarkSize, Knobs, write_benchmark
 from .core import AffnbError, Config, environment, pick_device
-from .data import HEADER, Batch, Batches, assign_parts, check_folder, open_packed, pack
-from .data import targets_of
+from .data import HEADER, check_folder, open_packed, pack
 from .metrics import score, video_statistics
 from .model import count_flops, make_encoder, make_model
 from .train import Learner, Run, Sampling, batches_of, encode, make_loss, make_optimizer

@@ -902,7 +902,8 @@ def check_data(folder) -> None:
     folder cannot be used.
     """
     import pandas as pd
-    from affnb.data import LABEL_COLUMNS, assign_parts, check_folder, decode_all
+    from affnb.batches import assign_parts
+    from affnb.data import LABEL_COLUMNS, check_folder, decode_all
 
     table, by_split = check_folder(folder)
     with tempfile.TemporaryDirectory() as place:

@@ -81,7 +81,7 @@ def student_copy(
 SESSIONS = {
     "1-labels": (
         "What is asked: labels, data, scores",
-        ("00_core", "01_data", "02_benchmark", "03_metrics"),
+        ("00_core", "01_data", "01b_batches", "02_benchmark", "03_metrics"),
     ),
     "2-learning": (
         "One model a task, then one for all",

@@ -22,10 +22,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import interpolate
 from .arms import models_of
+from .batches import frame_numbers, take_rows
 from .benchmark import UNNAMED, Knobs, label_process
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record
 from .core import read_json
-from .data import LABEL_COLUMNS, frame_numbers, take_rows, write_rows
+from .data import LABEL_COLUMNS, write_rows
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
 from .metrics import write_record
 from .heads import save_arm_records, predictions_of, validated

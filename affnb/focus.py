@@ -17,11 +17,11 @@ from itertools import combinations, combinations_with_replacement
 from numpy import ndarray
 from torch import Tensor
 from types import MappingProxyType
+from .batches import prepare_frames
 from .benchmark import Knobs
 from .compare import LEAST_VIDEOS, halves_of, mean_and_each, weighted_mean
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, AffnbError, atomic, generator
 from .core import make_record, seed_everything, write_json
-from .data import prepare_frames
 from .faces import render, sample_identities, sample_views
 from .metrics import interval, resample_counts
 from .model import load_weights, make_encoder, make_model, read_weights

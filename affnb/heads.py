@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from .arms import AFFECTS, TOGETHER, encoder_of, feature_file, features_of, models_of
 from .arms import seed_group, weights_file
+from .batches import take_rows, targets_of
 from .core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash
 from .core import generator, make_record, seed_everything, text_hash
-from .data import take_rows, targets_of
 from .metrics import SUM_COLUMNS, score, write_record
 from .model import make_model, read_weights
 from .train import Run, Sampling, Stage, batches_of, code_hashes, evaluation_batch, fit

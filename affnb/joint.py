@@ -9,8 +9,8 @@ __all__ = ['train_arm']
 from dataclasses import replace
 import torch
 from .arms import ENCODERS, arm_config, encoder_of
+from .batches import Batch
 from .core import TASKS, generator
-from .data import Batch
 from .heads import only_tasks, train_head
 from .model import count_flops, count_parameters, load_weights, make_encoder
 from .train import Run, as_program, labelled_tasks, launch_stage, save_stage_outputs, look_once

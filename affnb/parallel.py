@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from .batches import share_of
 from .core import AffnbError
-from .data import share_of
 
 # %% ../nbs/03a_parallel.ipynb #5797eae6
 def rank() -> int:

@@ -28,9 +28,10 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, box_iou
 from .arms import arm_config, encoder_of, feature_file
+from .batches import Batches, make_windows
 from .core import AFFECT, AU_MEANINGS, EXPRESSIONS, TASKS, AffnbError, Config
 from .core import UsageError, atomic, pick_device
-from .data import LABEL_COLUMNS, Batches, make_windows, open_picture
+from .data import LABEL_COLUMNS, open_picture
 from .heads import paths_of
 from .model import AffectModel, fill_module, make_encoder, make_model, read_weights
 from .tables import caption, read_records, readable, score_table

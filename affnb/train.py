@@ -29,12 +29,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from .batches import Batch, Batches, assign_parts, hold_frames, keep_memory, make_windows
+from .batches import merge_windows, take_rows, targets_of
 from .core import TASKS, AffnbError, Config, atomic, derived_seed, file_hash
 from .core import end_with_process, make_record, pick_device, read_json, seed_everything
 from .core import text_hash
 from .core import training_settings, write_json
-from .data import Batch, Batches, Packed, assign_parts, hold_frames, keep_memory, make_windows
-from .data import merge_windows, open_packed, take_rows, targets_of
+from .data import Packed, open_packed
 from .metrics import Statistics, score, video_statistics
 from .model import count_parameters, fill_module, load_weights, make_encoder, make_model
 from .model import save_weights
@@ -679,7 +680,7 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
     return loss_of
 
 # %% ../nbs/05_train.ipynb #bd87111d
-_MODULES = ("core", "data", "metrics", "parallel", "model", "train", "heads")
+_MODULES = ("core", "data", "batches", "metrics", "parallel", "model", "train", "heads")
 _STAGES = ("06_pretrain", "07_separate", "08_joint")
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from affnb.batches import Batch
 from affnb.compare import (
     FINER,
     MARGIN,
@@ -33,7 +34,6 @@ from affnb.compare import (
     verdict,
 )
 from affnb.core import AffnbError, Config, UsageError
-from affnb.data import Batch
 from affnb.metrics import (
     interval,
     mean_scores,

@@ -1,5 +1,5 @@
-"""What the examples of 01_data cannot show: hostile input, interrupted packing, determinism, and
-the defects of the released code.
+"""What the examples of 01_data and 01b_batches cannot show: hostile input, interrupted packing,
+determinism, and the defects of the released code.
 """
 
 import os
@@ -15,24 +15,26 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from affnb import data
-from affnb.core import AU_NAMES, AffnbError, UsageError, generator, read_json
-from affnb.data import (
+from affnb.batches import (
     Augmentation,
-    LABEL_COLUMNS,
-    HEADER,
     Batches,
     assign_parts,
     augment_frames,
+    make_windows,
+    merge_windows,
+    prepare_frames,
+    targets_of,
+)
+from affnb.core import AU_NAMES, AffnbError, UsageError, generator, read_json
+from affnb.data import (
+    HEADER,
+    LABEL_COLUMNS,
     check_folder,
     decode_all,
     find_lists,
-    make_windows,
-    merge_windows,
     open_packed,
     pack,
-    prepare_frames,
     read_annotations,
-    targets_of,
 )
 
 REAL = Path(__file__).resolve().parents[2] / "shared/real-faces"

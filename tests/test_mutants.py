@@ -65,13 +65,13 @@ MUTANTS = {
         COMPARE,
     ),
     "a window runs over into the next video": (
-        "data",
+        "batches",
         "np.minimum(place, last)], place <= last",
         "place.clip(max=len(rows) - 1 - (np.cumsum(n) - n)[video][:, None])], place <= last",
         DATA,
     ),
     "a video is in two parts": (
-        "data",
+        "batches",
         '~table.video.isin(rest.index), "dev")',
         '~table.video.isin(rest.index[1:]), "dev")',
         DATA,

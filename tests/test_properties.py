@@ -13,6 +13,16 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from torch import nn
+from affnb.batches import (
+    Augmentation,
+    Batch,
+    Batches,
+    assign_parts,
+    augment_frames,
+    make_windows,
+    merge_windows,
+    targets_of,
+)
 from affnb.core import (
     AU_NAMES,
     AffnbError,
@@ -21,20 +31,7 @@ from affnb.core import (
     generator,
     load_config,
 )
-from affnb.data import (
-    Augmentation,
-    LABEL_COLUMNS,
-    HEADER,
-    SAFE_PATH,
-    Batch,
-    Batches,
-    assign_parts,
-    augment_frames,
-    make_windows,
-    merge_windows,
-    read_annotations,
-    targets_of,
-)
+from affnb.data import HEADER, LABEL_COLUMNS, SAFE_PATH, read_annotations
 from affnb.intake import write_lists
 from affnb.metrics import (
     ccc,
@@ -353,7 +350,7 @@ def test_windows_cover_every_frame_as_promised(lengths, T, stride, order):
         return
     table = table_of(lengths, order)
     index, valid = make_windows(table, T, stride)
-    # as many as 01 says
+    # as many as 01b says
     assert len(index) == sum(1 + max(0, -(-(n - T) // stride)) for n in lengths)
     # every frame, and nothing else
     assert set(index[valid]) == set(range(sum(lengths))) == set(index.ravel())

@@ -10,19 +10,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from affnb.bench import doubling, large_folder, rates, watched
-from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
-from affnb.core import AffnbError, Config, generator, seed_everything
-from affnb.data import (
+from affnb.batches import (
     Augmentation,
     Batches,
     augment_frames,
     make_windows,
     merge_windows,
-    open_packed,
-    pack,
     prepare_frames,
     targets_of,
 )
+from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
+from affnb.core import AffnbError, Config, generator, seed_everything
+from affnb.data import open_packed, pack
 from affnb.metrics import SUM_COLUMNS, f1_binary, score, video_statistics
 from affnb.model import hide_patches, make_autoencoder, make_encoder, make_model
 from affnb.report import bench_table, read_benches, write_bench

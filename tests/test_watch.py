@@ -6,7 +6,7 @@ import pytest
 from dataclasses import replace
 from types import SimpleNamespace
 from affnb.core import read_json
-from affnb.data import targets_of
+from affnb.batches import targets_of
 from affnb.evaluate import describe_data
 from affnb.separate import train_task
 from affnb.tables import warnings_text
