@@ -3,6 +3,8 @@ released code that belong here.
 """
 
 import json
+import subprocess
+import sys
 import time
 import numpy as np
 import pytest
@@ -711,3 +713,9 @@ def test_truth_is_read_in_double_precision(tmp_path):
     spread = x.var() + y.var() + (guessed.mean() - true.mean()) ** 2
     found = score_files(tmp_path / "mine.txt", tmp_path / "truth.txt")
     assert abs(found["CCC_valence"] - 2 * (x * y).mean() / spread) < 1e-12
+
+
+def test_who_scores_or_reports_does_not_wait_for_torch():
+    "It takes seconds to import; neither labels nor records need it."
+    code = "import sys, affnb.metrics, affnb.report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
