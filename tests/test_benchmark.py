@@ -515,7 +515,7 @@ def test_a_departure_without_a_reason_is_refused():
     assert "prevalence AU12" in str(error.value)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_calibration_is_the_same_each_time(calibration):
     again = calibration_table().set_index(["statistic", "group"])
     assert again.equals(calibration)
@@ -691,7 +691,7 @@ def test_gaps_tell_no_action_unit():
 # ---- size
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_ten_thousand_frames_in_bounded_memory(tmp_path):
     program = (
