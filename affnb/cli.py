@@ -11,7 +11,6 @@ __all__ = ['CHAIN_STEPS', 'plan_arms', 'finds_gpu', 'plan_text', 'file_contains'
 
 # %% ../nbs/14_cli.ipynb #4cf74760
 import argparse
-import atexit
 import contextlib
 import ctypes
 import dataclasses
@@ -471,7 +470,7 @@ def announce(line: str, file=None) -> None:
 
 # Python looks for cyclic garbage after each 700 new objects; importing torch makes a million that
 # stay
-_LEAN = "__import__('gc').set_threshold(50_000)"
+_SELDOM = 50_000
 
 
 def run_notebook(
@@ -519,7 +518,9 @@ def run_notebook(
                 config=traitlets.config.Config(KernelManager=files_for_ports),
                 progress_bar=False,
                 cwd=str(Path(notebook).parent),
-                extra_arguments=[f"--IPKernelApp.exec_lines={_LEAN}"],
+                extra_arguments=[
+                    f"--IPKernelApp.exec_lines=__import__('gc').set_threshold({_SELDOM})"
+                ],
                 shutdown_kernel="immediate",  # it has written all that it has to write
             )
     except PapermillExecutionError as error:
@@ -1346,10 +1347,9 @@ def _act(words: argparse.Namespace) -> None:
 def _behave(command: str) -> None:
     """As a program: a name that a terminal cannot show is no reason to end, and who is asked to end
     clears away what is half done (a chain does so when it goes on). What is imported is no
-    garbage, and is not looked through for any, least of all at the end.
+    garbage, and is seldom looked through for any.
     """
-    gc.set_threshold(50_000)
-    atexit.register(gc.freeze)
+    gc.set_threshold(_SELDOM)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

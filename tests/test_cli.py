@@ -309,6 +309,7 @@ def test_gpus_are_planned_where_they_are(monkeypatch):
     def there(*words):
         return make_plan(load_config("tiny", words), elsewhere=True)["gpus"]
 
+    monkeypatch.setattr("affnb.cli.ctypes.CDLL", lambda name: None)  # a driver is installed
     for gpus in (0, 2):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -321,6 +322,17 @@ def test_gpus_are_planned_where_they_are(monkeypatch):
     with pytest.raises(UsageError) as error:
         here("processes=3")
     assert_error(error, "setting `processes` = 3", "2 GPU")
+
+
+def test_without_a_driver_torch_is_not_asked_for_a_gpu():
+    program = (
+        "import sys; from affnb import cli; cli.ctypes.CDLL = lambda name: open('/no driver');"
+        " print(cli.finds_gpu(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False False\n"
 
 
 def hold(code, **variables):

@@ -69,6 +69,7 @@ def run_cells(path, printed):
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     os.chdir(NBS)
+    multiprocessing.set_start_method(None, force=True)  # how a kernel starts processes
     shell = InteractiveShell.instance()
     cells = nbformat.read(path, 4).cells
     for source in (STRICT, *(cell.source for cell in cells if cell.cell_type == "code")):
