@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
@@ -309,7 +310,8 @@ def test_gpus_are_planned_where_they_are(monkeypatch):
     def there(*words):
         return make_plan(load_config("tiny", words), elsewhere=True)["gpus"]
 
-    monkeypatch.setattr("affnb.cli.ctypes.CDLL", lambda name: None)  # a driver is installed
+    # a driver is installed
+    monkeypatch.setattr("affnb.cli.ctypes", SimpleNamespace(CDLL=lambda name: None))
     for gpus in (0, 2):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
