@@ -487,6 +487,8 @@ def test_a_failing_stage_is_told_in_one_line(project, tmp_path):
         "table_pretraining",
         "--set",
         "mae_lr=1e30",
+        "--cores",
+        "1",
         "--out",
         str(place_with_faces(project, tmp_path / "failing")),
     )
