@@ -107,6 +107,7 @@ def traits(names, seed):
     )
 
 
+@pytest.mark.slow
 def test_people_never_cross_a_split(folder):
     """No video is in two splits, and each video's person is unlike every other's, at the size of
     the smoke profile too.

@@ -1081,6 +1081,7 @@ def test_a_chain_fails_with_the_first_reason_that_somebody_gave(lines, events, l
         assert fact in reason
 
 
+@pytest.mark.slow
 def test_snakemake_reports_its_jobs_and_what_failed(tmp_path):
     "The real one, with two rules, one of which is killed: first as a dry run, then in earnest."
     (tmp_path / "Snakefile").write_text(

@@ -495,6 +495,7 @@ def test_a_killed_packing_goes_on_from_what_it_had_finished(tmp_path, monkeypatc
     assert not (tmp_path / ".p-unfinished").exists()
 
 
+@pytest.mark.slow
 def test_a_packing_may_be_killed_at_any_step(tmp_path, monkeypatch, decoded):
     """At each write, half of it done, and before each renaming and removal: what is there is whole,
     and the next packing gives what it should.

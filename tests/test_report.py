@@ -288,6 +288,7 @@ TABLES = [
 FIGURES = [f"fig_{n}" for n in ("data", "faces", "mae", "curves", "per_class", "timeline", "video")]
 
 
+@pytest.mark.slow
 def test_every_table_and_figure_with_its_sidecar(report):
     folder, paths = report
     wanted = [f"{t}.{e}" for t in TABLES for e in ("csv", "md", "json")] + [
@@ -376,6 +377,7 @@ def test_markdown_says_what_it_is(report):
     assert "progressive leads in P" in words
 
 
+@pytest.mark.slow
 def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
     code = (
         f"from affnb.report import write_report; write_report({str(records)!r}, {str(tmp_path)!r})"
@@ -387,6 +389,7 @@ def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_real_faces_with_expressions_only(tmp_path):
     folder = make(tmp_path / "records", tasks=("EXPR",), source="real", seeds=(3,))
     paths = {p.name: p for p in write_report(folder, tmp_path / "figures")}
@@ -503,6 +506,7 @@ def test_captions_name_seeds_where_there_are_several(report):
 # -- refusals --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_missing_and_broken_records_are_refused_and_nothing_is_written(
     records, tmp_path, monkeypatch
 ):

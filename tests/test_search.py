@@ -42,6 +42,7 @@ def without_seconds(record):
     ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
     """Cut off in its third trial, which leaves a trial that never ends in the study's file: the
     same trials, the same choice.
