@@ -667,6 +667,7 @@ def test_what_is_no_face_in_motion_reads_at_chance(clips, what, components):
     assert correlation < 0.12
 
 
+@pytest.mark.slow
 def test_the_reader_would_notice(clips):
     """The same reader does see the face, and a cue of a few grey levels that is planted in the
     corners.

@@ -166,6 +166,7 @@ def matrices(rng, causes):
     return mixing, au / np.linalg.norm(au, axis=0), va / np.linalg.norm(va, axis=0)
 
 
+@pytest.mark.slow
 def test_where_joint_helps_it_is_shown():
     """Both tasks look at the same three causes; valence and arousal are labelled in three videos,
     action units in sixty.
@@ -175,6 +176,7 @@ def test_where_joint_helps_it_is_shown():
     assert words["CCC_valence"] == words["CCC_arousal"] == "shown"
 
 
+@pytest.mark.slow
 def test_where_joint_hurts_it_is_reversed():
     """Action units and affect have causes of their own, and the trunk has room for two of the four
     only.

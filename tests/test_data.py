@@ -668,6 +668,7 @@ print(megabytes("VmHWM") - start, *(path.read_text() for path in workers.iterdir
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_frames(tmp_path, workers):
     "Decoding, closing a gap, and copying 236 MB of frames in 60 MB, and 30 MB a worker."
     folder = write_folder(tmp_path / "f", {"a": clip(1)}, {"b": clip(2)}, size=8)

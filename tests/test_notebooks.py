@@ -4,6 +4,7 @@ and each keeps its sitting.
 
 import ast
 import contextlib
+import functools
 import multiprocessing
 import os
 import re
@@ -199,14 +200,19 @@ def test_the_page_of_promises_names_tests_that_exist_and_when_they_run():
     "A promise that `make nightly` alone shows is marked so, and no other."
     tests = Path(__file__).resolve().parent
     page = (tests.parent / "docs" / "promises.md").read_text()
+
+    @functools.cache
+    def marks_in(file):
+        return {
+            node.name: {ast.unparse(mark) for mark in node.decorator_list}
+            for node in ast.parse((tests / file).read_text()).body
+            if isinstance(node, ast.FunctionDef)
+        }
+
     listed = re.findall(r"`(test_\w+\.py)::(test_\w+)`( \(nightly\))?", page)
     assert len(listed) > 30
     for file, name, nightly in listed:
-        marks = {
-            node.name: {ast.unparse(mark) for mark in node.decorator_list}
-            for node in ast.walk(ast.parse((tests / file).read_text()))
-            if isinstance(node, ast.FunctionDef)
-        }
+        marks = marks_in(file)
         assert name in marks, f"{file}: no {name}"
         rare = bool(marks[name] & {"pytest.mark.nightly", "pytest.mark.fuzz"})
         assert rare == bool(nightly), f"{file}: {name} runs at another time than the page says"

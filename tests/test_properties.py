@@ -153,6 +153,7 @@ answered = st.tuples(
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=50)
+@pytest.mark.slow
 def test_a_prediction_file_says_what_was_predicted(tmp_path_factory, rows, chance):
     truth, predictions = (
         tmp_path_factory.getbasetemp() / f"{name}.txt" for name in ("truth", "predictions")
