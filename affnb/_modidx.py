@@ -216,6 +216,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'affnb.cli._act': ('cli.html#_act', 'affnb/cli.py'),
                            'affnb.cli._behave': ('cli.html#_behave', 'affnb/cli.py'),
                            'affnb.cli._bench_settings': ('cli.html#_bench_settings', 'affnb/cli.py'),
+                           'affnb.cli._benchmark_size': ('cli.html#_benchmark_size', 'affnb/cli.py'),
                            'affnb.cli._check_parts': ('cli.html#_check_parts', 'affnb/cli.py'),
                            'affnb.cli._count_noun': ('cli.html#_count_noun', 'affnb/cli.py'),
                            'affnb.cli._data_state': ('cli.html#_data_state', 'affnb/cli.py'),

@@ -143,23 +143,40 @@ def plan_arms(
     )
 
 # %% ../nbs/14_cli.ipynb #cb9571f3
-def _bench_settings(config: Config) -> list:  # in the order of `BenchmarkSize`
+def _bench_settings(config: Config) -> list:
     return [
         value for name, value in dataclasses.asdict(config).items() if name.startswith("bench_")
     ]
+
+
+def _benchmark_size(config: Config):
+    from affnb.benchmark import BenchmarkSize
+
+    return BenchmarkSize(
+        clips=config.bench_clips,
+        clip_frames=config.bench_clip_frames,
+        long_videos=config.bench_long,
+        long_frames=config.bench_long_frames,
+        validation_videos=config.bench_validation,
+        validation_frames=config.bench_validation_frames,
+        test_videos=config.bench_test,
+        size=config.bench_size,
+        seed=config.bench_seed,
+    )
 
 
 def finds_gpu() -> bool:
     """Whether torch finds a GPU here. Where no driver is installed it is not asked: to import it
     takes longer than all else that a command does before it starts the chain.
     """
-    with contextlib.suppress(OSError):
-        if sys.platform == "linux" and not Path("/dev/kfd").exists():  # AMD's is part of the kernel
+    if sys.platform == "linux" and not Path("/dev/kfd").exists():  # AMD's is part of the kernel
+        try:
             ctypes.CDLL("libcuda.so.1")
-        import torch
+        except OSError:
+            return False
+    import torch
 
-        return torch.cuda.is_available()
-    return False
+    return torch.cuda.is_available()
 
 
 def plan_text(plan: dict) -> str:
@@ -328,7 +345,7 @@ def _sweep(folder, name: str = "*") -> None:
 
 def render_data(run_dir, workers: int = 1) -> None:
     "Renders the plan's benchmark."
-    from affnb.benchmark import BenchmarkSize, write_benchmark
+    from affnb.benchmark import write_benchmark
     from affnb.data import lock_folder
 
     plan = read_json(Path(run_dir) / "plan.json")
@@ -337,8 +354,7 @@ def render_data(run_dir, workers: int = 1) -> None:
     with lock_folder(work):  # of runs that want the same benchmark one renders it
         _sweep(folder.parent, folder.name)
         if not (folder / "benchmark.json").exists():
-            size = BenchmarkSize(*_bench_settings(Config(**plan["config"])))
-            write_benchmark(folder, size, workers)
+            write_benchmark(folder, _benchmark_size(Config(**plan["config"])), workers)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -1092,11 +1108,11 @@ def _render_trial(folder, videos: int, size: int, seed: int) -> None:
             f"--videos {videos} --size {size} --seed {seed}",
             "at least 6 videos of 16 pixels, and a seed from 0 up",
         )
-    from affnb.benchmark import BenchmarkSize, write_benchmark
+    from affnb.benchmark import write_benchmark
 
     long = max(2, videos // 6)
     bench = dataclasses.replace(
-        BenchmarkSize(*_bench_settings(Config())),
+        _benchmark_size(Config()),
         clips=max(2, videos - 2 * long),
         long_videos=long,
         validation_videos=long,

@@ -278,7 +278,7 @@ def test_several_processes_fail_in_one_line(data, tmp_path):
     run = plan(tmp_path, *data)
     # no autoencoder to start from
     with pytest.raises(AffnbError) as error:
-        launch("affnb.separate", 2, run, "--task", "AU")
+        launch("affnb.joint", 2, run, "--arm", "joint")
     assert "\n" not in str(error.value)
     assert "mae/model.safetensors" in str(error.value)
     assert "2 processes" in str(error.value)
