@@ -40,6 +40,7 @@ from .core import end_with_process
 from .core import load_config, did_you_mean, notebook_hash, pick_device, project_root
 from .core import read_json
 from .core import text_hash, training_settings, write_json
+from .kernels import kernel_command, kernel_server, socket_folder
 
 # %% ../nbs/14_cli.ipynb #31152647
 def _weight_files(config: Config) -> dict[str, Path]:
@@ -501,6 +502,7 @@ def run_notebook(
     """
     import papermill
     import traitlets.config
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import LocalHandler, papermill_io
@@ -509,6 +511,10 @@ def run_notebook(
         def write(self, buf, path):
             with atomic(path) as temporary:
                 temporary.write_text(buf, encoding="utf-8")
+
+    class Kernel(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments=None):
+            return kernel_command(self.connection_file, extra_arguments or [])
 
     # every path is a local one: the executed notebook can be read at any time
     papermill_io.register("", Whole())
@@ -520,18 +526,15 @@ def run_notebook(
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus, shared))
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     values = {k: int(v) if re.fullmatch("-?[0-9]+", v) else v for k, v in parameters.items()}
-    # a socket's path has at most 107 letters
-    place = tempfile.gettempdir()
-    if len(place) > 74:
-        place = "/tmp"
     try:
-        with tempfile.TemporaryDirectory(prefix="affnb-", dir=place) as sockets:
+        with socket_folder() as sockets:
             files_for_ports = dict(transport="ipc", ip=f"{sockets}/kernel")
             papermill.execute_notebook(
                 str(notebook),
                 str(log),
                 values,
                 config=traitlets.config.Config(KernelManager=files_for_ports),
+                kernel_manager_class=Kernel,
                 progress_bar=False,
                 cwd=str(Path(notebook).parent),
                 extra_arguments=[
@@ -685,6 +688,24 @@ def _planned_jobs(events: list[dict]) -> str:  # a line per rule: how often it w
     return "\n".join([*lines, f"{'in all':10}{sum(map(len, jobs.values())):4}"])
 
 # %% ../nbs/14_cli.ipynb #620bb357
+# what takes seconds to import, and most notebooks need
+_FOR_ALL = (
+    *("ipykernel.ipkernel", "IPython.core.completer", "numpy", "pandas", "scipy.special"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("torch", "torch._dynamo", "torchvision", "timm", "safetensors.torch"),
+)
+
+
+def _server_for(plan: dict, dry_run: bool, variables: dict, log):
+    "The server of a plan's kernels; none where other machines or GPUs take part."
+    if dry_run or plan["elsewhere"] or plan["gpus"]:
+        return contextlib.nullcontext({})
+    threads = str(plan["config"]["threads"])
+    libraries = ("OMP", "MKL", "OPENBLAS")  # each asks once, when it is loaded
+    limits = {f"{library}_NUM_THREADS": threads for library in libraries}
+    return kernel_server(_FOR_ALL, variables | limits, log)
+
+
 def run_chain(
     plan: dict, profile, cores=None, dry_run: bool = False
 ) -> bool:  # whether anything had to be done
@@ -710,7 +731,12 @@ def run_chain(
     for path in (rule_lines, events):
         path.write_text("")
     done = 0
-    with open(run / "snakemake.log", "w") as log, open(rule_lines) as lines:
+    with (
+        open(run / "snakemake.log", "w") as log,
+        open(rule_lines) as lines,
+        _server_for(plan, dry_run, variables, log) as address,
+    ):
+        variables |= address
         process = subprocess.Popen(words, cwd=run, stdout=log, stderr=log, env=variables)
         code = None
         try:

@@ -32,7 +32,8 @@ KINDS = {
     "affnb.cli reproduce": "command",
     "run_snakemake": "Snakemake",
     "affnb.cli run-notebook": "rule",
-    "ipykernel_launcher": "kernel",
+    "affnb.kernels serve": "server",  # and the kernels that it has forked
+    "affnb.kernels": "kernel",  # one that is forked has a stand-in
     "affnb.cli": "worker",
     "multiprocessing": "worker",
     "torch.distributed": "trainer",
