@@ -227,6 +227,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'affnb.cli._find_records': ('cli.html#_find_records', 'affnb/cli.py'),
                            'affnb.cli._finish': ('cli.html#_finish', 'affnb/cli.py'),
                            'affnb.cli._hand_out': ('cli.html#_hand_out', 'affnb/cli.py'),
+                           'affnb.cli._is_known_to_fit': ('cli.html#_is_known_to_fit', 'affnb/cli.py'),
                            'affnb.cli._list_gpus': ('cli.html#_list_gpus', 'affnb/cli.py'),
                            'affnb.cli._option': ('cli.html#_option', 'affnb/cli.py'),
                            'affnb.cli._planned_jobs': ('cli.html#_planned_jobs', 'affnb/cli.py'),

@@ -49,6 +49,23 @@ def _weight_files(config: Config) -> dict[str, Path]:
     return {k: project_root() / path for k, path in named.items() if path not in ("", "timm")}
 
 
+# what shapes encoder, autoencoder and heads
+_SHAPE = (
+    *("encoder", "depth", "width", "num_heads", "patch_size", "image_size", "stem", "pool"),
+    *("mae_decoder_depth", "mae_decoder_width", "mae_mask_ratio", "drop_path", "dropout"),
+    *("fused", "fusion", "temporal", "temporal_heads", "temporal_layers"),
+)
+
+
+def _is_known_to_fit(config: Config, elsewhere: bool) -> bool:
+    "Whether the model is that of a profile, and no GPU is asked for: torch need not be asked."
+    published = load_config(config.profile)
+    same = all(getattr(config, name) == getattr(published, name) for name in _SHAPE)
+    if not same or elsewhere:
+        return same
+    return config.device == "cpu" or config.device == "auto" and not finds_gpu()
+
+
 def _check_parts(
     config: Config,
     elsewhere: bool = False,
@@ -68,7 +85,7 @@ def _check_parts(
         except (SafetensorError, OSError) as error:
             problem = f"no safetensors file ({error})"
             raise AffnbError(where, problem, "give one, or leave the setting empty") from None
-    if checked:
+    if checked or _is_known_to_fit(config, elsewhere):
         return
     import torch
     from affnb.model import build_encoder, make_autoencoder, make_model

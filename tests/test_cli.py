@@ -1137,3 +1137,28 @@ def test_a_dry_run_leaves_plan_and_hashes_as_they_were(tmp_path):
         write_changed(path, "new")
     assert path.read_text() == "old"
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("profile", ["tiny", "smoke", "laptop", "full", "paper", "faces"])
+def test_what_shapes_a_model_is_known_without_making_one(profile):
+    "A setting that `_SHAPE` left out could ask for a model that cannot be, and be found out late."
+    import torch
+    from affnb.cli import _SHAPE
+    from affnb.model import build_encoder, make_autoencoder, make_model
+
+    read = set()
+
+    class Watched:
+        config = load_config(profile)
+
+        def __getattr__(self, name):
+            read.add(name)
+            return getattr(Watched.config, name)
+
+    watched = Watched()
+    with torch.device("meta"):
+        encoder = build_encoder(watched)
+        make_autoencoder(watched, encoder)
+        make_model(watched, encoder=encoder.embed_dim, fusion=True, temporal=True)
+    assert "encoder" in read
+    assert read <= set(_SHAPE)
