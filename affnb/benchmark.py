@@ -9,8 +9,10 @@ __all__ = ['REAL', 'UNNAMED', 'REASONS', 'Knobs', 'rand', 'randn', 'video_length
            'calibration_table', 'typical_faces', 'write_showcase']
 
 # %% ../nbs/02_benchmark.ipynb #04463951
+import math
 import multiprocessing
 import os
+import sys
 import numpy as np
 import pandas as pd
 import torch
@@ -548,6 +550,10 @@ class BenchmarkSize:
         ]
 
 
+_SOME = 8  # videos that a process is given at a time
+_START = "forkserver" if sys.platform == "linux" else "spawn"  # of processes
+
+
 def write_benchmark(
     folder,  # where to; must be new, empty or an earlier benchmark
     size: BenchmarkSize,
@@ -578,11 +584,14 @@ def write_benchmark(
         _truth_table(everything).to_parquet(temporary / "truth.parquet", index=False)
         jobs = [(frames, name, labels, size.size, size.seed, knobs) for name, labels in everything]
         progress = partial(tqdm, total=len(jobs), desc="rendering", unit="video", disable=None)
+        workers = min(workers, math.ceil(len(jobs) / _SOME))
         if workers > 1:
-            context = multiprocessing.get_context("spawn")
+            context = multiprocessing.get_context(_START)
+            if _START == "forkserver":
+                context.set_forkserver_preload(["affnb.benchmark"])  # torch is imported once
             follow = end_with_process, (os.getpid(),)
             with ProcessPoolExecutor(workers, context, *follow) as pool:
-                list(progress(pool.map(render_video, *zip(*jobs), chunksize=8)))
+                list(progress(pool.map(render_video, *zip(*jobs), chunksize=_SOME)))
         else:
             for job in progress(jobs):
                 render_video(*job)

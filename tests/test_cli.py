@@ -686,8 +686,9 @@ def test_an_encoder_that_there_is_not_is_refused_before_the_chain(capsys):
 
 @pytest.mark.slow
 def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
+    words = ["benchmark", str(tmp_path / "faces"), "--size", "112", "--videos", "60"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "affnb.cli", "benchmark", str(tmp_path / "faces"), "--size", "112"],
+        [sys.executable, "-m", "affnb.cli", *words],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from errors import assert_error
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
+VICTIMS = ("stand-in", "kernel")  # tried each night
 # `colorsys` stands for what takes long to import
 IMPORTED = ("ipykernel.ipkernel", "matplotlib.figure", "colorsys")
 
@@ -120,7 +121,10 @@ def test_without_its_server_a_kernel_starts_alone(server, tmp_path):
     assert values(tmp_path / "log.ipynb") == [(False, False)]
 
 
-@pytest.mark.parametrize("victim", ["rule", "stand-in", "keeper", "kernel"])
+@pytest.mark.parametrize(
+    "victim",
+    ["rule", "keeper", *(pytest.param(name, marks=pytest.mark.nightly) for name in VICTIMS)],
+)
 def test_whoever_is_killed_nobody_is_left(victim, server, tmp_path):
     there = tmp_path / "there"
     sleeps = write(

@@ -284,6 +284,7 @@ def test_several_processes_fail_in_one_line(data, tmp_path):
     assert "2 processes" in str(error.value)
 
 
+@pytest.mark.nightly  # a stage that launches itself is started by torchrun, too
 def test_a_stage_runs_under_torchrun_by_hand(data, tmp_path):
     run = plan(tmp_path, *data)
     torchrun = Path(sys.executable).with_name("torchrun")
