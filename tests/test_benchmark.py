@@ -487,7 +487,7 @@ def test_what_calibration_is_measured_against():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2))])
 def test_small_sets_show_every_expression(seed):
     """At the smoke profile's size every kind of episode is shown by three validation videos at
     least, whatever the seed.

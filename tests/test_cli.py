@@ -223,7 +223,7 @@ PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
     "on, settings, learns",
     [
         ("local", [], "resources: tmpdir=/tmp, gpu=0"),
-        ("local", ["threads=2"], "threads: 2"),
+        pytest.param("local", ["threads=2"], "threads: 2", marks=pytest.mark.nightly),
         ("gpus", ["processes=2"], "threads: 2"),
         pytest.param(
             "slurm",

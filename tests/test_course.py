@@ -118,7 +118,9 @@ def within(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["03c_watch", "13a_course"])
+@pytest.mark.parametrize(
+    "name", ["03c_watch", pytest.param("13a_course", marks=pytest.mark.nightly)]
+)
 def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, within):
     "As handed out in a clone; then with the first answer wrong; then with it right."
     made = write_course(within / "course", [name])["student"][0]

@@ -495,7 +495,7 @@ def test_a_killed_packing_goes_on_from_what_it_had_finished(tmp_path, monkeypatc
     assert not (tmp_path / ".p-unfinished").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_packing_may_be_killed_at_any_step(tmp_path, monkeypatch, decoded):
     """At each write, half of it done, and before each renaming and removal: what is there is whole,
     and the next packing gives what it should.
@@ -667,7 +667,7 @@ print(megabytes("VmHWM") - start, *(path.read_text() for path in workers.iterdir
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_frames(tmp_path, workers):
     "Decoding, closing a gap, and copying 236 MB of frames in 60 MB, and 30 MB a worker."

@@ -274,6 +274,7 @@ def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monk
     )
 
 
+@pytest.mark.nightly
 def test_several_processes_fail_in_one_line(data, tmp_path):
     run = plan(tmp_path, *data)
     # no autoencoder to start from

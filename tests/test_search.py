@@ -86,7 +86,14 @@ def test_a_search_that_finds_nothing_better_keeps_what_it_began_with(tmp_path, m
     assert json.loads((tmp_path / "seed0" / "search" / "AU.json").read_text()) == {"change": {}}
 
 
-@pytest.mark.parametrize("torn, share", [(b"", 0.4), (b'{"op_code":', 0.7), (b"\xff\xfe", 0.9)])
+@pytest.mark.parametrize(
+    "torn, share",
+    [
+        (b'{"op_code":', 0.7),
+        pytest.param(b"", 0.4, marks=pytest.mark.nightly),
+        pytest.param(b"\xff\xfe", 0.9, marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.slow
 def test_a_torn_log_and_a_stale_lock_are_mended(tmp_path, torn, share):
     """A process that is killed while it appends leaves half a line, and the lock; Optuna would
