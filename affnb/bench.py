@@ -558,7 +558,7 @@ def bench(
     if device.type == "cuda":
         say("the GPU")
         lines += _measure_utilisation(run, **turns)
-    sizes = [max(400, rows // 40) * k for k in (1, 2, 4)]
+    sizes = [max(100, rows // 40) * k for k in (1, 2, 4)]
     say("scaling")
     scaling = _measure_scaling(config, folder / "scaling", sizes, rounds)
     lines += doubling(scaling)
