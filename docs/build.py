@@ -34,6 +34,18 @@ def plain(text):
     return re.sub(r"[$*`#>\\]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
 
 
+PICTURE = r'<picture><source .*?srcset="(.+?)"><img alt="(.+?)" src="(.+?)"></picture>'
+
+
+def light_and_dark(picture) -> str:
+    "A picture of two files for Sphinx, which follows the reader's choice of light or dark."
+    dark, text, light = picture.groups()
+    return "\n\n".join(
+        f"```{{image}} {file}\n:alt: {text}\n:class: only-{scheme}\n```"
+        for scheme, file in (("light", light), ("dark", dark))
+    )
+
+
 def stage_notebook(path, target):
     """A page of a notebook: solutions folded, every picture with a text that stands for it; of the
     README what it says, not how.
@@ -41,7 +53,10 @@ def stage_notebook(path, target):
     notebook = nbformat.read(path, 4)
     heading = ""
     said = ""
-    if path.stem == "index":
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(PICTURE, light_and_dark, cell.source)
+    if path.stem in ("index", "results"):
         # "affnb" is the first page
         notebook.cells[0].source = notebook.cells[0].source.replace("# affnb", "# The README", 1)
         notebook.cells = [

@@ -3,9 +3,11 @@ changes nothing.
 
 clean:   `nbdev-clean` finds nothing to strip;
 export:  `nbdev-export` gives exactly the committed affnb/;
-README:  nbs/index.ipynb, executed afresh, renders to exactly the committed README.md.
+README:  nbs/index.ipynb, executed afresh, renders to exactly the committed README.md;
+results: nbs/results.ipynb, executed afresh, has the outputs that are committed.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,24 +17,40 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def execute(root, name):
+    "A notebook, executed on what is published under `root`."
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(root / "nbs" / f"{name}.ipynb", 4)
+    folder = {"metadata": {"path": str(root / "nbs")}}
+    NotebookClient(notebook, timeout=120, resources=folder).execute()
+    return notebook
+
+
+def written(notebook) -> list[str]:
+    "What the cells of a notebook have written, as Markdown."
+    return [
+        output["data"].get("text/markdown", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "data" in output
+    ]
+
+
 def render_readme(root):
     """README.md as nbs/index.ipynb renders it: executed on what is published under `root`, code
     cells hidden.
     """
-    import nbformat
-    from nbclient import NotebookClient
     from nbconvert import MarkdownExporter
 
-    notebook = nbformat.read(root / "nbs" / "index.ipynb", 4)
-    NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(root / "nbs")}}
-    ).execute()
+    notebook = execute(root, "index")
     exporter = MarkdownExporter(exclude_input=True)
     text, resources = exporter.from_notebook_node(notebook)
     assert not resources.get("outputs"), "index.ipynb must show pictures by link, not as outputs"
     lines = [
-        line.rstrip()
-        for line in text.replace("](../", "](").replace('src="../', 'src="').split("\n")
+        line.rstrip() for line in re.sub(r'(\]\(|src="|srcset=")\.\./', r"\1", text).split("\n")
     ]
     squeezed = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return (
@@ -83,6 +101,8 @@ def differences(root, folder, pattern):
 
 
 def main():
+    import nbformat
+
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "affnb"
@@ -116,6 +136,11 @@ def main():
             f"{'' if same else 'README.md is not what nbs/index.ipynb renders'}",
             flush=True,
         )
+        committed = nbformat.read(ROOT / "nbs" / "results.ipynb", 4)
+        same = written(execute(root, "results")) == written(committed)
+        failed += not same
+        remedy = "run python tests/refresh.py --readme: nbs/results.ipynb shows other results"
+        print(f"results: {'in step' if same else remedy}", flush=True)
     return failed
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
-from in_step import ROOT, render_readme
+from in_step import ROOT, execute, render_readme
 
 NBS = ROOT / "nbs"
 RUN = ROOT / "data" / "runs" / "smoke" / "notebooks"
@@ -71,6 +71,10 @@ def main():
             print(path.name, path.stat().st_size // 1024, "kB", flush=True)
         for tool in ("nbdev-clean", "nbdev-export"):
             subprocess.run([str(Path(sys.executable).parent / tool)], cwd=ROOT, check=True)
+    else:
+        for name in ("index", "results"):
+            nbformat.write(execute(ROOT, name), NBS / f"{name}.ipynb")
+        subprocess.run([str(Path(sys.executable).parent / "nbdev-clean")], cwd=ROOT, check=True)
     (ROOT / "README.md").write_text(render_readme(ROOT))
 
 

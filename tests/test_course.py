@@ -25,7 +25,9 @@ from affnb.course import (
 from in_step import ROOT
 from errors import assert_error, assert_one_line
 
-NBS = sorted(path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem != "index")
+NBS = sorted(
+    path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem not in ("index", "results")
+)
 
 
 def read(path):

@@ -92,7 +92,9 @@ def test_every_cell_runs(path, warm_processes, tmp_path, monkeypatch):
     assert ended == 0, (tmp_path / "printed").read_text()[-3000:]
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if p.stem != "index"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in ALL if p.stem not in ("index", "results")], ids=lambda p: p.stem
+)
 def test_a_notebook_keeps_its_sitting(path):
     cells = nbformat.read(path, 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
@@ -111,6 +113,10 @@ def test_a_notebook_keeps_its_sitting(path):
     )
     assert any("assert" in source for source in code)
     assert path.stat().st_size < 1_000_000
+
+
+def test_the_readme_is_read_in_minutes():
+    assert len((ROOT / "README.md").read_text().split()) <= 800
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
