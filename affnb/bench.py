@@ -41,7 +41,7 @@ def rates(
     works: dict,  # name -> (what to do, frames that it does, on average)
     seconds: float = 1.0,  # of each, in a round
     rounds: int = 5,
-) -> dict:  # name -> list of frames a second, one per round
+) -> dict:  # name -> list of frames per second, one per round
     "How fast each is, measured in turns."
     measured = {name: [] for name in works}
     finish = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
@@ -209,7 +209,7 @@ def _measure_reading(
 
 # %% ../nbs/05a_bench.ipynb #46399333
 class _Again:
-    "The same batch, so many times an epoch."
+    "The same batch, so many times per epoch."
 
     def __init__(self, batch, times: int):
         self.batch = batch

@@ -84,7 +84,7 @@ SESSIONS = {
         ("00_core", "01_data", "01b_batches", "02_benchmark", "03_metrics"),
     ),
     "2-learning": (
-        "One model a task, then one for all",
+        "One model per task, then one for all",
         ("04_model", "05_train", "06_pretrain", "07_separate", "08_joint"),
     ),
     "3-time": (

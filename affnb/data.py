@@ -51,7 +51,7 @@ def _read_lines(path) -> tuple[list, list]:
         raise AffnbError(path, problem, "check the path, or save the file as UTF-8") from None
     lines = {n: line.strip() for n, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
-        remedy = f"it needs the header {HEADER} and one row a frame"
+        remedy = f"it needs the header {HEADER} and one row per frame"
         raise AffnbError(path, "the file is empty", remedy)
     number, header = next(iter(lines.items()))
     where = f"{path}, line {number}"
@@ -62,7 +62,7 @@ def _read_lines(path) -> tuple[list, list]:
         problem = f"no header but {header[:60]!r}"
         raise AffnbError(where, problem, f"the first line must be {HEADER}")
     if len(lines) == 1:
-        raise AffnbError(path, "a header and no rows", "list one frame a row")
+        raise AffnbError(path, "a header and no rows", "list one frame per row")
     return list(lines), list(lines.values())
 
 # %% ../nbs/01_data.ipynb #26b4fb48
