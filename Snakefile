@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from affnb.kernels import thread_limits
 
 RUN = str(Path(config.get("run", "data/runs/smoke")).resolve())
 try:
@@ -67,9 +68,7 @@ def needs(files, seed):
 def notebook(name, gpus=0, shared=False, **parameters):
     "The command that runs a notebook. Threads are those of a process, however few cores there are."
     words = " ".join(f"{key}={value}" for key, value in parameters.items())
-    threads = " ".join(
-        f"{library}_NUM_THREADS={THREADS}" for library in ("OMP", "MKL", "OPENBLAS")
-    )
+    threads = " ".join(f"{name}={value}" for name, value in thread_limits(THREADS).items())
     path = quote(f"{NOTEBOOKS}/{name}.ipynb")
     return (
         f"AFFNB_JOB={{log:q}} {threads} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)}"

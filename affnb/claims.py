@@ -6,9 +6,9 @@
 __all__ = ['TASK_METRICS', 'PARTS', 'TABLES', 'GAINS', 'NEUTRAL', 'CLAIMS', 'CONTROLS', 'windows_of', 'post_step', 'source_of',
            'Judged', 'word_of', 'judge', 'largest_differences', 'resamples_warning', 'count_verdicts', 'findings_text',
            'first_half', 'best_by_half', 'judge_best', 'claim_rows', 'settled', 'claims_table', 'claim_words', 'beyond',
-           'claims_summary', 'link_tables', 'focus_arrays', 'focus_table', 'focus_pairs', 'write_toy_focus',
-           'focus_words', 'Focus', 'Results', 'judge_all', 'results_of', 'caption_start', 'claim_tables', 'empty_table',
-           'claims_text']
+           'claims_summary', 'link_tables', 'check_verdicts', 'focus_arrays', 'focus_table', 'focus_pairs',
+           'write_toy_focus', 'focus_words', 'Focus', 'Results', 'judge_all', 'results_of', 'caption_start',
+           'claim_tables', 'empty_table', 'claims_text']
 
 # %% ../nbs/11b_claims.ipynb #cbcdd035
 import os
@@ -648,6 +648,19 @@ def link_tables(
         if (Path(folder) / f"{file}.md").exists()
     ]
     return sentence + (f" ({', '.join(links)})" if links else "")
+
+
+def check_verdicts(
+    table: DataFrame,  # as `claims_table` makes it
+    number: str,  # of a claim
+    **verdicts: str,  # task -> what a sentence says of it
+) -> None:
+    "Raises `AffnbError` where a sentence that people have written no longer says what came out."
+    found = _verdicts_of(table[table.claim == number])
+    for task, written in verdicts.items():
+        if found[task] != written:
+            problem = f"{found[task]}, and the sentence says {written}"
+            raise AffnbError(f"claim {number}, {task}", problem, "write the sentence anew")
 
 # %% ../nbs/11b_claims.ipynb #d7d732a3
 def _difference_cell(row) -> str:

@@ -40,7 +40,7 @@ from .core import end_with_process
 from .core import load_config, did_you_mean, notebook_hash, pick_device, project_root
 from .core import read_json
 from .core import text_hash, training_settings, write_json
-from .kernels import kernel_command, kernel_server, socket_folder
+from .kernels import kernel_command, kernel_server, socket_folder, thread_limits
 
 # %% ../nbs/14_cli.ipynb #31152647
 def _weight_files(config: Config) -> dict[str, Path]:
@@ -717,9 +717,7 @@ def _server_for(plan: dict, dry_run: bool, variables: dict, log):
     "The server of a plan's kernels; none where other machines or GPUs take part."
     if dry_run or plan["elsewhere"] or plan["gpus"]:
         return contextlib.nullcontext({})
-    threads = str(plan["config"]["threads"])
-    libraries = ("OMP", "MKL", "OPENBLAS")  # each asks once, when it is loaded
-    limits = {f"{library}_NUM_THREADS": threads for library in libraries}
+    limits = thread_limits(plan["config"]["threads"])
     return kernel_server(_FOR_ALL, variables | limits, log)
 
 

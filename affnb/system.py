@@ -42,11 +42,11 @@ _ARROWS = (
     *(("joint", "features"), ("EXPR", "features"), ("VA", "features"), ("AU", "features")),
     *(("features", "fusion"), ("fusion", "time"), ("time", "answers")),
 )
-_PEOPLE = (  # group, from and to in pixels, what it is for
-    ("encoder split", 176, 644, "trains the encoders"),
-    ("head split", 692, 940, "trains the heads"),
-    ("dev", 176, 940, "chooses epochs, strategies, thresholds"),
-    ("validation", 836, 940, "is scored"),
+_PEOPLE = (  # group, what it does, and its line: from, to, height, and where its words stand
+    ("encoder split", "trains the encoders", 176, 644, 292, "start"),
+    ("head split", "trains the heads", 692, 940, 292, "start"),
+    ("dev", "chooses epochs, strategies, thresholds", 176, 940, 330, "start"),
+    ("validation", "is scored", 836, 940, 368, "end"),
 )
 PARTS = ("data", "pretrain", "separate", "joint", "heads", "search")
 
@@ -89,10 +89,9 @@ def _draw_arrow(start: _Box, end: _Box, dark: bool) -> str:
 def _draw_people(dark: bool) -> list[str]:
     _, ink, grey = _INK[dark]
     lines = []
-    for number, (group, left, right, what) in enumerate(_PEOPLE):
-        y = 292 if number < 2 else 292 + 38 * (number - 1)
+    for group, what, left, right, y, anchor in _PEOPLE:
         words = f'<tspan font-weight="600">{group}</tspan> {what}'
-        x, anchor = (left, "start") if number < 3 else (right, "end")
+        x = dict(start=left, end=right)[anchor]
         lines.append(
             f'<line x1="{left}" y1="{y}" x2="{right}" y2="{y}" stroke="{_EDGE[dark]}"'
             ' stroke-width="4" stroke-linecap="round"/>'

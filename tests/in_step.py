@@ -17,14 +17,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+PAGES = ("index", "results")  # notebooks of words and published results: no lesson, no exercises
+
+
 def execute(root, name):
     "A notebook, executed on what is published under `root`."
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(root / "nbs" / f"{name}.ipynb", 4)
+    settings = dict(timeout=600, store_widget_state=False)
     folder = {"metadata": {"path": str(root / "nbs")}}
-    NotebookClient(notebook, timeout=120, resources=folder).execute()
+    NotebookClient(notebook, resources=folder, **settings).execute()
     return notebook
 
 
@@ -39,13 +43,10 @@ def written(notebook) -> list[str]:
     ]
 
 
-def render_readme(root):
-    """README.md as nbs/index.ipynb renders it: executed on what is published under `root`, code
-    cells hidden.
-    """
+def render_readme(notebook):
+    "README.md as nbs/index.ipynb, executed, renders it: code cells hidden."
     from nbconvert import MarkdownExporter
 
-    notebook = execute(root, "index")
     exporter = MarkdownExporter(exclude_input=True)
     text, resources = exporter.from_notebook_node(notebook)
     assert not resources.get("outputs"), "index.ipynb must show pictures by link, not as outputs"
@@ -128,7 +129,7 @@ def main():
                 f"{name}: {'in step' if not different else ', '.join(different) + ': ' + remedy}",
                 flush=True,
             )
-        same = render_readme(root) == (ROOT / "README.md").read_text()
+        same = render_readme(execute(root, "index")) == (ROOT / "README.md").read_text()
         failed += not same
         print(
             "README:"

@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 import nbformat
-from nbclient import NotebookClient
-from in_step import ROOT, execute, render_readme
+from in_step import PAGES, ROOT, execute, render_readme
 
 NBS = ROOT / "nbs"
 RUN = ROOT / "data" / "runs" / "smoke" / "notebooks"
@@ -49,13 +48,7 @@ def main():
             if path.stem in STAGES:
                 notebook = take_outputs(path.stem, RUN / f"{STAGES[path.stem]}.ipynb")
             else:
-                notebook = nbformat.read(path, 4)
-                NotebookClient(
-                    notebook,
-                    timeout=600,
-                    store_widget_state=False,
-                    resources={"metadata": {"path": str(NBS)}},
-                ).execute()
+                notebook = execute(ROOT, path.stem)
             # progress bars and warnings of libraries are no result,
             for cell in filter(lambda c: c.cell_type == "code", notebook.cells):
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
@@ -72,10 +65,10 @@ def main():
         for tool in ("nbdev-clean", "nbdev-export"):
             subprocess.run([str(Path(sys.executable).parent / tool)], cwd=ROOT, check=True)
     else:
-        for name in ("index", "results"):
+        for name in PAGES:
             nbformat.write(execute(ROOT, name), NBS / f"{name}.ipynb")
         subprocess.run([str(Path(sys.executable).parent / "nbdev-clean")], cwd=ROOT, check=True)
-    (ROOT / "README.md").write_text(render_readme(ROOT))
+    (ROOT / "README.md").write_text(render_readme(nbformat.read(NBS / "index.ipynb", 4)))
 
 
 if __name__ == "__main__":

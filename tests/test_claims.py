@@ -1125,6 +1125,10 @@ def test_one_table_alone(tmp_path):
     assert text == claims_text(results_of(read_records(tmp_path / "records")))
 
 
+def stems(full, folder, only):
+    return {p.stem for p in write_report(full[0], folder / only, only=f"table_{only}")}
+
+
 def test_only_writes_one_table_and_leaves_the_others(full, tmp_path):
     (tmp_path / "table_headline.csv").write_text("mine")
     (tmp_path / "fig_old.svg").write_text("mine")
@@ -1141,25 +1145,19 @@ def test_only_writes_one_table_and_leaves_the_others(full, tmp_path):
     for name in made:
         assert (tmp_path / name).read_bytes() == full[1][name].read_bytes(), name
 
-    def stems(only):
-        return {p.stem for p in write_report(full[0], tmp_path / only, only=f"table_{only}")}
-
-    assert stems("whole") == {"table_whole", "table_whole_pairs"}
-    assert stems("focus") == {"table_focus", "table_focus_pairs", "fig_focus"}
+    assert stems(full, tmp_path, "whole") == {"table_whole", "table_whole_pairs"}
+    assert stems(full, tmp_path, "focus") == {"table_focus", "table_focus_pairs", "fig_focus"}
 
 
 @pytest.mark.nightly
 def test_only_writes_what_belongs_to_a_table(full, tmp_path):
-    def stems(only):
-        return {p.stem for p in write_report(full[0], tmp_path / only, only=f"table_{only}")}
-
-    assert stems("temporal") == {
+    assert stems(full, tmp_path, "temporal") == {
         "table_temporal",
         "table_temporal_pairs",
         "table_best",
         "fig_windows",
     }
-    assert stems("search") == {
+    assert stems(full, tmp_path, "search") == {
         "table_search",
         "table_search_pairs",
         "table_strategies",

@@ -22,12 +22,10 @@ from affnb.course import (
     tagged,
     write_course,
 )
-from in_step import ROOT
+from in_step import PAGES, ROOT
 from errors import assert_error, assert_one_line
 
-NBS = sorted(
-    path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem not in ("index", "results")
-)
+NBS = sorted(path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem not in PAGES)
 
 
 def read(path):

@@ -5,6 +5,7 @@ own, and whoever is killed, nobody is left at work.
 import ast
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -119,6 +120,22 @@ def test_without_its_server_a_kernel_starts_alone(server, tmp_path):
     server.wait()
     run_notebook(write(tmp_path / "asked.ipynb", ASKED[0]), tmp_path / "log.ipynb")
     assert values(tmp_path / "log.ipynb") == [(False, False)]
+
+
+def test_a_kernel_that_was_handed_over_is_not_begun_again(tmp_path):
+    "Where its keeper is gone, cells have run; one that knows nothing of them must not go on."
+    address = str(tmp_path / "kernels")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        words = [sys.executable, "-m", "affnb.kernels", "-f", str(tmp_path / "connection.json")]
+        stand_in = subprocess.Popen(words, env=os.environ | dict(AFFNB_KERNELS=address))
+        connection, _ = listener.accept()
+        while not connection.recv(1 << 16, socket.MSG_PEEK).endswith(b"\n"):
+            time.sleep(0.05)
+        connection.close()  # what was not read resets the connection
+    assert stand_in.wait(10) == 1
+    assert not (tmp_path / "connection.json").exists()
 
 
 @pytest.mark.parametrize(

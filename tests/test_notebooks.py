@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 import nbformat
 import pytest
-from in_step import ROOT, listed_files
+from in_step import PAGES, ROOT, listed_files
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 RULES = {
@@ -92,9 +92,7 @@ def test_every_cell_runs(path, warm_processes, tmp_path, monkeypatch):
     assert ended == 0, (tmp_path / "printed").read_text()[-3000:]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in ALL if p.stem not in ("index", "results")], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [p for p in ALL if p.stem not in PAGES], ids=lambda p: p.stem)
 def test_a_notebook_keeps_its_sitting(path):
     cells = nbformat.read(path, 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
