@@ -131,8 +131,8 @@ def test_a_kernel_that_was_handed_over_is_not_begun_again(tmp_path):
         words = [sys.executable, "-m", "affnb.kernels", "-f", str(tmp_path / "connection.json")]
         stand_in = subprocess.Popen(words, env=os.environ | dict(AFFNB_KERNELS=address))
         connection, _ = listener.accept()
-        while not connection.recv(1 << 16, socket.MSG_PEEK).endswith(b"\n"):
-            time.sleep(0.05)
+        connection.recv(1)  # the streams come with it
+        wait_until(lambda: connection.recv(1 << 16, socket.MSG_PEEK).endswith(b"\n"))
         connection.close()  # what was not read resets the connection
     assert stand_in.wait(10) == 1
     assert not (tmp_path / "connection.json").exists()
