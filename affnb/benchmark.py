@@ -26,9 +26,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, end_with_process
-from .core import generator, write_json
-from .data import LISTS, write_rows
+from .engine.core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, end_with_process
+from .engine.core import generator, write_json
+from .engine.data import LISTS, write_rows
 from .faces import FaceKnobs, face_grid, render, repeated, sample_identities, sample_views
 from .faces import to_bytes
 

@@ -21,17 +21,17 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import interpolate
-from .arms import models_of
-from .batches import frame_numbers, take_rows
+from .engine.arms import models_of
+from .engine.batches import frame_numbers, take_rows
 from .benchmark import UNNAMED, Knobs, label_process
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record
-from .core import read_json
-from .data import LABEL_COLUMNS, write_rows
+from .engine.core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record
+from .engine.core import read_json
+from .engine.data import LABEL_COLUMNS, write_rows
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
 from .metrics import write_record
 from .heads import save_arm_records, predictions_of, validated
 from .train import Run, labelled_tasks, rows_of
-from .watch import show_warnings, watch
+from .engine.watch import show_warnings, watch
 
 # %% ../nbs/11_evaluate.ipynb #92b3a643
 def _shares_of(targets: dict, masks: dict) -> dict:

@@ -18,9 +18,17 @@ import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 from scipy.special import ndtr, ndtri
-from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, atomic, read_arrays, read_json
-from .core import write_json
-from .data import LABEL_COLUMNS, MISSING, checked_rows, read_rows
+from affnb.engine.core import (
+    AFFECT,
+    AU_NAMES,
+    EXPRESSIONS,
+    AffnbError,
+    atomic,
+    read_arrays,
+    read_json,
+)
+from .engine.core import write_json
+from .engine.data import LABEL_COLUMNS, MISSING, checked_rows, read_rows
 
 # %% ../nbs/03_metrics.ipynb #38713986
 def ccc(

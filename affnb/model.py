@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from .core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic
-from .core import did_you_mean, project_root
-from .parallel import WholeNorm
+from .engine.core import AU_NAMES, EXPRESSIONS, TASKS, AffnbError, Config, UsageError, atomic
+from .engine.core import did_you_mean, project_root
+from .engine.parallel import WholeNorm
 
 # %% ../nbs/04_model.ipynb #9a2852ad
 def patchify(

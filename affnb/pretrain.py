@@ -9,12 +9,19 @@ __all__ = ['pretrain', 'examples']
 from dataclasses import replace
 import numpy as np
 import torch
-from .arms import arm_config
-from .core import atomic, derived_seed, file_hash, generator, project_root, seed_everything
-from .core import text_hash
+from .engine.arms import arm_config
+from affnb.engine.core import (
+    atomic,
+    derived_seed,
+    file_hash,
+    generator,
+    project_root,
+    seed_everything,
+)
+from .engine.core import text_hash
 from .model import MaskedAutoencoder, count_flops, load_weights, make_autoencoder, make_encoder
 from .model import reconstruct
-from .parallel import mean_over_processes, rank, sum_over_processes, world
+from .engine.parallel import mean_over_processes, rank, sum_over_processes, world
 from .train import Run, Sampling, Stage, as_program, batches_of, code_hashes, fit, launch_stage
 from .train import save_stage_outputs, rows_of
 

@@ -7,8 +7,8 @@ __all__ = ['train_task']
 
 # %% ../nbs/07_separate.ipynb #400c0af3
 from dataclasses import replace
-from .arms import arm_config
-from .core import TASKS, AffnbError
+from .engine.arms import arm_config
+from .engine.core import TASKS, AffnbError
 from .model import count_flops
 from .train import Run, as_program, batches_of, labelled_tasks, launch_stage
 from .train import save_stage_outputs, look_once

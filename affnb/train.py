@@ -29,20 +29,27 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from .batches import Batch, Batches, assign_parts, hold_frames, keep_memory, make_windows
-from .batches import merge_windows, take_rows, targets_of
-from .core import TASKS, AffnbError, Config, atomic, derived_seed, file_hash
-from .core import end_with_process, make_record, pick_device, read_json, seed_everything
-from .core import text_hash
-from .core import training_settings, write_json
-from .data import Packed, open_packed
+from affnb.engine.batches import (
+    Batch,
+    Batches,
+    assign_parts,
+    hold_frames,
+    keep_memory,
+    make_windows,
+)
+from .engine.batches import merge_windows, take_rows, targets_of
+from .engine.core import TASKS, AffnbError, Config, atomic, derived_seed, file_hash
+from .engine.core import end_with_process, make_record, pick_device, read_json, seed_everything
+from .engine.core import text_hash
+from .engine.core import training_settings, write_json
+from .engine.data import Packed, open_packed
 from .metrics import Statistics, score, video_statistics
 from .model import count_parameters, fill_module, load_weights, make_encoder, make_model
 from .model import save_weights
-from .parallel import leave_group, gather_values, join_group, launch, now_and_then, rank
-from .parallel import streams, take_up
-from .parallel import train_together, barrier, gather_windows, world
-from .watch import show_warnings, watch
+from .engine.parallel import leave_group, gather_values, join_group, launch, now_and_then, rank
+from .engine.parallel import streams, take_up
+from .engine.parallel import train_together, barrier, gather_windows, world
+from .engine.watch import show_warnings, watch
 
 # %% ../nbs/05_train.ipynb #22411573
 def masked_mean(
@@ -681,7 +688,7 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
 
 # %% ../nbs/05_train.ipynb #bd87111d
 _MODULES = ("core", "data", "batches", "metrics", "parallel", "model", "train", "heads")
-_STAGES = ("06_pretrain", "07_separate", "08_joint")
+_STAGES = ("06_pretrain", "07_separate", "09_joint")
 
 
 def code_hashes(run: Run) -> list[str]:

@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from affnb import benchmark
-from affnb.data import HEADER, LISTS
+from affnb.engine.data import HEADER, LISTS
 from affnb.benchmark import (
     BenchmarkSize,
     REASONS,
@@ -42,8 +42,8 @@ from affnb.benchmark import (
     write_benchmark,
     write_list,
 )
-from affnb.core import AU_NAMES, AffnbError, generator, load_config
-from affnb.data import read_annotations
+from affnb.engine.core import AU_NAMES, AffnbError, generator, load_config
+from affnb.engine.data import read_annotations
 from affnb.faces import face_grid
 from errors import assert_error
 
@@ -293,7 +293,7 @@ def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path):
     program = """
 import os, signal, sys
 from pathlib import Path
-from affnb.core import atomic
+from affnb.engine.core import atomic
 folder, left = Path(sys.argv[1]), [int(sys.argv[2])]
 for name in ("replace", "rename", "unlink", "rmdir", "open", "scandir"):
     def counted(*words, call=getattr(os, name), **named):

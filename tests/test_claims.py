@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from affnb.arms import tables_of
+from affnb.engine.arms import tables_of
 from affnb.claims import (
     CLAIMS,
     GAINS,
@@ -35,12 +35,12 @@ from affnb.claims import (
     windows_of,
 )
 from affnb.compare import MARGIN
-from affnb.core import AU_NAMES, AffnbError, Config, write_json
+from affnb.engine.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.metrics import SUM_COLUMNS, score, video_statistics
-from affnb.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
-from affnb.pictures import importances
-from affnb.report import headline_text, write_report
-from affnb.tables import published_table, read_records
+from affnb.engine.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
+from affnb.engine.pictures import importances
+from affnb.engine.report import headline_text, write_report
+from affnb.engine.tables import published_table, read_records
 from errors import assert_error
 
 pytestmark = pytest.mark.slow
@@ -206,8 +206,8 @@ def post_record(folder, seed, tasks=TASKS, source="synthetic"):
 
 
 def focus_record(folder, seed, tasks=TASKS, source="synthetic", g=6):
-    """As 10a leaves it: AU1 alone looks where it acts, VA looks elsewhere, and every training has a
-    taste of its own.
+    """As engine/focus leaves it: AU1 alone looks where it acts, VA looks elsewhere, and every
+    training has a taste of its own.
     """
     rng = np.random.default_rng(seed)
     units = list(AU_NAMES) if "AU" in tasks else []
@@ -591,7 +591,7 @@ def test_every_table_and_figure_of_a_full_run(full):
             if "published" not in name and "headline" not in name:
                 assert (
                     beside["notebook"]
-                    == f"nbs/{'11c_pictures' if name.startswith('fig') else '11b_claims'}.ipynb"
+                    == f"nbs/{'engine/pictures' if name.startswith('fig') else '13_claims'}.ipynb"
                 ), name
                 assert beside["config"]["bootstrap"] == 200, name
                 assert beside["seeds"] == [0, 1], name
@@ -1177,7 +1177,7 @@ def test_a_table_that_cannot_be_made_is_there_and_says_so(tmp_path):
 
 
 def test_few_arms_are_said_to_be_not_tested(tmp_path, monkeypatch):
-    monkeypatch.setattr("affnb.report._report_figures", lambda results: [])  # tables alone
+    monkeypatch.setattr("affnb.engine.report._report_figures", lambda results: [])  # tables alone
     everything(tmp_path / "records", (0,), "few")
     paths = {p.name: p for p in write_report(tmp_path / "records", tmp_path / "figures")}
     claims = pd.read_csv(paths["table_claims.csv"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from affnb.batches import Batch
+from affnb.engine.batches import Batch
 from affnb.compare import (
     FINER,
     MARGIN,
@@ -33,7 +33,7 @@ from affnb.compare import (
     variance_parts,
     verdict,
 )
-from affnb.core import AffnbError, Config, UsageError
+from affnb.engine.core import AffnbError, Config, UsageError
 from affnb.metrics import (
     interval,
     mean_scores,

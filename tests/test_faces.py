@@ -4,7 +4,7 @@ import dataclasses
 import time
 import pytest
 import torch
-from affnb.core import AU_NAMES, generator
+from affnb.engine.core import AU_NAMES, generator
 from affnb.faces import (
     FaceKnobs,
     face_grid,
@@ -455,7 +455,7 @@ def test_a_face_costs_less_to_draw_than_to_learn_from_in_three_epochs():
     """In turns with smoke's own training step, for machines differ and are busy: what is drawn once
     is learned from in four epochs of every arm.
     """
-    from affnb.core import load_config
+    from affnb.engine.core import load_config
     from affnb.model import make_encoder
 
     config = load_config("smoke")

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from affnb.benchmark import BenchmarkSize, write_benchmark
 from affnb.compare import LEAST_VIDEOS, halves_of, mean_and_each
-from affnb.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
-from affnb.data import pack
-from affnb.focus import (
+from affnb.engine.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
+from affnb.engine.data import pack
+from affnb.engine.focus import (
     FACES_PER_TASK,
     OUTPUTS,
     SHARES,

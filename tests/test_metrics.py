@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError
+from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError
 from affnb.metrics import (
     SUM_COLUMNS,
     Statistics,
@@ -717,5 +717,5 @@ def test_truth_is_read_in_double_precision(tmp_path):
 
 def test_who_scores_or_reports_does_not_wait_for_torch():
     "It takes seconds to import; neither labels nor records need it."
-    code = "import sys, affnb.metrics, affnb.report; assert 'torch' not in sys.modules"
+    code = "import sys, affnb.metrics, affnb.engine.report; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 import torch
 from torch import nn
-from affnb.core import AffnbError, Config, UsageError, generator
+from affnb.engine.core import AffnbError, Config, UsageError, generator
 from affnb.model import (
     AffectModel,
     ConvStem,

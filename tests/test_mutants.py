@@ -102,7 +102,7 @@ MUTANTS = {
 def test_a_broken_method_is_noticed(broken, tmp_path):
     module, line, other, tests = MUTANTS[broken]
     shutil.copytree(ROOT / "affnb", tmp_path / "affnb")
-    path = tmp_path / "affnb" / f"{module}.py"
+    path = next((tmp_path / "affnb").rglob(f"{module}.py"))
     source = path.read_text()
     assert line in source, "the line is gone: choose another"
     path.write_text(source.replace(line, other))

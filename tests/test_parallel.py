@@ -1,5 +1,5 @@
 """Several processes that train as one: the same losses as one process, stages that launch
-themselves, errors in one line (see nbs/03a_parallel.ipynb).
+themselves, errors in one line (see nbs/engine/parallel.ipynb).
 """
 
 import json
@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
-from affnb.core import AffnbError, load_config
-from affnb.data import pack
+from affnb.engine.core import AffnbError, load_config
+from affnb.engine.data import pack
 from affnb.model import make_autoencoder, make_encoder, save_weights
-from affnb.parallel import launch
+from affnb.engine.parallel import launch
 from affnb.train import open_run, write_plan
 
 # nothing is left to chance, and rounding (1e-7 a step) is not blown up:

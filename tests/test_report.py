@@ -13,11 +13,18 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 from affnb.claims import judge
-from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
+from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import score, to_record, video_statistics
-from affnb.tables import PAIRS, SCORES, format_score, record_links, warnings_table, warnings_text
-from affnb.report import FIGURES as DRAWN
-from affnb.report import (
+from affnb.engine.tables import (
+    PAIRS,
+    SCORES,
+    format_score,
+    record_links,
+    warnings_table,
+    warnings_text,
+)
+from affnb.engine.report import FIGURES as DRAWN
+from affnb.engine.report import (
     ARMS,
     BOUNDS,
     LUCK,
@@ -379,9 +386,8 @@ def test_markdown_says_what_it_is(report):
 
 @pytest.mark.slow
 def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
-    code = (
-        f"from affnb.report import write_report; write_report({str(records)!r}, {str(tmp_path)!r})"
-    )
+    folders = f"{str(records)!r}, {str(tmp_path)!r}"
+    code = f"from affnb.engine.report import write_report; write_report({folders})"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "77"}
     )
@@ -513,7 +519,7 @@ def test_missing_and_broken_records_are_refused_and_nothing_is_written(
     figures = tmp_path / "figures"
     # the figures of files beside the records: the others take longer to draw
     some = [entry for entry in DRAWN if entry[0] in ("faces", "mae", "timeline", "video")]
-    monkeypatch.setattr("affnb.report.FIGURES", some)
+    monkeypatch.setattr("affnb.engine.report.FIGURES", some)
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(AffnbError, match="affnb reproduce"):
             write_report(folder, figures)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
-from affnb.batches import Batch
-from affnb.core import AffnbError, Config
+from affnb.engine.batches import Batch
+from affnb.engine.core import AffnbError, Config
 from affnb.train import (
     Stage,
     ccc_loss,
