@@ -82,7 +82,8 @@ def one_of(words):
 
 LEARNING = ("core", "data", "batches", "parallel", "watch", "model", "train")
 HEAD_TRAINING = (*LEARNING, "metrics", "heads")
-READING = ("core", "data", "batches", "faces", "benchmark", "metrics", "watch")
+DRAWING = ("painting", "faces", "statistics", "paths", "benchmark")
+READING = ("core", "data", "batches", *DRAWING, "metrics", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 
@@ -148,7 +149,7 @@ rule pack:
 
 rule describe:
     input:
-        sources(*READING, "train", "evaluate"),
+        sources(*READING, "rendering", "train", "evaluate"),
         f"{PACKED}/manifest.json",
     output:
         f"{RECORDS}/data.json",

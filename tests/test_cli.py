@@ -793,7 +793,11 @@ def test_a_place_that_cannot_be_written_is_named(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "module,renders",
-    [("faces", True), ("benchmark", True), ("core", True), ("report", False), ("model", False)],
+    [
+        *((name, True) for name in ("painting", "faces", "statistics", "paths", "benchmark")),
+        *((name, True) for name in ("rendering", "core")),
+        *((name, False) for name in ("report", "model")),
+    ],
 )
 def test_what_is_rendered_is_named_by_the_code_that_draws_it(monkeypatch, module, renders):
     "Edit a module: a new folder for faces where it draws them, the old one where it does not."

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.benchmark import BenchmarkSize, write_benchmark
+from affnb.engine.rendering import BenchmarkSize, write_benchmark
 from affnb.compare import LEAST_VIDEOS, halves_of, mean_and_each
 from affnb.engine.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
 from affnb.engine.data import pack

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
+from affnb.benchmark import Knobs
+from affnb.engine.rendering import BenchmarkSize, write_benchmark
 from affnb.engine.core import AffnbError, load_config
 from affnb.engine.data import pack
 from affnb.model import make_autoencoder, make_encoder, save_weights

@@ -19,7 +19,8 @@ from affnb.engine.batches import (
     prepare_frames,
     targets_of,
 )
-from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
+from affnb.benchmark import Knobs
+from affnb.engine.rendering import BenchmarkSize, write_benchmark
 from affnb.engine.core import AffnbError, Config, generator, seed_everything
 from affnb.engine.data import open_packed, pack
 from affnb.metrics import SUM_COLUMNS, f1_binary, score, video_statistics

@@ -28,7 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from .batches import Batch, Batches, assign_parts, targets_of
-from ..benchmark import BenchmarkSize, Knobs, write_benchmark
+from ..benchmark import Knobs
+from .rendering import BenchmarkSize, write_benchmark
 from .core import AffnbError, Config, environment, pick_device
 from .data import HEADER, check_folder, open_packed, pack
 from ..metrics import score, video_statistics

@@ -168,7 +168,7 @@ def _bench_settings(config: Config) -> list:
 
 
 def _benchmark_size(config: Config):
-    from affnb.benchmark import BenchmarkSize
+    from affnb.engine.rendering import BenchmarkSize
 
     return BenchmarkSize(
         clips=config.bench_clips,
@@ -240,7 +240,8 @@ def make_plan(
     def code(*names):
         return [file_hash(modules[name]) for name in names]
 
-    benchmark_hash = text_hash(*_bench_settings(config), *code("benchmark", "faces", "core"))
+    drawing = ("painting", "faces", "statistics", "paths", "benchmark", "rendering")
+    benchmark_hash = text_hash(*_bench_settings(config), *code(*drawing, "core"))
     folder = Path(data).resolve() if data else here / "data" / "benchmark" / benchmark_hash
     content_hash = text_hash(folder if data else benchmark_hash, *code("data", "core"))
     packed = here / "data" / "packed" / f"{content_hash}-{config.image_size}"
@@ -371,7 +372,7 @@ def _sweep(folder, name: str = "*") -> None:
 
 def render_data(run_dir, workers: int = 1) -> None:
     "Renders the plan's benchmark."
-    from affnb.benchmark import write_benchmark
+    from affnb.engine.rendering import write_benchmark
     from affnb.engine.data import lock_folder
 
     plan = read_json(Path(run_dir) / "plan.json")
@@ -400,7 +401,7 @@ def describe(run_dir, gpus=None) -> None:
     """Writes the records that describe the plan's data: counts, one video and, for the benchmark,
     its faces and its calibration.
     """
-    from affnb.benchmark import write_showcase
+    from affnb.engine.rendering import write_showcase
     from affnb.evaluate import describe_data, write_example_video
     from affnb.train import start_stage
 
@@ -1157,7 +1158,7 @@ def _render_trial(folder, videos: int, size: int, seed: int) -> None:
             f"--videos {videos} --size {size} --seed {seed}",
             "at least 6 videos of 16 pixels, and a seed from 0 up",
         )
-    from affnb.benchmark import write_benchmark
+    from affnb.engine.rendering import write_benchmark
 
     long = max(2, videos // 6)
     bench = dataclasses.replace(
