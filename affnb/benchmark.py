@@ -49,41 +49,37 @@ class _Paced(_Measured):
     "When frames are listed, how long episodes last, and how affect moves."
 
     length_spread: float = 0.85  # standard deviation of the logarithm of a video's length
-    shortest: float = 0.03
-    longest: float = 11.4  # bounds of a video's length, in medians
+    shortest: float = 0.03  # length of a video, in medians
+    longest: float = 11.4  # likewise
     gap: float = 4.0  # median gap between listed frames, in frames
     gap_spread: float = 1.11  # standard deviation of its logarithm
-    pause_share: float = 0.015
-    pause: float = 70.0  # gaps that are longer still, and by how many frames on average
-    sparse_below: int = 20  # videos with fewer frames are clips, sampled far apart,
-    sparse_gap: float = 120.0  # by this factor, so that a clip shows several episodes
+    pause_share: float = 0.015  # share of gaps that are longer still
+    pause: float = 70.0  # by how many frames on average
+    sparse_below: int = 20  # videos with fewer frames are clips
+    sparse_gap: float = 120.0  # by this factor gaps are longer in clips
     favourite: float = 0.25  # share of episodes that show the video's favourite expression
     episode: float = 600.0  # mean length of an episode, in frames
-    onset: float = 12.0
-    offset: float = 20.0  # frames until an episode is at its apex, and to fade
-    # valence and arousal around the expression's mean: time constants, in frames, of the part that
-    # passes,
-    mood: tuple = (50.0, 40.0)
-    temper: tuple = (4000.0, 5000.0)  # and of the part that stays for most of a video;
-    temper_share: tuple = (0.66, 0.35)  # that part's share of the variance
+    onset: float = 12.0  # frames until an episode is at its apex
+    offset: float = 20.0  # frames in which it fades
+    mood: tuple = (50.0, 40.0)  # time constants of valence and arousal: the part that passes,
+    temper: tuple = (4000.0, 5000.0)  # and the part that stays for most of a video
+    temper_share: tuple = (0.66, 0.35)  # share of the variance that stays
     ease: float = 12.0  # frames in which affect follows a new expression
-    # visible minus annotated valence, arousal: standard deviation of the part that a whole video
-    # has,
-    slip: tuple = (0.45, 0.03)
-    flutter: tuple = (0.52, 0.28)  # and of the part that comes and goes;
-    flutter_time: float = 8.0  # its time constant, in frames
+    slip: tuple = (0.45, 0.03)  # sd of visible minus annotated affect, of a whole video
+    flutter: tuple = (0.52, 0.28)  # sd of the part that comes and goes
+    flutter_time: float = 8.0  # time constant of flutter, in frames
 
 # %% ../nbs/02_benchmark.ipynb #5fb04f2a
 @dataclass(frozen=True)
 class Knobs(_Paced):
     "Every setting of the benchmark. A changed knob is a new version."
 
-    unit_rate: float = 0.033  # action units are drawn anew so often per frame
+    unit_rate: float = 0.033  # how often per frame an action unit is drawn anew
     unit_delay: float = 4.0  # frames that a muscle needs
     unit_threshold: float = 0.25  # intensity from which an action unit is annotated
     expressivity: tuple = (0.7, 1.1)  # how strongly a person shows what is there
-    talk_share: float = 0.35  # of the time that is speech,
-    talk_rate: float = 0.01  # and how often a frame that is drawn anew
+    talk_share: float = 0.35  # share of the time that is speech
+    talk_rate: float = 0.01  # how often per frame it is drawn anew whether there is speech
     # training rows without action units, among those with and without a named expression
     hidden_aus: tuple = (0.343, 0.169)
     hidden_affect: float = 0.03  # training rows without valence and arousal
@@ -91,7 +87,7 @@ class Knobs(_Paced):
     duplicates: float = 0.008  # share of rows listed twice
     absent: float = 0.004  # share of rows whose file is not there
     quality: tuple = (60, 95)  # of a video's JPEG files: lowest, highest
-    # a set of videos is drawn so often, and the draw kept that represents the expressions best
+    # a small set of videos is drawn so often; the draw that represents expressions best is kept
     draws: int = 24
 
 # %% ../nbs/02_benchmark.ipynb #a432e1ca
