@@ -80,9 +80,9 @@ def one_of(words):
     return "|".join(re.escape(word) for word in words)
 
 
-LEARNING = ("core", "data", "batches", "parallel", "watch", "model", "train")
-HEAD_TRAINING = (*LEARNING, "metrics", "heads")
-READING = ("core", "data", "batches", "faces", "benchmark", "metrics", "watch")
+LEARNING = ("core", "data", "batches", "parallel", "watch", "weights", "model", "train")
+HEAD_TRAINING = (*LEARNING, "metrics", "records", "heads")
+READING = ("core", "data", "batches", "faces", "benchmark", "metrics", "records", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 
@@ -263,7 +263,7 @@ ruleorder: windows > table
 
 rule focus:
     input:
-        sources("engine/focus", *READING, "model", "train"),
+        sources("engine/focus", *READING, "weights", "model", "train"),
         expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS),
     output:
         multiext(f"{RECORDS}/focus-seed{{seed}}", ".json", ".npz"),
@@ -279,7 +279,7 @@ rule focus:
 
 rule evaluate:
     input:
-        sources("11_evaluate", *READING, "train", "heads"),
+        sources("11_evaluate", *READING, "weights", "train", "heads"),
         expand(
             f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
         ),
@@ -307,7 +307,7 @@ rule evaluate:
 # that it needs.
 rule model:
     input:
-        sources("core", "model", "arms", "heads", "metrics", "tables", "predict"),
+        sources("core", "weights", "model", "arms", "heads", "metrics", "records", "tables", "predict"),
         needs(ARMS["progressive"], SEEDS[0]),
         RECORDED["headline"],
         expand(
@@ -321,7 +321,7 @@ rule model:
 
 rule report:
     input:
-        sources("engine/report", "core", "metrics", "compare", "watch", "tables", "claims"),
+        sources("engine/report", "core", "metrics", "records", "compare", "watch", "tables", "claims"),
         sources("pictures", "results"),
         f"{RECORDS}/data.json",
         *RECORDED.values(),

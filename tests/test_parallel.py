@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
 from affnb.engine.core import AffnbError, load_config
 from affnb.engine.data import pack
-from affnb.model import make_autoencoder, make_encoder, save_weights
+from affnb.model import make_autoencoder, make_encoder
+from affnb.engine.weights import save_weights
 from affnb.engine.parallel import launch
 from affnb.train import open_run, write_plan
 
