@@ -307,7 +307,8 @@ rule evaluate:
 # that it needs.
 rule model:
     input:
-        sources("core", "weights", "model", "arms", "heads", "metrics", "records", "tables", "predict"),
+        sources("core", "weights", "model", "arms", "heads", "metrics", "records", "tables"),
+        sources("predict"),
         needs(ARMS["progressive"], SEEDS[0]),
         RECORDED["headline"],
         expand(
@@ -321,8 +322,8 @@ rule model:
 
 rule report:
     input:
-        sources("engine/report", "core", "metrics", "records", "compare", "watch", "tables", "claims"),
-        sources("pictures", "results"),
+        sources("engine/report", "core", "metrics", "records", "compare", "watch", "tables"),
+        sources("claims", "pictures", "results"),
         f"{RECORDS}/data.json",
         *RECORDED.values(),
         of_seeds("train-mae"),
