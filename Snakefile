@@ -80,10 +80,10 @@ def one_of(words):
     return "|".join(re.escape(word) for word in words)
 
 
-LEARNING = ("core", "data", "batches", "parallel", "watch", "model", "train")
-HEAD_TRAINING = (*LEARNING, "metrics", "heads")
+LEARNING = ("core", "data", "batches", "parallel", "watch", "weights", "model", "train")
+HEAD_TRAINING = (*LEARNING, "metrics", "records", "heads")
 DRAWING = ("painting", "faces", "statistics", "paths", "benchmark")
-READING = ("core", "data", "batches", *DRAWING, "metrics", "watch")
+READING = ("core", "data", "batches", *DRAWING, "metrics", "records", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 
@@ -264,7 +264,7 @@ ruleorder: windows > table
 
 rule focus:
     input:
-        sources("engine/focus", *READING, "model", "train"),
+        sources("engine/focus", *READING, "weights", "model", "train"),
         expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS),
     output:
         multiext(f"{RECORDS}/focus-seed{{seed}}", ".json", ".npz"),
@@ -280,7 +280,7 @@ rule focus:
 
 rule evaluate:
     input:
-        sources("11_evaluate", *READING, "train", "heads"),
+        sources("11_evaluate", *READING, "weights", "train", "heads"),
         expand(
             f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
         ),
@@ -308,7 +308,8 @@ rule evaluate:
 # that it needs.
 rule model:
     input:
-        sources("core", "model", "arms", "heads", "metrics", "tables", "predict"),
+        sources("core", "weights", "model", "arms", "heads", "metrics", "records", "tables"),
+        sources("predict"),
         needs(ARMS["progressive"], SEEDS[0]),
         RECORDED["headline"],
         expand(
@@ -322,8 +323,8 @@ rule model:
 
 rule report:
     input:
-        sources("engine/report", "core", "metrics", "compare", "watch", "tables", "claims"),
-        sources("pictures", "results"),
+        sources("engine/report", "core", "metrics", "records", "compare", "watch", "tables"),
+        sources("claims", "pictures", "results"),
         f"{RECORDS}/data.json",
         *RECORDED.values(),
         of_seeds("train-mae"),

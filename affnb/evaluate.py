@@ -28,7 +28,7 @@ from .engine.core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator
 from .engine.core import read_json
 from .engine.data import LABEL_COLUMNS, write_rows
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
-from .metrics import write_record
+from .engine.records import write_record
 from .heads import save_arm_records, predictions_of, validated
 from .train import Run, labelled_tasks, rows_of
 from .engine.watch import show_warnings, watch

@@ -19,8 +19,10 @@ from .engine.arms import seed_group, weights_file
 from .engine.batches import take_rows, targets_of
 from .engine.core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash
 from .engine.core import generator, make_record, seed_everything, text_hash
-from .metrics import SUM_COLUMNS, score, write_record
-from .model import make_model, read_weights
+from .metrics import SUM_COLUMNS, score
+from .engine.records import write_record
+from .model import make_model
+from .engine.weights import read_weights
 from .train import Run, Sampling, Stage, batches_of, code_hashes, evaluation_batch, fit
 from .train import judge_on, labelled_tasks, make_loss, predict_rows, rows_of, statistics_on
 from .engine.watch import show_warnings, watch

@@ -19,7 +19,8 @@ from affnb.engine.core import (
     seed_everything,
 )
 from .engine.core import text_hash
-from .model import MaskedAutoencoder, count_flops, load_weights, make_autoencoder, make_encoder
+from .model import MaskedAutoencoder, make_autoencoder, make_encoder
+from .engine.weights import count_flops, load_weights
 from .model import reconstruct
 from .engine.parallel import mean_over_processes, rank, sum_over_processes, world
 from .train import Run, Sampling, Stage, as_program, batches_of, code_hashes, fit, launch_stage

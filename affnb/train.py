@@ -44,8 +44,8 @@ from .engine.core import text_hash
 from .engine.core import training_settings, write_json
 from .engine.data import Packed, open_packed
 from .metrics import Statistics, score, video_statistics
-from .model import count_parameters, fill_module, load_weights, make_encoder, make_model
-from .model import save_weights
+from .model import make_encoder, make_model
+from .engine.weights import count_parameters, fill_module, load_weights, save_weights
 from .engine.parallel import leave_group, gather_values, join_group, launch, now_and_then, rank
 from .engine.parallel import streams, take_up
 from .engine.parallel import train_together, barrier, gather_windows, world
@@ -687,7 +687,10 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
     return loss_of
 
 # %% ../nbs/05_train.ipynb #bd87111d
-_MODULES = ("core", "data", "batches", "metrics", "parallel", "model", "train", "heads")
+_MODULES = (
+    *("core", "data", "batches", "metrics", "records", "parallel", "weights", "model", "train"),
+    "heads",
+)
 _STAGES = ("06_pretrain", "07_separate", "09_joint")
 
 

@@ -579,7 +579,7 @@ def a_pickle(path):
 @pytest.mark.parametrize("how", [*WEIGHTS, ("a pickle", a_pickle)], ids=lambda how: how[0])
 def test_a_file_of_weights_that_is_none_is_named(how, tmp_path):
     from torch import nn
-    from affnb.model import load_weights, save_weights
+    from affnb.engine.weights import load_weights, save_weights
     from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
 
     model = nn.Linear(4, 3)
@@ -652,7 +652,7 @@ def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_pat
 
 def test_weights_of_another_shape_are_named(tmp_path):
     from torch import nn
-    from affnb.model import load_weights, save_weights
+    from affnb.engine.weights import load_weights, save_weights
     from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
 
     small = nn.Linear(4, 3)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from chaos import Storm, differences, leftovers
 from errors import assert_one_line
-from affnb.metrics import read_record
+from affnb.engine.records import read_record
 from safetensors import safe_open
 from project import Project
 

@@ -34,7 +34,8 @@ from affnb.engine.focus import (
     unit_sums,
 )
 from affnb.metrics import resample_counts
-from affnb.model import make_encoder, make_model, save_weights
+from affnb.model import make_encoder, make_model
+from affnb.engine.weights import save_weights
 from affnb.train import open_run, rows_of
 
 CELL = 2

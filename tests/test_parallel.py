@@ -19,7 +19,8 @@ from affnb.benchmark import Knobs
 from affnb.engine.rendering import BenchmarkSize, write_benchmark
 from affnb.engine.core import AffnbError, load_config
 from affnb.engine.data import pack
-from affnb.model import make_autoencoder, make_encoder, save_weights
+from affnb.model import make_autoencoder, make_encoder
+from affnb.engine.weights import save_weights
 from affnb.engine.parallel import launch
 from affnb.train import open_run, write_plan
 

@@ -33,14 +33,8 @@ from affnb.engine.core import (
 )
 from affnb.engine.data import HEADER, LABEL_COLUMNS, SAFE_PATH, read_annotations
 from affnb.engine.intake import write_lists
-from affnb.metrics import (
-    ccc,
-    read_predictions,
-    score,
-    score_files,
-    score_from_statistics,
-    video_statistics,
-)
+from affnb.metrics import ccc, score, score_from_statistics, video_statistics
+from affnb.engine.scoring import read_predictions, score_files
 from affnb.train import (
     class_weights,
     learning_rate,

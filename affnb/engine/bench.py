@@ -33,7 +33,8 @@ from .rendering import BenchmarkSize, write_benchmark
 from .core import AffnbError, Config, environment, pick_device
 from .data import HEADER, check_folder, open_packed, pack
 from ..metrics import score, video_statistics
-from ..model import count_flops, make_encoder, make_model
+from ..model import make_encoder, make_model
+from .weights import count_flops
 from ..train import Learner, Run, Sampling, batches_of, encode, make_loss, make_optimizer
 from ..train import half_precision, rows_of, start_stage, train_epoch, write_plan
 

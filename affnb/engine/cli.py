@@ -1017,7 +1017,7 @@ def check_data(folder) -> None:
 # %% ../../nbs/engine/cli.ipynb #d1380f76
 def print_score(predictions, truth, json_line: bool = False) -> None:
     "Prints the official score of a prediction file."
-    from affnb.metrics import score_files
+    from affnb.engine.scoring import score_files
 
     scores = score_files(predictions, truth)
     if scores["conflicting"]:

@@ -33,7 +33,8 @@ from .core import AFFECT, AU_MEANINGS, EXPRESSIONS, TASKS, AffnbError, Config
 from .core import UsageError, atomic, pick_device
 from .data import LABEL_COLUMNS, open_picture
 from ..heads import paths_of
-from ..model import AffectModel, fill_module, make_encoder, make_model, read_weights
+from ..model import AffectModel, make_encoder, make_model
+from .weights import fill_module, read_weights
 from .tables import caption, read_records, readable, score_table
 from ..train import Run, start_stage, predict_rows as answers_of
 from .watch import show_warnings

@@ -21,7 +21,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from .core import AffnbError, read_json, write_json
-from ..metrics import SUM_COLUMNS, bootstrap, from_record, read_record, score, video_statistics
+from ..metrics import SUM_COLUMNS, bootstrap, from_record, score, video_statistics
+from .records import read_record
 from .watch import kind_of_warning, rank_of_warning, watch
 
 # %% ../../nbs/engine/tables.ipynb #5a78910c
