@@ -80,9 +80,9 @@ def one_of(words):
     return "|".join(re.escape(word) for word in words)
 
 
-LEARNING = ("core", "data", "batches", "parallel", "watch", "model", "train")
+LEARNING = ("core", "data", "batches", "parallel", "runs", "checkpoints", "watch", "model", "train")
 HEAD_TRAINING = (*LEARNING, "metrics", "heads")
-READING = ("core", "data", "batches", "faces", "benchmark", "metrics", "watch")
+READING = ("core", "data", "batches", "runs", "faces", "benchmark", "metrics", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 
@@ -263,7 +263,7 @@ ruleorder: windows > table
 
 rule focus:
     input:
-        sources("engine/focus", *READING, "model", "train"),
+        sources("engine/focus", *READING, "model"),
         expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS),
     output:
         multiext(f"{RECORDS}/focus-seed{{seed}}", ".json", ".npz"),

@@ -21,8 +21,9 @@ from .engine.core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_se
 from .engine.core import generator, make_record, seed_everything, text_hash
 from .metrics import SUM_COLUMNS, score, write_record
 from .model import make_model, read_weights
-from .train import Run, Sampling, Stage, batches_of, code_hashes, evaluation_batch, fit
-from .train import judge_on, labelled_tasks, make_loss, predict_rows, rows_of, statistics_on
+from .engine.checkpoints import Stage
+from .engine.runs import Run, Sampling, batches_of, evaluation_batch, labelled_tasks, rows_of
+from .train import code_hashes, fit, judge_on, make_loss, predict_rows, statistics_on
 from .engine.watch import show_warnings, watch
 
 # %% ../nbs/08_fusion_and_time.ipynb #9ad23eb4

@@ -35,7 +35,7 @@ from affnb.engine.focus import (
 )
 from affnb.metrics import resample_counts
 from affnb.model import make_encoder, make_model, save_weights
-from affnb.train import open_run, rows_of
+from affnb.engine.runs import open_run, rows_of
 
 CELL = 2
 

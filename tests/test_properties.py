@@ -41,15 +41,8 @@ from affnb.metrics import (
     score_from_statistics,
     video_statistics,
 )
-from affnb.train import (
-    class_weights,
-    learning_rate,
-    load_checkpoint,
-    make_optimizer,
-    save_checkpoint,
-    task_losses,
-    total_loss,
-)
+from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+from affnb.train import class_weights, learning_rate, make_optimizer, task_losses, total_loss
 from affnb.engine.watch import watch
 
 MINUTES = float(os.environ.get("AFFNB_FUZZ_MINUTES", 1))  # `make fuzz MINUTES=10`

@@ -33,8 +33,8 @@ from .core import AffnbError, Config, environment, pick_device
 from .data import HEADER, check_folder, open_packed, pack
 from ..metrics import score, video_statistics
 from ..model import count_flops, make_encoder, make_model
-from ..train import Learner, Run, Sampling, batches_of, encode, make_loss, make_optimizer
-from ..train import half_precision, rows_of, start_stage, train_epoch, write_plan
+from .runs import Run, Sampling, batches_of, rows_of, start_stage, write_plan
+from ..train import Learner, encode, make_loss, make_optimizer, half_precision, train_epoch
 
 # %% ../../nbs/engine/bench.ipynb #47b8b045
 def rates(

@@ -25,7 +25,7 @@ from .core import make_record, seed_everything, write_json
 from ..faces import render, sample_identities, sample_views
 from ..metrics import interval, resample_counts
 from ..model import load_weights, make_encoder, make_model, read_weights
-from ..train import Run, rows_of
+from .runs import Run, rows_of
 
 # %% ../../nbs/engine/focus.ipynb #409a387f
 # drawn people that a region is made from; the part of the change that a region holds

@@ -35,7 +35,8 @@ from .data import LABEL_COLUMNS, open_picture
 from ..heads import paths_of
 from ..model import AffectModel, fill_module, make_encoder, make_model, read_weights
 from .tables import caption, read_records, readable, score_table
-from ..train import Run, start_stage, predict_rows as answers_of
+from .runs import Run, start_stage
+from ..train import predict_rows as answers_of
 from .watch import show_warnings
 
 # %% ../../nbs/engine/predict.ipynb #09f3c018
