@@ -850,6 +850,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'affnb.faces.to_bytes': ('faces.html#to_bytes', 'affnb/faces.py')},
             'affnb.heads': { 'affnb.heads._feature_stack': ('fusion_and_time.html#_feature_stack', 'affnb/heads.py'),
                              'affnb.heads._fold_numbers': ('fusion_and_time.html#_fold_numbers', 'affnb/heads.py'),
+                             'affnb.heads._key_of': ('fusion_and_time.html#_key_of', 'affnb/heads.py'),
                              'affnb.heads._learners': ('fusion_and_time.html#_learners', 'affnb/heads.py'),
                              'affnb.heads._step_batches': ('fusion_and_time.html#_step_batches', 'affnb/heads.py'),
                              'affnb.heads._with_uncertainty': ('fusion_and_time.html#_with_uncertainty', 'affnb/heads.py'),
