@@ -80,10 +80,13 @@ def one_of(words):
     return "|".join(re.escape(word) for word in words)
 
 
-LEARNING = ("core", "data", "batches", "parallel", "watch", "weights", "model", "train")
+LEARNING = (
+    *("core", "data", "batches", "parallel", "runs", "checkpoints", "watch", "weights"),
+    *("model", "train"),
+)
 HEAD_TRAINING = (*LEARNING, "metrics", "records", "heads")
 DRAWING = ("painting", "faces", "statistics", "paths", "benchmark")
-READING = ("core", "data", "batches", *DRAWING, "metrics", "records", "watch")
+READING = ("core", "data", "batches", "runs", *DRAWING, "metrics", "records", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 
@@ -264,7 +267,7 @@ ruleorder: windows > table
 
 rule focus:
     input:
-        sources("engine/focus", *READING, "weights", "model", "train"),
+        sources("engine/focus", *READING, "weights", "model"),
         expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS),
     output:
         multiext(f"{RECORDS}/focus-seed{{seed}}", ".json", ".npz"),

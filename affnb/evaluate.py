@@ -30,7 +30,7 @@ from .engine.data import LABEL_COLUMNS, write_rows
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
 from .engine.records import write_record
 from .heads import save_arm_records, predictions_of, validated
-from .train import Run, labelled_tasks, rows_of
+from .engine.runs import Run, labelled_tasks, rows_of
 from .engine.watch import show_warnings, watch
 
 # %% ../nbs/11_evaluate.ipynb #92b3a643

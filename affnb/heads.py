@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['only_tasks', 'paths_of', 'stored_features', 'step_name', 'train_head', 'predictions_of', 'validated', 'change_of',
-           'arm_entry', 'save_arm_records']
+           'save_arm_records', 'arm_entry']
 
 # %% ../nbs/08_fusion_and_time.ipynb #8d63232a
 import dataclasses
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -17,14 +18,13 @@ from torch import nn
 from .engine.arms import AFFECTS, TOGETHER, encoder_of, feature_file, features_of, models_of
 from .engine.arms import seed_group, weights_file
 from .engine.batches import take_rows, targets_of
+from .engine.checkpoints import Stage
 from .engine.core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash
 from .engine.core import generator, make_record, seed_everything, text_hash
-from .metrics import SUM_COLUMNS, score
-from .engine.records import write_record
-from .model import make_model
-from .engine.weights import read_weights
-from .train import Run, Sampling, Stage, batches_of, code_hashes, evaluation_batch, fit
-from .train import judge_on, labelled_tasks, make_loss, predict_rows, rows_of, statistics_on
+from .engine.runs import Run, Sampling, batches_of, evaluation_batch, labelled_tasks, rows_of
+from .metrics import SUM_COLUMNS, score, write_record
+from .model import make_model, read_weights
+from .train import code_hashes, fit, judge_on, make_loss, predict_rows, statistics_on
 from .engine.watch import show_warnings, watch
 
 # %% ../nbs/08_fusion_and_time.ipynb #9ad23eb4
@@ -141,7 +141,7 @@ def step_name(config) -> str:  # such as head-1f0c...
         defining["fused"] = ()
     return f"head-{text_hash(sorted(defining.items()))}"
 
-
+# %% ../nbs/08_fusion_and_time.ipynb #290711cd
 def _step_batches(run: Run, table, seed: int, features, live: bool, learning: bool):
     "The windows that head training reads, or single frames where it has no temporal module."
     c = run.config
@@ -160,6 +160,15 @@ def _step_batches(run: Run, table, seed: int, features, live: bool, learning: bo
         batch_frames=frames,
     )
     return batches_of(run, table, sampling, features, pixels=live)
+
+
+def _key_of(run: Run, seed: int, live: bool, judged) -> str:
+    "A hash of what a result depends on besides settings and seed: data, files that are read, code."
+    files = features_of(run.config)
+    if live:
+        files = [weights_file(encoder_of(run.config)), *files[1:]]
+    hashes = [file_hash(path) for path in paths_of(run, files, seed)]
+    return text_hash(run.data["hash"], live, judged, *hashes, *code_hashes(run))
 
 # %% ../nbs/08_fusion_and_time.ipynb #375c62fe
 def train_head(
@@ -181,22 +190,17 @@ def train_head(
     settings = replace(config, fused=fused)
     model = make_model(settings, tasks, source, fuses, config.temporal != "none").to(run.device)
     stored = None if features is None else torch.from_numpy(features).to(run.device)
+    batches = partial(_step_batches, run, seed=seed, features=stored, live=live)
     learn, choose = _learners(run)
     loss_of = make_loss(run, learn, config)
     if config.weighting == "uncertainty":
         loss_of = _with_uncertainty(model, loss_of, config)
-    batches = _step_batches(run, learn, seed, stored, live, learning=True)
-    choosing = _step_batches(run, choose, seed, stored, live, learning=False)
-    files = features_of(config)
-    if live:
-        files = [weights_file(encoder_of(config)), *files[1:]]
-    hashes = [file_hash(path) for path in paths_of(run, files, seed)]
-    key = text_hash(run.data["hash"], live, judged, *hashes, *code_hashes(run))
+    judge = judge_on(run, batches(choose, learning=False), judged or tasks)
+    key = _key_of(run, seed, live, judged)
     stage = Stage(name, seed, Path(folder), config, config.head_epochs, config.head_lr, key)
-    history = fit(model, batches, loss_of, judge_on(run, choosing, judged or tasks), stage)
+    history = fit(model, batches(learn, learning=True), loss_of, judge, stage)
     others = run.table[run.table["part"] != "train"]
-    asked = _step_batches(run, others, seed, stored, live, learning=False)
-    return model, history, predict_rows(model, asked, len(run.table))
+    return model, history, predict_rows(model, batches(others, learning=False), len(run.table))
 
 # %% ../nbs/08_fusion_and_time.ipynb #82851137
 def predictions_of(
@@ -232,6 +236,20 @@ def change_of(config: Config, other: Config) -> dict:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
 
 
+def save_arm_records(
+    run: Run, kind: str, name: str, seed: int, arms: list, pairs: list, **fields
+) -> dict:  # the record
+    """Writes RUN/records/KIND-NAME-seedK.json (KIND-seedK.json where they are the same): many arms'
+    entries, and which are compared.
+    """
+    videos = sorted(rows_of(run, "validation")["video"].unique())
+    fields |= dict(arms=arms, pairs=pairs, names=videos, columns=list(SUM_COLUMNS))
+    record = make_record(kind, name, seed, run.config, run.data, run.device, **fields)
+    words = dict.fromkeys((kind, name, f"seed{seed}"))  # each once
+    write_record(run.folder / "records" / f"{'-'.join(words)}.json", record)
+    return record
+
+# %% ../nbs/08_fusion_and_time.ipynb #336de422
 def arm_entry(
     run: Run,
     arm: str,
@@ -258,17 +276,3 @@ def arm_entry(
         seconds=round(cost.get("seconds", 0.0), 3),
         statistics=np.round(statistics.values, 9).tolist(),
     )
-
-
-def save_arm_records(
-    run: Run, kind: str, name: str, seed: int, arms: list, pairs: list, **fields
-) -> dict:  # the record
-    """Writes RUN/records/KIND-NAME-seedK.json (KIND-seedK.json where they are the same): many arms'
-    entries, and which are compared.
-    """
-    videos = sorted(rows_of(run, "validation")["video"].unique())
-    fields |= dict(arms=arms, pairs=pairs, names=videos, columns=list(SUM_COLUMNS))
-    record = make_record(kind, name, seed, run.config, run.data, run.device, **fields)
-    words = dict.fromkeys((kind, name, f"seed{seed}"))  # each once
-    write_record(run.folder / "records" / f"{'-'.join(words)}.json", record)
-    return record

@@ -12,10 +12,9 @@ from .engine.arms import ENCODERS, arm_config, encoder_of
 from .engine.batches import Batch
 from .engine.core import TASKS, generator
 from .heads import only_tasks, train_head
-from .model import make_encoder
-from .engine.weights import count_flops, count_parameters, load_weights
-from .train import Run, as_program, labelled_tasks, launch_stage, save_stage_outputs, look_once
-from .train import train_frames
+from .model import count_flops, count_parameters, load_weights, make_encoder
+from .engine.runs import Run, as_program, labelled_tasks, launch_stage
+from .train import save_stage_outputs, look_once, train_frames
 
 # %% ../nbs/09_joint.ipynb #ee646417
 def _start_of(

@@ -23,8 +23,9 @@ from .model import MaskedAutoencoder, make_autoencoder, make_encoder
 from .engine.weights import count_flops, load_weights
 from .model import reconstruct
 from .engine.parallel import mean_over_processes, rank, sum_over_processes, world
-from .train import Run, Sampling, Stage, as_program, batches_of, code_hashes, fit, launch_stage
-from .train import save_stage_outputs, rows_of
+from .engine.checkpoints import Stage
+from .engine.runs import Run, Sampling, as_program, batches_of, launch_stage, rows_of
+from .train import code_hashes, fit, save_stage_outputs
 
 # %% ../nbs/06_pretrain.ipynb #89cfa9e6
 def _mae_loss(

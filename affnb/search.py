@@ -24,7 +24,8 @@ from affnb.engine.core import (
 from .engine.core import write_json
 from .heads import arm_entry, save_arm_records, paths_of, predictions_of, stored_features
 from .heads import train_head
-from .train import Run, code_hashes, labelled_tasks
+from .engine.runs import Run, labelled_tasks
+from .train import code_hashes
 
 # %% ../nbs/10_search.ipynb #e2191bac
 def draw_strategy(

@@ -580,7 +580,8 @@ def a_pickle(path):
 def test_a_file_of_weights_that_is_none_is_named(how, tmp_path):
     from torch import nn
     from affnb.engine.weights import load_weights, save_weights
-    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+    from affnb.train import make_optimizer
 
     model = nn.Linear(4, 3)
     optimizer = make_optimizer(model, 0.1, 0)
@@ -634,7 +635,8 @@ def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_pat
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
     from torch import nn
-    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+    from affnb.train import make_optimizer
 
     path = tmp_path / "last.safetensors"
     model = nn.Linear(4, 3)
@@ -653,7 +655,8 @@ def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_pat
 def test_weights_of_another_shape_are_named(tmp_path):
     from torch import nn
     from affnb.engine.weights import load_weights, save_weights
-    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+    from affnb.train import make_optimizer
 
     small = nn.Linear(4, 3)
     large = nn.Linear(5, 3)

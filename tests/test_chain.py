@@ -155,7 +155,7 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
     import numpy as np
     from affnb.engine.core import EXPRESSIONS
     from affnb.engine.predict import UNITS, load_model, predict
-    from affnb.train import open_run, rows_of
+    from affnb.engine.runs import open_run, rows_of
 
     model = load_model(project.root / "data" / "models" / "tiny" / "progressive")
     run = open_run(project.root / "data" / "runs" / "tiny")
@@ -190,7 +190,7 @@ def test_five_folds_and_their_average(project, tmp_path):
     "A table that profiles with few arms leave out, in a copy of a run that has all that it needs."
     from dataclasses import replace
     from affnb.engine.ablations import run_table
-    from affnb.train import open_run
+    from affnb.engine.runs import open_run
 
     shutil.copytree(project.root / "data" / "runs" / "tiny", tmp_path / "tiny")
     run = open_run(tmp_path / "tiny")
@@ -381,7 +381,7 @@ def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, 
     program = """
 import sys
 from affnb.engine import ablations, arms
-from affnb.train import start_stage
+from affnb.engine.runs import start_stage
 all_tables = arms.tables_of
 
 def tables_of(config):

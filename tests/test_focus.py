@@ -36,7 +36,7 @@ from affnb.engine.focus import (
 from affnb.metrics import resample_counts
 from affnb.model import make_encoder, make_model
 from affnb.engine.weights import save_weights
-from affnb.train import open_run, rows_of
+from affnb.engine.runs import open_run, rows_of
 
 CELL = 2
 

@@ -35,15 +35,8 @@ from affnb.engine.data import HEADER, LABEL_COLUMNS, SAFE_PATH, read_annotations
 from affnb.engine.intake import write_lists
 from affnb.metrics import ccc, score, score_from_statistics, video_statistics
 from affnb.engine.scoring import read_predictions, score_files
-from affnb.train import (
-    class_weights,
-    learning_rate,
-    load_checkpoint,
-    make_optimizer,
-    save_checkpoint,
-    task_losses,
-    total_loss,
-)
+from affnb.train import class_weights, learning_rate, make_optimizer, task_losses, total_loss
+from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
 from affnb.engine.watch import watch
 
 MINUTES = float(os.environ.get("AFFNB_FUZZ_MINUTES", 1))  # `make fuzz MINUTES=10`

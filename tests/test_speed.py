@@ -230,6 +230,7 @@ def test_compiled_steps_are_those_of_the_plain_model(packed):
 @pytest.mark.parametrize("on", [False, True])
 def test_the_setting_compile_is_heard(tmp_path, monkeypatch, on):
     from affnb import train
+    from affnb.engine.checkpoints import Stage
 
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
@@ -241,7 +242,7 @@ def test_the_setting_compile_is_heard(tmp_path, monkeypatch, on):
         [1, 2],
         None,
         lambda m: (1.0, {}),
-        train.Stage("toy", 0, tmp_path, Config(compile=on), 1, 1e-3),
+        Stage("toy", 0, tmp_path, Config(compile=on), 1, 1e-3),
     )
     assert len(compiled) == on
 

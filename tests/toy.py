@@ -23,14 +23,14 @@ SMALL = Config(
 
 
 def toy_run(folder, **settings):
-    "A run in `folder`, its settings changed; made by the very cell of the notebook."
+    "A run in `folder`, its settings changed; made by the very cells of the notebook."
     cells = nbformat.read(ROOT / "nbs" / "08_fusion_and_time.ipynb", 4).cells
     names = {}
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     last = next(i for i, source in enumerate(sources) if "def toy_run(" in source)
-    for source in sources[: last + 1]:
-        # imports; other exported cells are imported by the test
-        if source.startswith(("#| export", "import ")):
+    for source in sources[:last]:
+        # imports, and what the toy is made of; other exported cells are imported by the test
+        if source.startswith(("#| export", "import ", "def toy_")):
             exec(source, names)
     exec(sources[last].split("\nplace = ")[0], names)
     return names["toy_run"](folder).changed(**settings)

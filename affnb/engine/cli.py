@@ -403,7 +403,7 @@ def describe(run_dir, gpus=None) -> None:
     """
     from affnb.engine.rendering import write_showcase
     from affnb.evaluate import describe_data, write_example_video
-    from affnb.train import start_stage
+    from affnb.engine.runs import start_stage
 
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['rank', 'world', 'join_group', 'leave_group', 'sum_over_processes', 'gather_windows', 'mean_over_processes',
-           'gather_values', 'barrier', 'WholeNorm', 'train_together', 'launch', 'streams', 'take_up', 'now_and_then']
+           'gather_values', 'barrier', 'whole_batch', 'put_together', 'WholeNorm', 'train_together', 'launch',
+           'streams', 'take_up', 'now_and_then']
 
 # %% ../../nbs/engine/parallel.ipynb #3dafa6b1
 import math
@@ -13,13 +14,14 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from .batches import share_of
+from .batches import Batch, Batches, merge_windows, share_of
 from .core import AffnbError
 
 # %% ../../nbs/engine/parallel.ipynb #5797eae6
@@ -124,6 +126,40 @@ def barrier() -> None:
     "Until all processes are here."
     if world() > 1:
         dist.barrier()
+
+# %% ../../nbs/engine/parallel.ipynb #5c1f0e22
+def whole_batch(outputs: dict, batch: Batch) -> tuple:  # the same of all processes' windows
+    """A model's outputs and the labels they answer, put together over the processes that share the
+    batch.
+    """
+    if world() == 1:
+        return outputs, batch
+    labels = [*batch.targets.values(), *batch.masks.values()]
+    flat = [values.view(*batch.rows.shape, -1) for values in labels]
+    parts = gather_windows([*outputs.values(), *flat], batch.whole)
+    whole = [
+        full.to(values.dtype).view(-1, *values.shape[1:])
+        for values, full in zip(labels, parts[len(outputs) :])
+    ]
+    targets = dict(zip(batch.targets, whole))
+    masks = dict(zip(batch.masks, whole[len(targets) :]))
+    return dict(zip(outputs, parts)), replace(batch, targets=targets, masks=masks)
+
+
+def put_together(
+    batched: dict,  # name -> list of tensors (B, T, .), in the order of the windows
+    batches: Batches,
+    n_rows: int,  # rows of the packed array
+) -> dict:  # name -> (N, .) float64, NaN in rows that no window holds
+    "What was found batch by batch (and in other processes), a value per frame, by packed row."
+    mine = {name: torch.cat(values).float().cpu().numpy() for name, values in batched.items()}
+    shares = [share for share in gather_values(mine) if share]
+    index = batches.index.numpy()
+    valid = batches.valid.numpy()
+    return {
+        name: merge_windows(np.concatenate([share[name] for share in shares]), index, valid, n_rows)
+        for name in shares[0]
+    }
 
 # %% ../../nbs/engine/parallel.ipynb #95262c1a
 class WholeNorm(nn.BatchNorm2d):

@@ -36,7 +36,8 @@ from ..heads import paths_of
 from ..model import AffectModel, make_encoder, make_model
 from .weights import fill_module, read_weights
 from .tables import caption, read_records, readable, score_table
-from ..train import Run, start_stage, predict_rows as answers_of
+from .runs import Run, start_stage
+from ..train import predict_rows as answers_of
 from .watch import show_warnings
 
 # %% ../../nbs/engine/predict.ipynb #09f3c018
