@@ -322,7 +322,7 @@ rule model:
 rule report:
     input:
         sources("engine/report", "core", "metrics", "compare", "watch", "tables", "claims"),
-        sources("pictures", "results"),
+        sources("findings", "pictures", "results"),
         f"{RECORDS}/data.json",
         *RECORDED.values(),
         of_seeds("train-mae"),
