@@ -327,7 +327,7 @@ rule model:
 rule report:
     input:
         sources("engine/report", "core", "metrics", "records", "compare", "watch", "tables"),
-        sources("claims", "pictures", "results"),
+        sources("claims", "findings", "pictures", "results"),
         f"{RECORDS}/data.json",
         *RECORDED.values(),
         of_seeds("train-mae"),

@@ -10,17 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from affnb.engine.arms import tables_of
-from affnb.claims import (
-    CLAIMS,
+from affnb.claims import CLAIMS, TASK_METRICS, Judged, claim_rows, claims_table, settled
+from affnb.compare import MARGIN
+from affnb.engine.core import AU_NAMES, AffnbError, Config, write_json
+from affnb.engine.findings import (
     GAINS,
     NEUTRAL,
-    TASK_METRICS,
-    Judged,
-    claim_rows,
     claim_tables,
     claim_words,
     claims_summary,
-    claims_table,
     claims_text,
     findings_text,
     judge,
@@ -30,12 +28,9 @@ from affnb.claims import (
     post_step,
     resamples_warning,
     results_of,
-    settled,
     source_of,
     windows_of,
 )
-from affnb.compare import MARGIN
-from affnb.engine.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.metrics import SUM_COLUMNS, score, video_statistics
 from affnb.engine.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
 from affnb.engine.pictures import importances
@@ -591,7 +586,7 @@ def test_every_table_and_figure_of_a_full_run(full):
             if "published" not in name and "headline" not in name:
                 assert (
                     beside["notebook"]
-                    == f"nbs/{'engine/pictures' if name.startswith('fig') else '13_claims'}.ipynb"
+                    == f"nbs/engine/{'pictures' if name.startswith('fig') else 'findings'}.ipynb"
                 ), name
                 assert beside["config"]["bootstrap"] == 200, name
                 assert beside["seeds"] == [0, 1], name

@@ -168,8 +168,8 @@ def test_a_parameters_cell_holds_one_literal_per_line(name):
 
 # rooms of the engine that stand on the chapters: what is drawn, told and served of their results
 ABOVE = {
-    *("ablations", "bench", "cli", "focus", "intake", "pictures", "predict", "rendering"),
-    *("report", "scoring", "tables", "watch"),
+    *("ablations", "bench", "cli", "findings", "focus", "intake", "pictures", "predict"),
+    *("rendering", "report", "scoring", "tables", "watch"),
 }
 # what chapters may use of these
 USED = {"tables", "watch"}
@@ -221,8 +221,9 @@ def test_arrows_run_in_no_circle():
 
 def test_results_are_drawn_without_models():
     "Tables, claims and report import neither model nor training."
-    reading = {"core", "metrics", "records", "compare", "watch", "tables", "claims", "pictures"}
-    for name in ("report", "tables", "claims", "pictures"):
+    reading = {"core", "metrics", "records", "compare", "watch", "tables", "claims"}
+    reading |= {"findings", "pictures"}
+    for name in ("report", "tables", "claims", "findings", "pictures"):
         assert imports()[name] <= reading, name
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
-from affnb.claims import judge
+from affnb.engine.findings import judge
 from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import score, to_record, video_statistics
 from affnb.engine.tables import (

@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 from ..compare import MARGIN, pair_rows
 from .core import AU_MEANINGS
-from ..claims import PARTS, TASK_METRICS, Judged, Results, count_verdicts, focus_words
-from ..claims import post_step, windows_of
+from ..claims import PARTS, TASK_METRICS, Judged
+from .findings import Results, count_verdicts, focus_words, post_step, windows_of
 from .tables import STYLE, empty_panel, format_score, sidecar
 
 # %% ../../nbs/engine/pictures.ipynb #1bd2e99c

@@ -36,7 +36,7 @@ from affnb.engine.core import (
 )
 from .core import Config, atomic, read_arrays, read_json, training_settings, write_json
 from ..metrics import ccc, paired_bootstrap
-from ..claims import Results, claim_tables, claims_text, empty_table, results_of
+from .findings import Results, claim_tables, claims_text, empty_table, results_of
 from .pictures import claim_figures
 from affnb.engine.tables import (
     ARMS,
