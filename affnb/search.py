@@ -26,19 +26,21 @@ from .heads import arm_entry, save_arm_records, paths_of, predictions_of, stored
 from .heads import train_head
 from .train import Run, code_hashes, labelled_tasks
 
-# %% ../nbs/10_search.ipynb #6e5340ef
+# %% ../nbs/10_search.ipynb #0da3df56
 def _possible(name: str, target: str, tasks) -> list:  # of `SPACE`
     "The values of a setting that mean something for this target, with these tasks."
 
-    def means_something(word):
-        known = word == "none" or set(word.split("+")) <= set(tasks)
-        if name == "partners":
-            return target not in word.split("+") and known
-        if name == "encoder_of":
-            return target != "P" or word != "own"  # no model is P's own
-        return name != "fused" or known
+    def known(word):
+        return word == "none" or set(word.split("+")) <= set(tasks)
 
-    return [word for word in SPACE[name] if means_something(word)]
+    words = list(SPACE[name])
+    if name == "partners":
+        return [word for word in words if target not in word.split("+") and known(word)]
+    if name == "fused":
+        return [word for word in words if known(word)]
+    if name == "encoder_of" and target == "P":  # no model is P's own
+        words.remove("own")
+    return words
 
 # %% ../nbs/10_search.ipynb #e2191bac
 def draw_strategy(
@@ -194,7 +196,7 @@ def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
     shutil.rmtree(folder, ignore_errors=True)
     return arm_entry(run, "by hand", run.config, predictions, history)
 
-# %% ../nbs/10_search.ipynb #0ff7ceea
+# %% ../nbs/10_search.ipynb #c35e2f72
 def _found_by(run: Run, target: str, tasks, kind: str, seed: int, hand: dict) -> tuple:
     """The entry of the best on dev of a search: of `by_hand`, with which it begins, and of a
     sampler's trials (the first of equals); and what the record says of each trial.
@@ -215,7 +217,10 @@ def _found_by(run: Run, target: str, tasks, kind: str, seed: int, hand: dict) ->
     best = max((hand, *(trial.user_attrs for trial in done)), key=lambda tried: tried["dev"])
     return dict(arm=kind, parameters=0) | {name: best[name] for name in _REMEMBERED}, rows
 
-# %% ../nbs/10_search.ipynb #61555a64
+
+_PAIRS = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]]
+
+# %% ../nbs/10_search.ipynb #67073dce
 def run_search(run: Run, target: str, seed: int) -> dict:  # the record
     """Searches a target's strategy with both samplers; leaves RUN/records/search-TARGET-seedK.json
     and, for other arms, what was found.
@@ -235,9 +240,8 @@ def run_search(run: Run, target: str, seed: int) -> dict:  # the record
             trials += rows
         answers = predictions_of(run, "progressive", seed)
         entries += [hand, arm_entry(run, "progressive", run.config, answers)]
-    pairs = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]]
     choice = dict(change=entries[0]["change"] if entries else {})
     write_json(run.folder / f"seed{seed}" / "search" / f"{target}.json", choice)
     fields = dict(target=target, space={k: list(v) for k, v in SPACE.items()}, trials=trials)
-    pairs = pairs if entries else []
+    pairs = _PAIRS if entries else []
     return save_arm_records(run, "search", target, seed, entries, pairs, **fields)
