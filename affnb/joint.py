@@ -32,7 +32,7 @@ def _start_of(
         start = labelled[0]
     return run.folder / f"seed{seed}" / start / "model.safetensors"
 
-# %% ../nbs/09_joint.ipynb #f0948610
+# %% ../nbs/09_joint.ipynb #72f57ca5
 def _with_seen(table):  # the same frames, other splits
     """Splits as `joint-seen` has them: encoders see the videos of the head split, in the place of
     about as many frames of others.
@@ -44,7 +44,7 @@ def _with_seen(table):  # the same frames, other splits
     role = table["role"].mask(head, "encoder").mask(table["video"].isin(left_out), "")
     return table.assign(role=role)
 
-
+# %% ../nbs/09_joint.ipynb #f0948610
 def _train_encoder(
     run: Run, arm: str, seed: int
 ):  # model, history; None, [] where there is nothing to learn
@@ -57,6 +57,19 @@ def _train_encoder(
     if start is False or not tasks:
         return None, []
     return train_frames(run, arm, tasks, start, seed)
+
+# %% ../nbs/09_joint.ipynb #446d4959
+def _train_on_features(
+    run: Run, arm: str, seed: int
+):  # encoder, model, history, predictions; None, [], {} for the latter where nothing is to learn
+    "A head arm, on the stored features of its encoder or through the encoder itself."
+    folder = run.folder / f"seed{seed}"
+    encoder = make_encoder(replace(run.config, pretrained="")).to(run.device)
+    start = folder / encoder_of(run.config) / "model.safetensors"
+    load_weights(encoder, start, prefix="encoder.")
+    live = encoder if run.config.finetune_encoder else None
+    trained = train_head(run, seed, folder / arm / "head", live)
+    return encoder, *(trained or (None, [], {}))
 
 # %% ../nbs/09_joint.ipynb #a7e6db5a
 def _cost_of(run: Run, encoder, model, seed: int) -> dict:  # parameters, flops
@@ -84,7 +97,6 @@ def train_arm(
     "Trains an arm, an encoder or a head arm; leaves files and record."
     launch_stage(run, "affnb.joint", seed, arm=arm)
     run = replace(run, config=arm_config(run.config, arm))
-    folder = run.folder / f"seed{seed}"
     features, predictions = None, {}
     if arm in ENCODERS:
         model, history = _train_encoder(run, arm, seed)
@@ -92,18 +104,12 @@ def train_arm(
         if model is not None:
             features, predictions = look_once(run, model)
     else:
-        encoder = make_encoder(replace(run.config, pretrained="")).to(run.device)
-        start = folder / encoder_of(run.config) / "model.safetensors"
-        load_weights(encoder, start, prefix="encoder.")
-        live = encoder if run.config.finetune_encoder else None
-        trained = train_head(run, seed, folder / arm / "head", live)
-        model, history, predictions = trained or (None, [], {})
+        encoder, model, history, predictions = _train_on_features(run, arm, seed)
     steps = [h | dict(step="encoder" if arm in ENCODERS else "head") for h in history]
     cost = {} if model is None else _cost_of(run, encoder, model, seed)
     save_stage_outputs(run, arm, seed, model, steps, (features, predictions), **cost)
     return model, steps, predictions
 
-
-# started by torchrun, not in a notebook
+# %% ../nbs/09_joint.ipynb #530b208a
 if __name__ == "__main__" and "__file__" in globals():
     as_program(train_arm, "arm")

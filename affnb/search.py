@@ -27,6 +27,22 @@ from .heads import train_head
 from .engine.runs import Run, labelled_tasks
 from .train import code_hashes
 
+# %% ../nbs/10_search.ipynb #0da3df56
+def _possible(name: str, target: str, tasks) -> list:  # of `SPACE`
+    "The values of a setting that mean something for this target, with these tasks."
+
+    def known(word):
+        return word == "none" or set(word.split("+")) <= set(tasks)
+
+    words = list(SPACE[name])
+    if name == "partners":
+        return [word for word in words if target not in word.split("+") and known(word)]
+    if name == "fused":
+        return [word for word in words if known(word)]
+    if name == "encoder_of" and target == "P":  # no model is P's own
+        words.remove("own")
+    return words
+
 # %% ../nbs/10_search.ipynb #e2191bac
 def draw_strategy(
     trial,  # of Optuna, or one whose values are fixed
@@ -34,26 +50,19 @@ def draw_strategy(
     tasks=TASKS,  # that have labels and features
 ) -> dict:  # name -> value
     "Draws a strategy from the space of notebook engine/arms."
-
     choice = {}
 
-    def draw(name, possible=lambda word: True):
-        words = [word for word in SPACE[name] if possible(word)]
-        choice[name] = trial.suggest_categorical(name, words)
-
-    def known(word):
-        return word == "none" or set(word.split("+")) <= set(tasks)
+    def draw(name):
+        choice[name] = trial.suggest_categorical(name, _possible(name, target, tasks))
 
     learned = tasks
     if target != "P":
-        draw("partners", lambda word: target not in word.split("+") and known(word))
+        draw("partners")
         learned = [task for task in TASKS if task in choice["partners"].split("+")]
     for task in learned:
         choice[f"weight_{task}"] = trial.suggest_float(f"weight_{task}", *SPACE["weight"], log=True)
-    draw("fused", known)
-    draw("temporal")
-    # no model is P's own
-    draw("encoder_of", lambda word: target != "P" or word != "own")
+    for name in ("fused", "temporal", "encoder_of"):
+        draw(name)
     if choice["fused"] != "none":
         draw("fusion")
     if choice["temporal"] != "none":
@@ -103,15 +112,15 @@ def _search_key(run: Run, target: str, seed: int) -> str:
     )
 
 # %% ../nbs/10_search.ipynb #8ac35ad1
-def _judged_by(target: str) -> tuple:
-    "The tasks whose score chooses the epoch; none stands for all."
-    return () if target == "P" else (target,)
-
-
 # what is remembered of a trial, and what the entry of the best one holds
 _REMEMBERED = ("change", "dev", "best_epoch", "metrics", "frames_seen", "seconds", "statistics")
 
 
+def _judged_by(target: str) -> tuple:
+    "The tasks whose score chooses the epoch; none stands for all."
+    return () if target == "P" else (target,)
+
+# %% ../nbs/10_search.ipynb #c48e022d
 def _run_trial(
     run: Run, target: str, tasks, seed: int, trial, folder
 ) -> float:  # tasks: of `_searchable`; the target's score on dev
@@ -124,11 +133,9 @@ def _run_trial(
     trained = train_head(tried, seed, folder, judged=_judged_by(target))
     shutil.rmtree(folder, ignore_errors=True)
     if trained is None:
-        raise AffnbError(
-            f"search for {target}",
-            f"nothing to learn from with {choice}",
-            "the features of the encoder that it reads are empty",
-        )
+        problem = f"nothing to learn from with {choice}"
+        remedy = "the features of the encoder that it reads are empty"
+        raise AffnbError(f"search for {target}", problem, remedy)
     _, history, predictions = trained
     seconds = time.perf_counter() - start
     entry = arm_entry(run, "", tried.config, predictions, history, seconds=seconds)
@@ -137,7 +144,7 @@ def _run_trial(
     trial.set_user_attr("choice", choice)
     return entry["dev"]
 
-
+# %% ../nbs/10_search.ipynb #38de2fe0
 def repair_log(log) -> None:
     """Takes back what a killed process left of the last line of a search's log, and the lock that
     it held.
@@ -148,6 +155,15 @@ def repair_log(log) -> None:
     Path(f"{log}.lock").unlink(missing_ok=True)
 
 
+def _open_study(log, key: str):  # of Optuna
+    "The study whose trials are in a log; a new one where there is none."
+    repair_log(log)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(log)))
+    return optuna.create_study(
+        study_name=key, storage=storage, direction="maximize", load_if_exists=True
+    )
+
+# %% ../nbs/10_search.ipynb #3846f760
 def search(
     run: Run, target: str, tasks, kind: str, seed: int
 ) -> list:  # finished trials of Optuna, in order
@@ -157,12 +173,7 @@ def search(
     key = _search_key(run, target, seed)
     place.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    log = place / f"{target}-{kind}-{key}.log"
-    repair_log(log)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(log)))
-    study = optuna.create_study(
-        study_name=key, storage=storage, direction="maximize", load_if_exists=True
-    )
+    study = _open_study(place / f"{target}-{kind}-{key}.log", key)
 
     # not one that was cut off
     def finished():
@@ -177,6 +188,16 @@ def search(
     return finished()[:trials]
 
 # %% ../nbs/10_search.ipynb #0b9f5c9e
+def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
+    """The settings of `progressive` on stored features, with dev choosing the epoch by the target's
+    score.
+    """
+    folder = run.folder / f"seed{seed}" / "search" / f"{target}-hand"
+    _, history, predictions = train_head(run, seed, folder, judged=_judged_by(target))
+    shutil.rmtree(folder, ignore_errors=True)
+    return arm_entry(run, "by hand", run.config, predictions, history)
+
+# %% ../nbs/10_search.ipynb #c35e2f72
 def _found_by(run: Run, target: str, tasks, kind: str, seed: int, hand: dict) -> tuple:
     """The entry of the best on dev of a search: of `by_hand`, with which it begins, and of a
     sampler's trials (the first of equals); and what the record says of each trial.
@@ -198,24 +219,16 @@ def _found_by(run: Run, target: str, tasks, kind: str, seed: int, hand: dict) ->
     return dict(arm=kind, parameters=0) | {name: best[name] for name in _REMEMBERED}, rows
 
 
-def by_hand(run: Run, target: str, seed: int) -> dict:  # an entry
-    """The settings of `progressive` on stored features, with dev choosing the epoch by the target's
-    score.
-    """
-    folder = run.folder / f"seed{seed}" / "search" / f"{target}-hand"
-    _, history, predictions = train_head(run, seed, folder, judged=_judged_by(target))
-    shutil.rmtree(folder, ignore_errors=True)
-    return arm_entry(run, "by hand", run.config, predictions, history)
+_PAIRS = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]]
 
-
+# %% ../nbs/10_search.ipynb #67073dce
 def run_search(run: Run, target: str, seed: int) -> dict:  # the record
     """Searches a target's strategy with both samplers; leaves RUN/records/search-TARGET-seedK.json
     and, for other arms, what was found.
     """
     if target not in SEARCH_TARGETS:
-        raise AffnbError(
-            f"parameter `target` = {target!r}", f"must be one of {', '.join(SEARCH_TARGETS)}"
-        )
+        one_of = f"must be one of {', '.join(SEARCH_TARGETS)}"
+        raise AffnbError(f"parameter `target` = {target!r}", one_of)
     run = run.changed(finetune_encoder=False)
     entries = []
     trials = []
@@ -228,10 +241,8 @@ def run_search(run: Run, target: str, seed: int) -> dict:  # the record
             trials += rows
         answers = predictions_of(run, "progressive", seed)
         entries += [hand, arm_entry(run, "progressive", run.config, answers)]
-    pairs = [["tpe", "by hand"], ["tpe", "random"], ["random", "by hand"], ["tpe", "progressive"]]
     choice = dict(change=entries[0]["change"] if entries else {})
     write_json(run.folder / f"seed{seed}" / "search" / f"{target}.json", choice)
     fields = dict(target=target, space={k: list(v) for k, v in SPACE.items()}, trials=trials)
-    return save_arm_records(
-        run, "search", target, seed, entries, pairs if entries else [], **fields
-    )
+    pairs = _PAIRS if entries else []
+    return save_arm_records(run, "search", target, seed, entries, pairs, **fields)

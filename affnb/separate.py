@@ -35,7 +35,6 @@ def train_task(
     save_stage_outputs(run, task, seed, model, history, outputs, flops=flops)
     return model, history, *outputs
 
-
-# started by torchrun, not in a notebook
+# %% ../nbs/07_separate.ipynb #79cb610f
 if __name__ == "__main__" and "__file__" in globals():
     as_program(train_task, "task")
