@@ -151,7 +151,7 @@ def _outcome(
     held = [task for task in shown if task not in failed]
     words = "not shown"
     if shown:
-        words = f"shown in\n{', '.join(shown)}"
+        words = f"shown in {', '.join(shown)}"
     elif (rows.verdict == "not tested").all():
         words = "not tested"
     elif not rows.verdict.isin(("reversed", "equivalent", "unsettled", "undecided")).any():
