@@ -422,7 +422,7 @@ def test_a_claim_is_said_with_its_controls(planted):
 
 def test_the_titles_of_figures_say_what_is_shown():
     "Of claims: how many are shown, and beyond which controls; of windows and searches: the tasks."
-    table = DataFrame(claim_rows(dict(init_from="AU", temporal="gru", window=30)))
+    table = pd.DataFrame(claim_rows(dict(init_from="AU", temporal="gru", window=30)))
     table = table.assign(verdict="undecided")
 
     def title(**verdicts):
@@ -440,7 +440,7 @@ def test_the_titles_of_figures_say_what_is_shown():
     once = _claims_title(table.assign(verdict="one seed"))
     assert once.startswith("Claims and their controls: one seed, so none can be shown")
 
-    rows = DataFrame(dict(task=list(TASK_METRICS), arm="gru@30", shuffled=False))
+    rows = pd.DataFrame(dict(task=list(TASK_METRICS), arm="gru@30", shuffled=False))
     config = dict(temporal="gru", window=30)
     words = _windows_title(rows.assign(verdict=["equivalent", *["shown"] * 3]), "gru", config)
     assert words.startswith(
@@ -449,7 +449,7 @@ def test_the_titles_of_figures_say_what_is_shown():
     words = _windows_title(rows.assign(verdict="one seed"), "gru", config)
     assert "one seed, so nothing is judged" in words
 
-    rows = DataFrame(dict(task=["AU", "AU"], rival=["random", "by hand"]))
+    rows = pd.DataFrame(dict(task=["AU", "AU"], rival=["random", "by hand"]))
     for verdicts, said in (
         (["undecided", "equivalent"], "is not shown to beat random search or the choice by hand"),
         (["shown", "undecided"], "beat random search in AU and the choice by hand in no task"),
