@@ -449,10 +449,10 @@ def test_only_toy_figures_say_that_they_are_toys():
     for source, labels in (("synthetic", 0), ("real", 0), ("toy", 1)):
         figure = Figure(layout="constrained")
         label_toy(figure, source)
-        height = figure.get_figheight()
+        width = figure.get_figwidth()
         label_toy(figure, source)
         assert len(figure.texts) == labels, source
-        assert figure.get_figheight() == height, "said once"
+        assert figure.get_figwidth() == width, "said once"
     assert "toy data" in figure.texts[0].get_text()
 
 

@@ -363,7 +363,7 @@ def _title_with_scores(
 ) -> None:
     "A panel's title: its task, an arm's score, and that of the best constant answer."
     score = judged.arms.set_index("arm")[task].get(arm, np.nan)
-    words = "no labels in these data"
+    words = "nothing to compare"
     if pd.notna(score):
         sums = next(iter(judged.statistics[arm].values())).values.sum(0)
         words = f"{_metric_of(task)} {what} {format_score(score)}"
@@ -382,7 +382,8 @@ def _window_gains(judged: Judged) -> DataFrame:  # module, window, shuffled, arm
         for arm in windows.arm[windows.shuffled]
         for task, alone in scores[[*TASK_METRICS]].reindex([_ALONE]).iloc[0].items()
     ]
-    named = windows.merge(pd.concat([pairs, DataFrame(rows)]), on="arm")
+    judged_pairs = pairs[~pairs.arm.str.endswith(" shuffled")]
+    named = windows.merge(pd.concat([judged_pairs, DataFrame(rows)]), on="arm")
     sizes = sorted(named.window.unique())
     return named.assign(x=named.window.map(sizes.index)).sort_values("x", kind="stable")
 

@@ -449,7 +449,7 @@ def empty_panel(axis, words: str) -> None:
     axis.text(0.5, 0.5, words, ha="center", va="center", color=_GREY, transform=axis.transAxes)
 
 
-_TOY_STRIP = 0.22  # inches, below a figure
+_TOY_STRIP = 0.22  # inches, at the right of a figure
 _TOY_WORDS = "toy data: invented, no models"
 
 
@@ -457,22 +457,19 @@ def label_toy(
     figure: Figure,  # laid out by constrained layout
     source,  # of its records
 ) -> None:
-    "Says below a figure, once, that its data are invented, where its records say so."
+    "Says beside a figure, once, that its data are invented, where its records say so."
     said = any(text.get_text() == _TOY_WORDS for text in figure.texts)
     if said or source != TOY["source"]:
         return
-    height = figure.get_figheight() + _TOY_STRIP
-    strip = _TOY_STRIP / height
-    room = (0, strip, 1, 1 - strip)
-    figure.set_figheight(height)
+    width = figure.get_figwidth() + _TOY_STRIP
+    strip = _TOY_STRIP / width
+    figure.set_figwidth(width)
     layout = figure.get_layout_engine()
     if isinstance(layout, ConstrainedLayoutEngine):
-        layout.set(rect=room)
-    for legend in figure.legends:
-        legend.set_bbox_to_anchor(room, figure.transFigure)
-    look = dict(ha="right", va="center", fontsize=8, color="white")
+        layout.set(rect=(0, 0, 1 - strip, 1))
+    look = dict(ha="center", va="center", rotation=90, fontsize=8, color="white")
     box = dict(boxstyle="round,pad=0.3", facecolor=_GREY, edgecolor="none")
-    figure.text(0.99, strip / 2, _TOY_WORDS, bbox=box, **look)
+    figure.text(1 - strip / 2, 0.5, _TOY_WORDS, bbox=box, **look)
 
 
 def drop_none(shares: dict | None) -> dict:  # those that are not None
