@@ -33,6 +33,7 @@ from affnb.engine.findings import (
 )
 from affnb.metrics import SUM_COLUMNS, score, video_statistics
 from affnb.engine.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
+from affnb.engine.pictures import _claims_title, _outcomes, _search_title, _windows_title
 from affnb.engine.pictures import importances
 from affnb.engine.report import headline_text, write_report
 from affnb.engine.tables import published_table, read_records
@@ -412,6 +413,45 @@ def test_a_claim_is_said_with_its_controls(planted):
     assert of(c3="one seed").endswith(
         "helps): not judged (one seed) in AU, EXPR, valence and arousal."
     )
+
+
+def test_the_titles_of_figures_say_what_is_shown():
+    "Of claims: how many are shown, and beyond which controls; of windows and searches: the tasks."
+    table = pd.DataFrame(claim_rows(dict(init_from="AU", temporal="gru", window=30)))
+    table = table.assign(verdict="undecided")
+
+    def title(**verdicts):
+        words = [verdicts.get(f"c{r.claim}_{r.task}", r.verdict) for r in table.itertuples()]
+        return _claims_title(table.assign(verdict=words))
+
+    summed = {line.split()[1] for line in claims_summary(table.assign(difference=0.1))}
+    assert set(_outcomes(table)) == summed, "controls are those of the claims' list"
+    assert title().startswith("None of 9 claims is shown in any task\n0 shown")
+    alone = title(c2_AU="shown")
+    assert "1 of 9 claims is shown in some task (2);\nof those with controls (2), none" in alone
+    both = title(c2_AU="shown", c2_EXPR="shown", c2c_AU="shown")
+    assert "beyond all its controls: 2 in AU\n" in both
+    assert "controls" not in title(c3d_AU="shown"), "3d has none"
+    once = _claims_title(table.assign(verdict="one seed"))
+    assert once.startswith("Claims and their controls: one seed, so none can be shown")
+
+    rows = pd.DataFrame(dict(task=list(TASK_METRICS), arm="gru@30", shuffled=False))
+    config = dict(temporal="gru", window=30)
+    words = _windows_title(rows.assign(verdict=["equivalent", *["shown"] * 3]), "gru", config)
+    assert words.startswith(
+        "A GRU over 30 frames beats one frame at a time in EXPR, valence and arousal"
+    )
+    words = _windows_title(rows.assign(verdict="one seed"), "gru", config)
+    assert "one seed, so nothing is judged" in words
+
+    rows = pd.DataFrame(dict(task=["AU", "AU"], rival=["random", "by hand"]))
+    for verdicts, said in (
+        (["undecided", "equivalent"], "is not shown to beat random search or the choice by hand"),
+        (["shown", "undecided"], "beat random search in AU and the choice by hand in no task"),
+        (["reversed", "shown"], "no task (and is below it in AU) and the choice by hand in AU"),
+        (["one seed"] * 2, "One seed: whether a search beats random search or the choice by hand"),
+    ):
+        assert said in _search_title(rows.assign(verdict=verdicts)), verdicts
 
 
 def test_too_few_resamples_are_said():

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 from affnb.engine.findings import judge
 from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
@@ -19,6 +20,7 @@ from affnb.engine.tables import (
     PAIRS,
     SCORES,
     format_score,
+    label_toy,
     record_links,
     warnings_table,
     warnings_text,
@@ -416,6 +418,42 @@ def test_real_faces_with_expressions_only(tmp_path):
     assert "nan" not in words.lower()
     assert "–" in headline_text(folder)
     assert "nan" not in headline_text(folder)
+
+
+def title_of(figures, name):
+    return json.loads((figures / f"{name}.json").read_text())["caption"]
+
+
+def test_classes_are_held_against_a_constant_answer(tmp_path):
+    "The title counts what is above it, and names what is not; without labels it says so."
+    folder = make(tmp_path / "good", ["trivial", "joint", "progressive"], (0, 1), extras=False)
+    title = title_of(write_report(folder, tmp_path / "a")[0].parent, "fig_per_class")
+    assert title.startswith(
+        "progressive is above a constant answer in all 8 expressions and in all 12 action units"
+    )
+    assert "mean of 2 seeds, compared without a test" in title
+    deaf = make(tmp_path / "deaf", ["joint"], (0,), extras=False)
+    path = deaf / "arm-joint-seed0.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["AU_per_unit"][:2] = [0.0, 0.0]
+    write_json(path, record)
+    title = title_of(write_report(deaf, tmp_path / "b")[0].parent, "fig_per_class")
+    assert "10 of 12 action units (not AU1, AU2)" in title
+    assert "(one seed, compared without a test)" in title
+    bare = make(tmp_path / "bare", ["joint"], (0,), (), 3, extras=False)
+    title = title_of(write_report(bare, tmp_path / "c")[0].parent, "fig_per_class")
+    assert title == "No expression or action unit is labelled"
+
+
+def test_only_toy_figures_say_that_they_are_toys():
+    for source, labels in (("synthetic", 0), ("real", 0), ("toy", 1)):
+        figure = Figure(layout="constrained")
+        label_toy(figure, source)
+        width = figure.get_figwidth()
+        label_toy(figure, source)
+        assert len(figure.texts) == labels, source
+        assert figure.get_figwidth() == width, "said once"
+    assert "toy data" in figure.texts[0].get_text()
 
 
 @pytest.mark.parametrize(

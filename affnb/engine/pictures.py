@@ -6,6 +6,9 @@
 __all__ = ['draw_claims', 'affinity', 'draw_windows', 'importances', 'draw_convergence', 'draw_focus', 'claim_figures']
 
 # %% ../../nbs/engine/pictures.ipynb #58b4848e
+from itertools import product
+from string import ascii_lowercase
+from textwrap import fill
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -22,6 +25,7 @@ from .core import AU_MEANINGS
 from ..claims import PARTS, TASK_METRICS, Judged
 from .findings import Results, count_verdicts, focus_words, post_step, windows_of
 from .tables import STYLE, empty_panel, format_score, sidecar
+from .watch import floors
 
 # %% ../../nbs/engine/pictures.ipynb #1bd2e99c
 _VERDICTS = {  # word -> colour, marker, face
@@ -34,28 +38,43 @@ _VERDICTS = {  # word -> colour, marker, face
     "still learning": ("#d55e00", "s", "#d55e00"),
     "learned": ("#0173b2", "o", "#0173b2"),
 }
+# what a newcomer reads beside the form
+_MEANINGS = {
+    "shown": "shown: higher",
+    "reversed": "reversed: lower",
+    "equivalent": f"equivalent: less than {format_score(MARGIN)} apart",
+    "unsettled": "unsettled: the weaker arm is still learning",
+    "undecided": "undecided",
+    "one seed": "one seed: not judged",
+}
 
 
 def _forest(axis, rows: DataFrame, places) -> None:  # places: (N,) heights
     "Differences with intervals, formed and coloured by verdict, and the margin as a band."
     axis.axvspan(-MARGIN, MARGIN, color="#e6e6e6", lw=0, zorder=0)
     axis.axvline(0, color="black", lw=0.8)
+    _marks(axis, rows, places)
+
+
+def _marks(axis, rows: DataFrame, places, scale: float = 1) -> None:
+    "Differences with intervals, formed and coloured by verdict."
     for row, y in zip(rows.itertuples(), places):
         if row.verdict not in _VERDICTS:
             continue
         color, marker, face = _VERDICTS[row.verdict]
         ends = [row.difference_lo, row.difference_hi]
-        axis.plot(ends, [y, y], color=color, lw=1.6, solid_capstyle="butt")
-        size = 7 if marker == "X" else 5
+        axis.plot(ends, [y, y], color=color, lw=1.6 * scale, solid_capstyle="butt")
+        size = (7 if marker == "X" else 5) * scale
         look = dict(marker=marker, color=color, mfc=face, ms=size, mew=1.4, ls="none")
         axis.plot(row.difference, y, **look)
 
 
-def _legend_of(words) -> list:  # handles, the margin's last
+def _legend_of(words, meanings: dict | None = None) -> list:  # handles, the margin's last
     "What forms and colours mean, for the words that a figure shows, and its band."
+    meanings = meanings or {}
     styles = {word: style for word, style in _VERDICTS.items() if word in set(words)}
     handles = [
-        Line2D([], [], color=color, marker=marker, mfc=face, lw=1.6, label=word)
+        Line2D([], [], color=color, marker=marker, mfc=face, lw=1.6, label=meanings.get(word, word))
         for word, (color, marker, face) in styles.items()
     ]
     return [*handles, Patch(color="#e6e6e6", label=f"margin: within {format_score(MARGIN)} of 0")]
@@ -115,28 +134,140 @@ def _draw_fusion(results: Results) -> Figure | None:
     return figure
 
 # %% ../../nbs/engine/pictures.ipynb #7975e521
-def _in_two_lines(text: str) -> str:
-    if len(text) < 60:
-        return text
-    if ": " in text:
-        return text.replace(": ", ":\n", 1)
-    cut = text.rindex(" ", 0, 58)
-    return f"{text[:cut]}\n{text[cut + 1 :]}"
+_LABEL = 46  # characters of a line
+
+
+def _is_control(statement: str) -> bool:  # it goes on where its claim ends
+    return statement.startswith("...")
+
+
+def _outcome(
+    rows: DataFrame,  # of one claim
+    controls: DataFrame,  # of its controls
+) -> tuple:  # tasks in which it is shown, those in which all controls are too, words
+    "What is left of a claim."
+    shown = rows.task[rows.verdict == "shown"].tolist()
+    failed = set(controls.task[controls.verdict != "shown"])
+    held = [task for task in shown if task not in failed]
+    words = "not shown"
+    if shown:
+        words = f"shown in {', '.join(shown)}"
+    elif (rows.verdict == "not tested").all():
+        words = "not tested"
+    elif not rows.verdict.isin(("reversed", "equivalent", "unsettled", "undecided")).any():
+        words = "not judged"
+    if shown and len(controls):
+        words += f";\nbeyond all controls: {', '.join(held) or 'none'}"
+    elif shown:
+        words += "\n(it has no control)"
+    return shown, held, words
+
+
+def _outcomes(table: DataFrame) -> dict:  # claim -> shown, held, words, whether it has controls
+    "What is left of each claim that is no control of another."
+    family = table.claim.str.extract(r"^(\d+)", expand=False)
+    control = table.statement.map(_is_control)
+    outcomes = {}
+    for number, rows in table[~control].groupby("claim", sort=False):
+        controls = table[control & (family == number)]
+        outcomes[number] = (*_outcome(rows, controls), len(controls) > 0)
+    return outcomes
+
+
+def _claims_title(table: DataFrame) -> str:
+    "How many claims are shown, how many of these beyond their controls, and all verdicts."
+    outcomes = _outcomes(table)
+    shown = [number for number, (tasks, *_) in outcomes.items() if tasks]
+    guarded = [number for number in shown if outcomes[number][3]]
+    held = [f"{n} in {', '.join(outcomes[n][1])}" for n in guarded if outcomes[n][1]]
+    first = f"None of {len(outcomes)} claims is shown in any task"
+    if shown:
+        verb = "is" if len(shown) == 1 else "are"
+        first = f"{len(shown)} of {len(outcomes)} claims {verb} shown in some task"
+        first += f" ({', '.join(shown)})"
+    if guarded and not held:
+        first += f";\nof those with controls ({', '.join(guarded)}), none beyond all of them"
+    elif guarded:
+        first += f";\nbeyond all its controls: {'; '.join(held)}"
+    if not table.verdict.isin(("shown", "reversed", "equivalent", "unsettled", "undecided")).any():
+        first = "Claims and their controls: one seed, so none can be shown"
+    untested = (table.verdict == "not tested").sum()
+    further = f", {untested} not tested" if untested else ""
+    return f"{first}\n{count_verdicts(table)}{further}"
+
+
+def _in_families(table: DataFrame) -> dict:  # claim -> statement
+    "Each claim with its controls behind it."
+    statements = dict(zip(table.claim, table.statement))
+    controls = [number for number, statement in statements.items() if _is_control(statement)]
+    ordered = []
+    for number in statements:
+        if number not in controls:
+            own = [control for control in controls if control.rstrip(ascii_lowercase) == number]
+            ordered += [number, *own]
+    return {number: statements[number] for number in ordered}
+
+
+def _claim_places(statements: dict) -> dict:  # claim -> height; a space before each new claim
+    "Where the lines of a table of claims lie."
+    heights = {}
+    place = 0.0
+    for number, statement in statements.items():
+        place += 0 if not heights else 1 if _is_control(statement) else 1.5
+        heights[number] = place
+    return heights
 
 
 def draw_claims(results: Results) -> Figure | None:
-    "Every claim's difference, task by task."
+    "Every claim's difference, task by task, its controls below it, and what is left of it."
     table = results.claims
     if not len(table) or not table.verdict.isin(_VERDICTS).any():
         return None
-    statements = dict(zip(table.claim, table.statement))
-    labels = {number: _in_two_lines(f"{number}  {words}") for number, words in statements.items()}
-    gaps = [i for i, number in enumerate(labels) if i and number.isdigit()]
-    figure = _forests(table, "claim", labels, gaps, 0.38)
-    untested = (table.verdict == "not tested").sum()
-    further = f", {untested} not tested" if untested else ""
-    figure.suptitle(f"Claims and their controls: {count_verdicts(table)}{further}")
+    statements = _in_families(table)
+    places = _claim_places(statements)
+    control = table.statement.map(_is_control)
+    figure = Figure(figsize=(10.5, 1.7 + 0.36 * max(places.values())), layout="constrained")
+    axes = figure.subplots(1, 4, sharex=True, sharey=True)
+    for axis, task in zip(axes, TASK_METRICS):
+        _forest(axis, table.head(0), [])
+        for some, scale in ((~control, 1.25), (control, 0.85)):
+            rows = table[(table.task == task) & some]
+            _marks(axis, rows, rows.claim.map(places), scale)
+        axis.set(title=task, xlabel=f"difference of {_metric_of(task)}")
+        axis.grid(axis="y", visible=False)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("0.", "."))
+        axis.tick_params(labelsize=8)
+    _name_claims(axes[0], statements, places)
+    _tell_outcomes(axes, table, places)
+    handles = _legend_of(table.verdict, _MEANINGS)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(_claims_title(table))
     return figure
+
+
+def _name_claims(axis, statements: dict, places: dict) -> None:
+    "Claims in bold, controls below them."
+    names = [fill(f"{number}  {statement}", _LABEL) for number, statement in statements.items()]
+    axis.set_yticks(list(places.values()), names, fontsize=8)
+    axis.set_ylim(max(places.values()) + 0.7, -0.7)
+    for label, statement in zip(axis.get_yticklabels(), statements.values()):
+        label.set_fontweight("normal" if _is_control(statement) else "bold")
+
+
+def _tell_outcomes(axes, table: DataFrame, places: dict) -> None:
+    "Beside the last panel what is left of each claim, and a line above each but the first."
+    beside = dict(transform=axes[-1].get_yaxis_transform(), fontsize=8, va="center")
+    untested = table.groupby("claim").verdict.agg(lambda words: (words == "not tested").all())
+    for number in untested.index[untested]:
+        axes[-1].text(1.05, places[number], "not tested", color="#777777", **beside)
+    for k, (number, (*_, words, _)) in enumerate(_outcomes(table).items()):
+        if not untested[number]:
+            lines = words.count("\n")
+            y = places[number] + 0.22 * lines
+            axes[-1].text(1.05, y, words, fontweight="bold", **beside)
+        for axis in axes if k else ():
+            axis.axhline(places[number] - 0.75, color="#aaaaaa", lw=0.8)
 
 # %% ../../nbs/engine/pictures.ipynb #2eeab917
 def affinity(
@@ -204,72 +335,143 @@ def _draw_affinity(results: Results) -> Figure | None:
     return figure
 
 # %% ../../nbs/engine/pictures.ipynb #bd2a89b5
-_MODULE_COLORS = {"lstm": "#0173b2", "gru": "#de8f05", "tcn": "#029e73", "transformer": "#cc78bc"}
+_MODULE_NAMES = {"lstm": "LSTM", "gru": "GRU", "tcn": "TCN", "transformer": "Transformer"}
+_ALONE = "joint+heads"  # the model that sees each frame alone
+_LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+_SHUFFLED = dict(marker="x", color="black", ms=6, mew=1.4, ls="none")
 
 
-def _draw_single_frames(axis, row) -> None:  # row: scores of the model that sees each frame alone
-    value, lo, hi = row
-    if pd.notna(value):
-        axis.axhspan(lo, hi, color="#dddddd", zorder=0)
-        axis.axhline(value, color="#555555", lw=1)
+def _joined(words) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _tasks_by_verdict(rows: DataFrame, spoken: dict) -> str:
+    "In which tasks there is which verdict, in words; spoken: verdict -> words before the tasks."
+    groups = {word: rows.task[rows.verdict == word].tolist() for word in spoken}
+    return "; ".join(
+        f"{spoken[word]} in {_joined(tasks)}" for word, tasks in groups.items() if tasks
+    )
+
+
+def _title_with_scores(
+    axis,
+    judged: Judged,
+    task: str,
+    arm: str,
+    what: str,  # the arm in words
+) -> None:
+    "A panel's title: its task, an arm's score, and that of the best constant answer."
+    score = judged.arms.set_index("arm")[task].get(arm, np.nan)
+    words = "nothing to compare"
+    if pd.notna(score):
+        sums = next(iter(judged.statistics[arm].values())).values.sum(0)
+        words = f"{_metric_of(task)} {what} {format_score(score)}"
+        words += f"\n(a constant answer: {format_score(floors(sums)[task])})"
+    axis.set_title(task, pad=28)
+    axis.text(0.5, 1.02, words, transform=axis.transAxes, ha="center", va="bottom", fontsize=8)
+
+
+def _window_gains(judged: Judged) -> DataFrame:  # module, window, shuffled, arm, task, ..., x
+    "Differences to the model that sees each frame alone; of shuffled windows without a verdict."
+    pairs = judged.pairs[lambda t: t.against == _ALONE]
+    scores = judged.arms.set_index("arm")
+    windows = windows_of(scores.index)
+    rows = [
+        dict(arm=arm, task=task, verdict="not tested", difference=scores[task].get(arm) - alone)
+        for arm in windows.arm[windows.shuffled]
+        for task, alone in scores[[*TASK_METRICS]].reindex([_ALONE]).iloc[0].items()
+    ]
+    judged_pairs = pairs[~pairs.arm.str.endswith(" shuffled")]
+    named = windows.merge(pd.concat([judged_pairs, DataFrame(rows)]), on="arm")
+    sizes = sorted(named.window.unique())
+    return named.assign(x=named.window.map(sizes.index)).sort_values("x", kind="stable")
+
+
+def _draw_gains(axis, rows: DataFrame, module: str, styles: dict) -> None:
+    "One task: the profile's module by verdict, the others as lines."
+    axis.axhspan(-MARGIN, MARGIN, color="#e6e6e6", lw=0, zorder=0)
+    axis.axhline(0, color="black", lw=0.8)
+    for name, line in rows[~rows.shuffled].groupby("module", sort=False):
+        look = dict(color="#8a8a8a", marker=".", ms=5) if name != module else dict(color="black")
+        x = line.x - 0.15 * (name != module)  # beside the bars
+        axis.plot(x, line.difference, ls=styles[name], lw=1.1, zorder=1, **look)
+    for row in rows[rows.module == module].itertuples():
+        if row.shuffled:
+            axis.plot(row.x + 0.25, row.difference, **_SHUFFLED)
+        if row.verdict not in _VERDICTS:
+            continue
+        color, marker, face = _VERDICTS[row.verdict]
+        ends = [row.difference_lo, row.difference_hi]
+        axis.plot([row.x] * 2, ends, color=color, lw=1.6, solid_capstyle="butt")
+        axis.plot(row.x, row.difference, marker=marker, color=color, mfc=face, ms=6, mew=1.4)
+
+
+def _windows_title(rows: DataFrame, module: str, config: dict) -> str:
+    "What the profile's window does, task by task, and how many verdicts there are of all windows."
+    arm = f"{config.get('temporal')}@{config.get('window')}"
+    own = rows[(rows.arm == arm) & rows.verdict.isin(_VERDICTS)]
+    title = "Windows against one frame at a time"
+    if len(own):
+        what = f"A {_MODULE_NAMES.get(module, module)} over {config['window']} frames"
+        spoken = {
+            "shown": "beats one frame at a time",
+            "reversed": "is worse",
+            "equivalent": f"differs by less than {format_score(MARGIN)}",
+            "undecided": "is undecided",
+            "one seed": "is not judged (one seed)",
+        }
+        told = _tasks_by_verdict(own, spoken)
+        title = f"{what} {told}"
+        if len(title) > 95:
+            title = title.replace("; ", ";\n", 1)
+        if (own.verdict == "one seed").all():
+            title = f"{what} against one frame at a time: one seed, so nothing is judged"
+    return f"{title}\nAll windows and modules: {count_verdicts(rows[~rows.shuffled])}"
+
+
+def _line_handle(name: str, style, first: bool) -> Line2D:
+    "A module's line, for the legend; the first is the one whose points are drawn."
+    label = _MODULE_NAMES.get(name, name)
+    if first:
+        return Line2D([], [], color="black", lw=1.1, ls=style, label=f"{label}, with verdicts")
+    return Line2D([], [], color="#8a8a8a", lw=1.1, ls=style, marker=".", ms=4, label=label)
 
 
 def draw_windows(results: Results) -> Figure | None:
-    "Score against window, module by module, one panel per task."
+    "Gain over single frames by window, one panel per task."
     if "temporal" not in results.judged:
         return None
-    arms = results.judged["temporal"].arms
-    table = windows_of(arms.arm).merge(arms, on="arm").sort_values("window", kind="stable")
-    if not len(table):
+    judged = results.judged["temporal"]
+    table = _window_gains(judged)
+    if not table.verdict.isin(_VERDICTS).any():
         return None
-    figure = Figure(figsize=(11, 4.1), layout="constrained")
-    best = []
-    sizes = sorted(table.window.unique())
-    colors = {module: _MODULE_COLORS.get(module, "#555555") for module in table.module}
-    for axis, task in zip(figure.subplots(1, 4), TASK_METRICS):
-        score = [task, f"{task}_lo", f"{task}_hi"]
-        for row in arms.loc[arms.arm == "joint+heads", score].to_numpy():
-            _draw_single_frames(axis, row)
-        for k, (module, rows) in enumerate(table.groupby("module", sort=False)):
-            for shuffled, some in rows.groupby("shuffled"):
-                x = some.window * 1.07 ** (k - 1.5 + 0.5 * shuffled)
-                color = colors[module]
-                point = dict(mfc="white", lw=0) if shuffled else dict(mfc=color, lw=1.4)
-                axis.plot(x, some[task], color=color, marker="o", ms=5, **point)
-                bar = dict(color=color, lw=1, alpha=0.55, ls=":" if shuffled else "-")
-                axis.vlines(x, some[score[1]], some[score[2]], **bar)
-        axis.set_xscale("log")
-        axis.set_xticks(sizes, [f"{w:g}" for w in sizes])
-        axis.minorticks_off()
-        axis.set(title=task, xlabel="window (listed frames)", ylabel=_metric_of(task))
-        if table[task].notna().any():
-            best.append(f"{task} {table.arm[table[task].where(~table.shuffled, -9).idxmax()]}")
-    handles = [Line2D([], [], color=c, marker="o", label=m) for m, c in colors.items()]
-    handles += [
-        Line2D([], [], color="#555555", label="frame by frame"),
-        Line2D([], [], color="#555555", marker="o", mfc="white", ls=":", label="frames shuffled"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    against = results.judged["temporal"].pairs[lambda t: t.against == "joint+heads"]
-    title = f"Windows against single frames: {count_verdicts(against)}"
-    if best:
-        title += f"\nHighest of {(~table.shuffled).sum()}, not tested: {', '.join(best)}"
-    figure.suptitle(title)
+    config = results.records.first["config"]
+    modules = table.module.value_counts().index.tolist()
+    module = config["temporal"] if config.get("temporal") in modules else modules[0]
+    others = [name for name in modules if name != module]
+    styles = {module: "-"} | dict(zip(sorted(others), _LINES))
+    ticks = table.drop_duplicates("x")
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    for axis, task in zip(axes := figure.subplots(1, 4, sharey=True, sharex=True), TASK_METRICS):
+        _draw_gains(axis, table[table.task == task], module, styles)
+        _title_with_scores(axis, judged, task, _ALONE, "of one frame")
+        axis.set_xticks(ticks.x, [f"{window:g}" for window in ticks.window])
+        axis.set(xlabel="frames in the window", xlim=(-0.4, ticks.x.max() + 0.6))
+        axis.grid(axis="x", visible=False)
+        axis.yaxis.set_major_formatter(lambda v, _: f"{v:+.3g}".replace("0.", ".") if v else "0")
+    axes[0].set_ylabel("gain over one frame\n(F1 or CCC)")
+    handles = [_line_handle(name, style, name == module) for name, style in styles.items()]
+    if table.shuffled[table.module == module].any():
+        handles.append(Line2D([], [], label="frames shuffled: not tested here", **_SHUFFLED))
+    handles += _legend_of(table.verdict[table.module == module], _MEANINGS)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(_windows_title(table, module, config))
     return figure
 
 # %% ../../nbs/engine/pictures.ipynb #e0bf3896
 def _scored_trials(runs: list) -> list:  # one list per seed
     return [[t for t in run["trials"] if t["dev"] is not None] for run in runs]
-
-
-def _best_so_far(runs: list, sampler: str) -> list:  # one array per seed
-    "The best score on dev after each trial."
-    curves = []
-    for trials in _scored_trials(runs):
-        own = sorted((t["number"], t["dev"]) for t in trials if t["sampler"] == sampler)
-        if own:
-            curves.append(np.maximum.accumulate([dev for _, dev in own]))
-    return curves
 
 
 def importances(
@@ -311,74 +513,115 @@ def importances(
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 # %% ../../nbs/engine/pictures.ipynb #356c6385
-_SAMPLER_COLORS = {"tpe": "#0173b2", "random": "#de8f05", "by hand": "#555555"}
+_RIVALS = {"random": "random search", "by hand": "the choice by hand"}
+_SETTINGS = {
+    "encoder_of": "which encoder",
+    "partners": "tasks beside it",
+    "fused": "which features",
+    "fusion": "how they are fused",
+    "temporal": "temporal module",
+    "window": "window",
+}
+_MOST_SETTINGS = 4
+_FOR_ONE = "one search per task"
+_FOR_ALL = "one search for all (P)"
 
 
-def _draw_chosen(axis, runs: list, target: str) -> None:
-    "Curves of the best dev score, and what the chosen strategies got on validation."
-    longest = max((len(run["trials"]) for run in runs), default=1) // 2 or 1
-    for k, (sampler, color) in enumerate(_SAMPLER_COLORS.items()):
-        curves = _best_so_far(runs, sampler)
-        if curves:
-            length = min(map(len, curves))
-            each = np.stack([c[:length] for c in curves])
-            x = np.arange(1, length + 1)
-            axis.plot(x, each.mean(0), color=color, label=f"{sampler}, dev")
-            axis.fill_between(x, each.min(0), each.max(0), color=color, alpha=0.18, lw=0)
-        chosen = [arm for run in runs for arm in run["arms"] if arm["arm"] == sampler]
-        values = [arm["metrics"].get(target) for arm in chosen]
-        values = [v for v in values if v is not None]
-        if values:
-            x = [longest * (1.1 + 0.06 * k) + 0.2] * len(values)
-            look = dict(marker="o", mfc="none", color=color, ls="none", ms=5)
-            axis.plot(x, values, label=f"{sampler}, validation", **look)
-    axis.axvline(longest * 1.04 + 0.1, color="#bbbbbb", lw=0.8)
-    axis.set_xticks(sorted({1, (longest + 1) // 2, longest}))
-    axis.set(
-        title=f"target {target}",
-        xlabel="trials on dev | chosen, on validation",
-        ylabel="P" if target == "P" else "CCC" if target == "VA" else "F1",
-    )
+def _search_rows(results: Results) -> DataFrame:  # pairs of TPE with its rivals; target, rival
+    "What each search found against random search and the choice by hand, on validation."
+    if "search" not in results.judged:
+        return DataFrame(columns=["target", "rival", "task", "verdict"])
+    pairs = results.judged["search"].pairs
+    names = pairs.arm.str.extract(r"^(?P<target>\w+): (?P<arm>.+)$")
+    against = pairs.against.str.replace(r"^\w+: ", "", regex=True)
+    table = pairs.assign(target=names.target, rival=against)
+    searches = [t for t, runs in results.records.searches.items() if any(r["trials"] for r in runs)]
+    return table[(names.arm == "tpe") & against.isin(_RIVALS) & table.target.isin(searches)]
 
 
-def _draw_shares(axis, shares: dict) -> None:
-    "Which settings of a search mattered."
+def _draw_found(axes, judged: Judged, table: DataFrame) -> None:
+    "Differences of what was found, one panel per task."
+    table = table.assign(kind=np.where(table.target == "P", _FOR_ALL, _FOR_ONE))
+    there = set(zip(table.kind, table.rival))
+    keys = [key for key in product((_FOR_ONE, _FOR_ALL), _RIVALS) if key in there]
+    names = [f"{kind},\nagainst {_RIVALS[rival]}" for kind, rival in keys]
+    for axis, task in zip(axes, TASK_METRICS):
+        rows = table[table.task == task]
+        _forest(axis, rows, [keys.index(key) for key in zip(rows.kind, rows.rival)])
+        axis.set(xlabel=f"difference of {_metric_of(task)}")
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.xaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("0.", "."))
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="y", visible=False)
+        by_hand = f"{rows.target.iloc[0]}: by hand" if len(rows) else ""
+        _title_with_scores(axis, judged, task, by_hand, "by hand")
+    axes[0].set_yticks(range(len(keys)), names)
+    low, high = axes[0].get_xlim()  # small differences are to look small
+    axes[0].set(ylim=(len(keys) - 0.4, -0.6), xlim=(min(low, -0.08), max(high, 0.08)))
+
+
+def _draw_shares(axis, target: str, shares: dict) -> None:
+    "Which settings of a search mattered most."
     if not shares:
-        empty_panel(axis, "too few trials")
+        empty_panel(axis, f"search for {target}:\ntoo few trials")
         return
-    axis.barh(list(shares), list(shares.values()), color="#777777")
+    most = dict(sorted(shares.items(), key=lambda item: -item[1])[:_MOST_SETTINGS])
+    names = [_SETTINGS.get(name, name.replace("weight_", "loss weight ")) for name in most]
+    bars = axis.barh(names, list(most.values()), color="#777777", height=0.6)
+    axis.bar_label(bars, [f"{100 * v:.0f} %" for v in most.values()], fontsize=8, padding=3)
     axis.invert_yaxis()
-    title = f"largest share, not tested:\n{max(shares, key=shares.__getitem__)}"
-    axis.set(xlabel="share of the variance on dev", xlim=(0, 1), title=title)
-    axis.tick_params(axis="y", labelsize=8)
+    axis.set(title=f"search for {target}", xlim=(0, 1.15), xticks=[])
+    axis.set_xlabel("share of the variance\nof dev scores, not tested", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(False)
+
+
+def _search_title(table: DataFrame) -> str:
+    "Whether what was found beats its rivals, and all verdicts."
+    counts = f"On validation: {count_verdicts(table)}"
+    rivals = " or ".join(words for key, words in _RIVALS.items() if (table.rival == key).any())
+    if table.verdict.isin(("one seed", "–")).all():
+        return f"One seed: whether a search beats {rivals} is not judged\n{counts}"
+    if not table.verdict.isin(("shown", "reversed")).any():
+        return f"A search is not shown to beat {rivals} in any task\n{counts}"
+    parts = []
+    for rival, words in _RIVALS.items():
+        rows = table[table.rival == rival]
+        tasks = rows.task[rows.verdict == "shown"].unique().tolist()
+        lost = rows.task[rows.verdict == "reversed"].unique().tolist()
+        part = f"{words} in {_joined(tasks) if tasks else 'no task'}"
+        if lost:
+            part += f" (and is below it in {_joined(lost)})"
+        parts += [part] if len(rows) else []
+    return f"A search is shown to beat {' and '.join(parts)}\n{counts}"
 
 
 def _draw_search(results: Results) -> Figure | None:
-    "The course of each search, and which settings mattered."
-    every = results.records.searches.items()
-    searches = {target: runs for target, runs in every if any(run["trials"] for run in runs)}
-    if not searches:
+    "What each search found against its rivals, and which settings mattered."
+    table = _search_rows(results)
+    if not table.verdict.isin(_VERDICTS).any():
         return None
-    mattered = {target: importances(runs) for target, runs in searches.items()}
-    # a short search has too few trials to say what mattered
-    panels = 2 if any(mattered.values()) else 1
-    size = (1 + 2.9 * max(len(searches), 2), 0.6 + 2.7 * panels)
-    figure = Figure(figsize=size, layout="constrained")
-    columns = figure.subplots(panels, len(searches), squeeze=False).T
-    for column, (target, runs) in zip(columns, searches.items()):
-        _draw_chosen(column[0], runs, target)
-        if panels > 1:
-            _draw_shares(column[1], mattered[target])
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    judged = results.judged["search"]
+    searches = {
+        target: importances(results.records.searches[target]) for target in table.target.unique()
+    }
+    # short searches have too few trials to say what mattered
+    shares = searches if any(searches.values()) else {}
+    lines = len(table.assign(p=table.target == "P").drop_duplicates(["p", "rival"]))
+    heights = [1.2 + 0.42 * lines, 1.6][: 1 + bool(shares)]
+    figure = Figure(figsize=(10.5, 1.2 + sum(heights)), layout="constrained")
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    _draw_found(rows[0].subgridspec(1, 4).subplots(sharex=True, sharey=True), judged, table)
+    places = rows[-1].subgridspec(1, max(len(shares), 2))
+    for k, (target, some) in enumerate(shares.items()):
+        _draw_shares(figure.add_subplot(places[k]), target, some)
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False
+        handles=_legend_of(table.verdict, _MEANINGS),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
     )
-    rows = DataFrame(columns=["verdict"])
-    if "search" in results.judged:
-        pairs = results.judged["search"].pairs
-        found = pairs.arm.isin([f"{target}: tpe" for target in searches])
-        rows = pairs[found & pairs.against.isin([f"{target}: random" for target in searches])]
-    figure.suptitle(f"Search against chance, on validation: {count_verdicts(rows)}")
+    figure.suptitle(_search_title(table))
     return figure
 
 # %% ../../nbs/engine/pictures.ipynb #0546e199

@@ -405,30 +405,101 @@ def _class_scores(
     return DataFrame.from_dict(rows, orient="index", columns=list(names))
 
 
+def _constant_scores(
+    records: Records,
+    arm: str,
+    names,  # expressions or action units
+    labelled: str,  # column with the number of labelled frames
+) -> dict:  # class -> F1
+    "What the answer that names a class on every frame scores in it."
+    statistics = sums_of(records.arms[arm][:1])[0]
+    sums = dict(zip(statistics.columns, statistics.values.sum(0)))
+    frames = max(sums[labelled], 1)
+    shares = {name: (sums[f"{name}:tp"] + sums[f"{name}:fn"]) / frames for name in names}
+    return {name: 2 * share / (1 + share) for name, share in shares.items()}
+
+
+# above the constant answer, or not: colour, marker
+_ABOVE = ("#0173b2", "o")
+_NOT_ABOVE = ("#d55e00", "s")
+
+
+def _draw_classes(axis, table: DataFrame, arm: str, constant: dict) -> list:  # those not above
+    "One line per class, the best at the top: an arm, the range of all arms, the floors."
+    row = table.loc[arm].sort_values(kind="stable")
+    trained = table.drop(index=[name for name in FLOORS if name in table.index])
+    failed = []
+    for y, (name, value) in enumerate(row.items()):
+        if len(trained) > 1:
+            ends = [trained[name].min(), trained[name].max()]
+            axis.plot(ends, [y, y], color="#cccccc", lw=7, solid_capstyle="butt", zorder=1)
+        axis.plot([constant[name]] * 2, [y - 0.36, y + 0.36], color="black", lw=2, zorder=2)
+        if "pixels" in table.index and arm != "pixels":
+            axis.plot(table.loc["pixels", name], y, "x", color="#555555", ms=5, zorder=2)
+        above = value > constant[name]
+        color, marker = _ABOVE if above else _NOT_ABOVE
+        axis.plot(value, y, marker, color=color, ms=7, mec="white", zorder=3)
+        axis.text(1.04, y, format_score(value), va="center", ha="left", fontsize=8)
+        failed += [] if above else [name]
+    names = [f"{name} {AU_MEANINGS[name]}" if name in AU_MEANINGS else name for name in row.index]
+    axis.set_yticks(range(len(row)), names)
+    axis.set(xlim=(-0.03, 1.03), ylim=(-0.7, len(row) - 0.3), xlabel="F1 on validation")
+    axis.grid(axis="y", visible=False)
+    return failed
+
+
+def _class_legend(figure: Figure, arm: str, drawn: DataFrame) -> None:
+    "What the marks of one class are; drawn: arms x classes."
+    point = dict(ls="none", ms=7, mec="white")
+    handles = [
+        Line2D([], [], color=color, marker=marker, label=f"{arm}: {words}", **point)
+        for (color, marker), words in (
+            (_ABOVE, "above the constant answer"),
+            (_NOT_ABOVE, "not above it"),
+        )
+    ]
+    look = dict(ls="none", color="black", marker="|", ms=11, mew=2)
+    handles.append(Line2D([], [], label="constant answer: this class on every frame", **look))
+    if drawn.index.difference(FLOORS).size > 1:
+        bar = dict(color="#cccccc", lw=7)
+        handles.append(Line2D([], [], label="worst to best of the headline's arms", **bar))
+    if "pixels" in drawn.index and arm != "pixels":
+        look = dict(ls="none", color="#555555", marker="x", ms=5)
+        handles.append(Line2D([], [], label="linear model on grey pixels", **look))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+
+
 def _draw_per_class(records: Records) -> Figure:
-    "F1 of every expression and action unit, for arms and baselines."
+    "F1 of every expression and action unit, against the constant answer of each."
     tables = {
-        "expression": _class_scores(records, "EXPR_per_class"),
-        "action unit": _class_scores(records, "AU_per_unit"),
+        "expression": (_class_scores(records, "EXPR_per_class"), EXPRESSIONS, "EXPR:n"),
+        "action unit": (_class_scores(records, "AU_per_unit"), AU_NAMES, "AU:n"),
     }
-    sizes = [len(table) for table in tables.values()]
+    figure = Figure(figsize=(10.5, 4.9), layout="constrained")
     notes = []
-    figure = Figure(figsize=(9.5, 1.9 + 0.31 * sum(sizes) + 1.6), layout="constrained")
-    axes = figure.subplots(2, 1, height_ratios=[max(size, 2) for size in sizes])
-    for axis, (what, table) in zip(axes, tables.items()):
+    arm = ""
+    for axis, (what, (table, names, labelled)) in zip(figure.subplots(1, 2), tables.items()):
         if not len(table):
             empty_panel(axis, f"no {what} is labelled in these data")
             continue
-        words = table.map(format_score).to_numpy()
-        look = dict(cmap="cividis", vmin=0, vmax=1, annot=words, fmt="", cbar_kws={"label": "F1"})
-        sns.heatmap(table, ax=axis, **look)
-        axis.set_title(f"F1 of each {what}")
-        axis.tick_params(axis="both", rotation=0)
         arm = next((a for a in reversed(ARMS) if a in table.index), table.index[0])
-        row = table.loc[arm]
-        notes.append(f"{row.idxmax()} is the easiest {what} and {row.idxmin()} the hardest")
-    words = ";\n".join(notes)
-    figure.suptitle(f"For {arm}: {words}" if notes else "No expression or action unit is labelled")
+        failed = _draw_classes(axis, table, arm, _constant_scores(records, arm, names, labelled))
+        axis.set_title(f"{what.capitalize()}s")
+        above = len(names) - len(failed)
+        how_many = f"all {len(names)}" if not failed else f"{above} of {len(names)}"
+        listed = [name for name in names if name in failed]
+        which = f" (not {', '.join(listed)})" if failed and above else ""
+        notes.append(f"in {how_many} {what}s{which}")
+        drawn = table
+    if not notes:
+        figure.suptitle("No expression or action unit is labelled")
+        return figure
+    _class_legend(figure, arm, drawn)
+    seeds = len(records.arms[arm])
+    mean = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    figure.suptitle(
+        f"{arm} is above a constant answer {' and '.join(notes)}\n({mean}, compared without a test)"
+    )
     return figure
 
 # %% ../../nbs/engine/report.ipynb #ef2273b6

@@ -7,8 +7,8 @@ __all__ = ['TOY', 'ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'PAIRS', 'T
            'COLORS', 'EXPRESSION_COLORS', 'toy_labels', 'toy_entry', 'toy_sums', 'write_toy_arm', 'write_toy_table',
            'Records', 'read_records', 'sums_of', 'sums_by_arm', 'score_row', 'score_table', 'longer_arms',
            'headline_table', 'longer_words', 'format_score', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption',
-           'empty_panel', 'drop_none', 'warnings_table', 'warnings_text', 'read_table', 'published_table', 'sidecar',
-           'record_links', 'write_table', 'write_figure']
+           'empty_panel', 'label_toy', 'drop_none', 'warnings_table', 'warnings_text', 'read_table', 'published_table',
+           'sidecar', 'record_links', 'write_table', 'write_figure']
 
 # %% ../../nbs/engine/tables.ipynb #b3d08401
 import json
@@ -19,6 +19,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pandas import DataFrame
 from .core import AffnbError, read_json, write_json
 from ..metrics import SUM_COLUMNS, bootstrap, from_record, score, video_statistics
@@ -449,6 +450,29 @@ def empty_panel(axis, words: str) -> None:
     axis.text(0.5, 0.5, words, ha="center", va="center", color=_GREY, transform=axis.transAxes)
 
 
+_TOY_STRIP = 0.22  # inches, at the right of a figure
+_TOY_WORDS = "toy data: invented, no models"
+
+
+def label_toy(
+    figure: Figure,  # laid out by constrained layout
+    source,  # of its records
+) -> None:
+    "Says beside a figure, once, that its data are invented, where its records say so."
+    said = any(text.get_text() == _TOY_WORDS for text in figure.texts)
+    if said or source != TOY["source"]:
+        return
+    width = figure.get_figwidth() + _TOY_STRIP
+    strip = _TOY_STRIP / width
+    figure.set_figwidth(width)
+    layout = figure.get_layout_engine()
+    if isinstance(layout, ConstrainedLayoutEngine):
+        layout.set(rect=(0, 0, 1 - strip, 1))
+    look = dict(ha="center", va="center", rotation=90, fontsize=8, color="white")
+    box = dict(boxstyle="round,pad=0.3", facecolor=_GREY, edgecolor="none")
+    figure.text(1 - strip / 2, 0.5, _TOY_WORDS, bbox=box, **look)
+
+
 def drop_none(shares: dict | None) -> dict:  # those that are not None
     "The entries that have a value."
     return {name: value for name, value in (shares or {}).items() if value is not None}
@@ -658,7 +682,8 @@ def write_table(
 
 
 def write_figure(folder, name: str, figure: Figure, beside: dict) -> None:
-    "A figure as .svg and .png without dates, and its sidecar."
+    "A figure as .svg and .png without dates, and its sidecar; one of toy records says so."
+    label_toy(figure, beside.get("source"))
     figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # laid out once is enough
     figure.savefig(Path(folder) / f"{name}.png", metadata={"Software": None})
