@@ -148,7 +148,7 @@ rule pack:
 
 rule describe:
     input:
-        sources(*READING, "train", "evaluate"),
+        sources(*READING, "train", "heads", "evaluate", "describe"),
         f"{PACKED}/manifest.json",
     output:
         f"{RECORDS}/data.json",
@@ -279,7 +279,7 @@ rule focus:
 
 rule evaluate:
     input:
-        sources("11_evaluate", *READING, "train", "heads"),
+        sources("11_evaluate", *READING, "train", "heads", "describe"),
         expand(
             f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
         ),

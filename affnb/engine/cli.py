@@ -401,7 +401,7 @@ def describe(run_dir, gpus=None) -> None:
     its faces and its calibration.
     """
     from affnb.benchmark import write_showcase
-    from affnb.evaluate import describe_data, write_example_video
+    from affnb.engine.describe import describe_data, write_example_video
     from affnb.train import start_stage
 
     if gpus is not None:
