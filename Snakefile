@@ -152,7 +152,11 @@ rule pack:
 
 rule describe:
     input:
+<<<<<<< HEAD
         sources(*READING, "rendering", "train", "evaluate"),
+=======
+        sources(*READING, "train", "heads", "evaluate", "describe"),
+>>>>>>> 9cef0948c01b0185a6277ea69467e19145b66ab0
         f"{PACKED}/manifest.json",
     output:
         f"{RECORDS}/data.json",
@@ -283,7 +287,11 @@ rule focus:
 
 rule evaluate:
     input:
+<<<<<<< HEAD
         sources("11_evaluate", *READING, "weights", "train", "heads"),
+=======
+        sources("11_evaluate", *READING, "train", "heads", "describe"),
+>>>>>>> 9cef0948c01b0185a6277ea69467e19145b66ab0
         expand(
             f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from affnb.engine.core import read_json
 from affnb.engine.batches import targets_of
-from affnb.evaluate import describe_data
+from affnb.engine.describe import describe_data
 from affnb.separate import train_task
 from affnb.engine.tables import warnings_text
 from affnb.engine.watch import WARNING_KINDS, OTHER_WARNING, kind_of_warning, rank_of_warning
