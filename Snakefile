@@ -152,11 +152,7 @@ rule pack:
 
 rule describe:
     input:
-<<<<<<< HEAD
-        sources(*READING, "rendering", "train", "evaluate"),
-=======
-        sources(*READING, "train", "heads", "evaluate", "describe"),
->>>>>>> 9cef0948c01b0185a6277ea69467e19145b66ab0
+        sources(*READING, "rendering", "weights", "train", "heads", "evaluate", "describe"),
         f"{PACKED}/manifest.json",
     output:
         f"{RECORDS}/data.json",
@@ -287,11 +283,7 @@ rule focus:
 
 rule evaluate:
     input:
-<<<<<<< HEAD
-        sources("11_evaluate", *READING, "weights", "train", "heads"),
-=======
-        sources("11_evaluate", *READING, "train", "heads", "describe"),
->>>>>>> 9cef0948c01b0185a6277ea69467e19145b66ab0
+        sources("11_evaluate", *READING, "weights", "train", "heads", "describe"),
         expand(
             f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
         ),

@@ -24,20 +24,12 @@ from torch.nn.functional import interpolate
 from .engine.arms import models_of
 from .engine.batches import frame_numbers, take_rows
 from .benchmark import UNNAMED, Knobs, label_process
-<<<<<<< HEAD
-from .engine.core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic, generator, make_record
+from .engine.core import AFFECT, AU_NAMES, TASKS, generator, make_record
 from .engine.core import read_json
-from .engine.data import LABEL_COLUMNS, write_rows
 from .metrics import counts_of, f1_from_counts, score, to_record, video_statistics
 from .engine.records import write_record
-from .heads import save_arm_records, predictions_of, validated
+from .heads import predictions_of, validated
 from .engine.runs import Run, labelled_tasks, rows_of
-=======
-from .engine.core import AFFECT, AU_NAMES, generator, make_record, read_json
-from .metrics import counts_of, f1_from_counts, score, to_record, write_record
-from .heads import validated
-from .train import Run, labelled_tasks, rows_of
->>>>>>> 9cef0948c01b0185a6277ea69467e19145b66ab0
 from .engine.watch import show_warnings, watch
 
 # %% ../nbs/11_evaluate.ipynb #d357cccf

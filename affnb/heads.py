@@ -21,9 +21,11 @@ from .engine.batches import take_rows, targets_of
 from .engine.checkpoints import Stage
 from .engine.core import AFFECT, AU_NAMES, TASKS, AffnbError, Config, derived_seed, file_hash
 from .engine.core import generator, make_record, seed_everything, text_hash
+from .metrics import SUM_COLUMNS, score
+from .engine.records import write_record
+from .model import make_model
+from .engine.weights import read_weights
 from .engine.runs import Run, Sampling, batches_of, evaluation_batch, labelled_tasks, rows_of
-from .metrics import SUM_COLUMNS, score, write_record
-from .model import make_model, read_weights
 from .train import code_hashes, fit, judge_on, make_loss, predict_rows, statistics_on
 from .engine.watch import show_warnings, watch
 

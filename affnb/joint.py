@@ -12,7 +12,8 @@ from .engine.arms import ENCODERS, arm_config, encoder_of
 from .engine.batches import Batch
 from .engine.core import TASKS, generator
 from .heads import only_tasks, train_head
-from .model import count_flops, count_parameters, load_weights, make_encoder
+from .model import make_encoder
+from .engine.weights import count_flops, count_parameters, load_weights
 from .engine.runs import Run, as_program, labelled_tasks, launch_stage
 from .train import save_stage_outputs, look_once, train_frames
 

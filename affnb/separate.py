@@ -9,7 +9,7 @@ __all__ = ['train_task']
 from dataclasses import replace
 from .engine.arms import arm_config
 from .engine.core import TASKS, AffnbError
-from .model import count_flops
+from .engine.weights import count_flops
 from .engine.runs import Run, as_program, batches_of, labelled_tasks, launch_stage
 from .train import save_stage_outputs, look_once, train_frames
 

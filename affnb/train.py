@@ -26,8 +26,8 @@ from .engine.parallel import barrier, put_together, rank, train_together, whole_
 from .engine.runs import Run, Sampling, batches_of, evaluation_batch, rows_of, store_outputs
 from .engine.watch import show_warnings, watch
 from .metrics import Statistics, score, video_statistics
-from .model import count_parameters, load_weights, make_encoder, make_model
-from .model import save_weights
+from .model import make_encoder, make_model
+from .engine.weights import count_parameters, load_weights, save_weights
 
 # %% ../nbs/05_train.ipynb #22411573
 def masked_mean(
@@ -287,8 +287,10 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
     return loss_of
 
 # %% ../nbs/05_train.ipynb #bd87111d
-_MODULES = ("core", "data", "batches", "metrics", "parallel", "model", "train", "heads")
-_MODULES += ("runs", "checkpoints")
+_MODULES = (
+    *("core", "data", "batches", "metrics", "records", "parallel", "runs"),
+    *("checkpoints", "weights", "model", "train", "heads"),
+)
 _STAGES = ("06_pretrain", "07_separate", "09_joint")
 
 

@@ -26,26 +26,10 @@ from affnb.engine.tables import (
     warnings_text,
 )
 from affnb.engine.report import FIGURES as DRAWN
-from affnb.engine.report import (
-    ARMS,
-    BOUNDS,
-    LUCK,
-    accepted_band,
-    dev_score,
-    finding_text,
-    half_width,
-    headline_table,
-    headline_text,
-    longer_arms,
-    measure_luck,
-    luck_mismatch,
-    read_luck,
-    read_records,
-    renew_luck,
-    score_table,
-    reproduction_verdict,
-    write_report,
-)
+from affnb.engine.tables import ARMS, BOUNDS, headline_table, longer_arms, read_records, score_table
+from affnb.engine.report import LUCK, accepted_band, dev_score, finding_text, half_width
+from affnb.engine.report import headline_text, measure_luck, luck_mismatch, read_luck, renew_luck
+from affnb.engine.report import reproduction_verdict, write_report
 from errors import assert_error
 
 NOISE = {

@@ -22,7 +22,7 @@ from affnb.engine.core import (
     write_json,
 )
 from ..heads import change_of, arm_entry, save_arm_records, paths_of, predictions_of, train_head
-from ..model import count_parameters
+from .weights import count_parameters
 from .runs import Run
 from ..train import code_hashes
 

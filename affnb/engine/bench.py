@@ -28,13 +28,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from .batches import Batch, Batches, assign_parts, targets_of
-from ..benchmark import BenchmarkSize, Knobs, write_benchmark
+from ..benchmark import Knobs
+from .rendering import BenchmarkSize, write_benchmark
 from .core import AffnbError, Config, environment, pick_device
 from .data import HEADER, check_folder, open_packed, pack
 from ..metrics import score, video_statistics
-from ..model import count_flops, make_encoder, make_model
-from .runs import Run, Sampling, batches_of, rows_of, start_stage, write_plan
+from ..model import make_encoder, make_model
+from .weights import count_flops
 from ..train import Learner, encode, make_loss, make_optimizer, half_precision, train_epoch
+from .runs import Run, Sampling, batches_of, rows_of, start_stage, write_plan
 
 # %% ../../nbs/engine/bench.ipynb #47b8b045
 def rates(

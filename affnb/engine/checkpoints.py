@@ -20,7 +20,7 @@ from .batches import Batch
 from .core import AffnbError, Config, atomic, seed_everything, text_hash
 from .core import training_settings
 from .parallel import barrier, now_and_then, rank, streams, take_up, world
-from ..model import fill_module, load_weights
+from .weights import fill_module, load_weights
 
 # %% ../../nbs/engine/checkpoints.ipynb #ff8af22a
 def _tensors_of(model: nn.Module, prefix: str = "") -> dict:  # name -> tensor in one piece

@@ -401,15 +401,9 @@ def describe(run_dir, gpus=None) -> None:
     """Writes the records that describe the plan's data: counts, one video and, for the benchmark,
     its faces and its calibration.
     """
-<<<<<<< HEAD
     from affnb.engine.rendering import write_showcase
-    from affnb.evaluate import describe_data, write_example_video
-    from affnb.engine.runs import start_stage
-=======
-    from affnb.benchmark import write_showcase
     from affnb.engine.describe import describe_data, write_example_video
-    from affnb.train import start_stage
->>>>>>> 9cef0948c01b0185a6277ea69467e19145b66ab0
+    from affnb.engine.runs import start_stage
 
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(gpus))

@@ -17,7 +17,7 @@ from ..evaluate import POST_STEPS, SplitPredictions, answers_of, data_folder, dr
 from ..evaluate import split_videos, three_ways
 from ..heads import predictions_of, save_arm_records
 from ..metrics import score, video_statistics
-from ..train import Run, rows_of
+from .runs import Run, rows_of
 
 # %% ../../nbs/engine/describe.ipynb #1d598dc6
 def _shares_of(targets: dict, masks: dict) -> dict:

@@ -24,7 +24,8 @@ from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, AffnbError, atomic, gene
 from .core import make_record, seed_everything, write_json
 from ..faces import render, sample_identities, sample_views
 from ..metrics import interval, resample_counts
-from ..model import load_weights, make_encoder, make_model, read_weights
+from ..model import make_encoder, make_model
+from .weights import load_weights, read_weights
 from .runs import Run, rows_of
 
 # %% ../../nbs/engine/focus.ipynb #409a387f
