@@ -64,7 +64,23 @@ def warm_processes():
     return context
 
 
-def run_cells(path, printed):
+# the tour learns for two minutes; in `make test` it learns next to nothing, and what it asserts of
+# its results is left to `test_the_tour_shows_what_it_says`
+TOUR = "00_tour"
+SHORT = "clips, long_videos, validation_videos, epochs = 100, 12, 12, 1"
+
+
+def cells_of(path, short):
+    "The sources of a notebook's cells of code; of a short run, without what only a long one shows."
+    for cell in nbformat.read(path, 4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and not (short and "full" in tags):
+            yield cell.source
+            if short and "parameters" in tags:
+                yield SHORT
+
+
+def run_cells(path, printed, short=False):
     "In a process of its own: IPython's shell runs the cells as a kernel would, where they lie."
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -75,24 +91,36 @@ def run_cells(path, printed):
     os.chdir(Path(path).parent)
     multiprocessing.set_start_method(None, force=True)  # how a kernel starts processes
     shell = InteractiveShell.instance()
-    cells = nbformat.read(path, 4).cells
-    for source in (STRICT, *(cell.source for cell in cells if cell.cell_type == "code")):
+    for source in (STRICT, *cells_of(path, short)):
         shell.run_cell(source, store_history=True).raise_error()
+
+
+def run_notebook(warm_processes, name, printed, short=False):
+    process = warm_processes.Process(target=run_cells, args=(ALL[name], printed, short))
+    process.start()
+    process.join(600)
+    ended = process.exitcode
+    with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left of it
+        os.killpg(process.pid, signal.SIGKILL)
+    assert ended == 0, printed.read_text()[-3000:]
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch):
+    "Pictures are drawn as in a kernel; the first process hands this on to all others."
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALL if name not in RULES])
-def test_every_cell_runs(name, warm_processes, tmp_path, monkeypatch):
+def test_every_cell_runs(name, warm_processes, tmp_path):
     "The solutions with them: each is right, and no check accepts nonsense."
-    # pictures are drawn as in a kernel; the first process hands this on to all others
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    process = warm_processes.Process(target=run_cells, args=(ALL[name], tmp_path / "printed"))
-    process.start()
-    process.join(300)
-    ended = process.exitcode
-    with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left of it
-        os.killpg(process.pid, signal.SIGKILL)
-    assert ended == 0, (tmp_path / "printed").read_text()[-3000:]
+    run_notebook(warm_processes, name, tmp_path / "printed", short=name == TOUR)
+
+
+@pytest.mark.nightly
+def test_the_tour_shows_what_it_says(warm_processes, tmp_path):
+    run_notebook(warm_processes, TOUR, tmp_path / "printed")
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in PAGES])
@@ -115,6 +143,23 @@ def test_a_notebook_keeps_its_sitting(name):
     )
     assert any("assert" in source for source in code)
     assert path.stat().st_size < 1_000_000
+
+
+CHAPTERS = [name for name in ALL if re.match(r"\d\d_", name)]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_is_read_in_a_sitting(name):
+    cells = nbformat.read(ALL[name], 4).cells
+    assert len(cells) <= 50
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    assert 1200 <= words <= 2500
+
+
+def test_chapters_are_few_and_the_first_one_trains_a_model():
+    assert len(CHAPTERS) <= 14
+    first = nbformat.read(ALL[CHAPTERS[0]], 4).cells
+    assert any("loss.backward()" in cell.source for cell in first)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.startswith("engine/")])
