@@ -562,6 +562,7 @@ def run_notebook(
                 config=traitlets.config.Config(KernelManager=files_for_ports),
                 kernel_manager_class=Kernel,
                 progress_bar=False,
+                start_timeout=300,  # a machine with much to do imports torch slowly
                 cwd=str(Path(notebook).parent),
                 extra_arguments=[
                     f"--IPKernelApp.exec_lines=__import__('gc').set_threshold({_SELDOM})"

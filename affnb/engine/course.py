@@ -81,7 +81,7 @@ def student_copy(
 SESSIONS = {
     "1-labels": (
         "What is asked: labels, data, scores",
-        ("engine/core", "engine/data", "engine/batches", "02_benchmark", "03_metrics"),
+        ("00_tour", "02_benchmark", "03_metrics"),
     ),
     "2-learning": (
         "One model per task, then one for all",
