@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from affnb.kernels import thread_limits
+from affnb.engine.kernels import thread_limits
 
 RUN = str(Path(config.get("run", "data/runs/smoke")).resolve())
 try:
@@ -26,7 +26,7 @@ def quote(text):
     return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
 
 
-PYTHON = quote(sys.executable)
+COMMAND = f"{quote(sys.executable)} -m affnb.engine.cli"
 PACKED = PLAN["packed"]
 RECORDS = f"{RUN}/records"
 NOTEBOOKS = f"{workflow.basedir}/nbs"
@@ -71,7 +71,7 @@ def notebook(name, gpus=0, shared=False, **parameters):
     threads = " ".join(f"{name}={value}" for name, value in thread_limits(THREADS).items())
     path = quote(f"{NOTEBOOKS}/{name}.ipynb")
     return (
-        f"AFFNB_JOB={{log:q}} {threads} {PYTHON} -m affnb.cli run-notebook {take(gpus, shared)}"
+        f"AFFNB_JOB={{log:q}} {threads} {COMMAND} run-notebook {take(gpus, shared)}"
         f" {path} {{log:q}} run_dir={quote(RUN)} {words}"
     )
 
@@ -80,9 +80,13 @@ def one_of(words):
     return "|".join(re.escape(word) for word in words)
 
 
-LEARNING = ("core", "data", "batches", "parallel", "watch", "model", "train")
-HEAD_TRAINING = (*LEARNING, "metrics", "heads")
-READING = ("core", "data", "batches", "faces", "benchmark", "metrics", "watch")
+LEARNING = (
+    *("core", "data", "batches", "parallel", "runs", "checkpoints", "watch", "weights"),
+    *("model", "train"),
+)
+HEAD_TRAINING = (*LEARNING, "metrics", "records", "heads")
+DRAWING = ("painting", "faces", "statistics", "paths", "benchmark")
+READING = ("core", "data", "batches", "runs", *DRAWING, "metrics", "records", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 
@@ -131,7 +135,7 @@ if PLAN["benchmark"]:
             f"{PLAN['folder']}/training_set_annotations.txt",
         threads: workflow.cores
         shell:
-            f"{PYTHON} -m affnb.cli render {quote(RUN)} --workers {{threads}}"
+            f"{COMMAND} render {quote(RUN)} --workers {{threads}}"
 
 
 rule pack:
@@ -143,12 +147,12 @@ rule pack:
         update(f"{PACKED}/manifest.json"),
     threads: workflow.cores
     shell:
-        f"{PYTHON} -m affnb.cli pack {quote(RUN)} --workers {{threads}}"
+        f"{COMMAND} pack {quote(RUN)} --workers {{threads}}"
 
 
 rule describe:
     input:
-        sources(*READING, "train", "evaluate"),
+        sources(*READING, "rendering", "weights", "train", "heads", "evaluate", "describe"),
         f"{PACKED}/manifest.json",
     output:
         f"{RECORDS}/data.json",
@@ -156,7 +160,7 @@ rule describe:
     resources:
         gpu=GPU,
     shell:
-        f"{PYTHON} -m affnb.cli describe {take(GPU)} {quote(RUN)}"
+        f"{COMMAND} describe {take(GPU)} {quote(RUN)}"
 
 
 rule pretrain:
@@ -198,7 +202,7 @@ rule separate:
 
 rule joint:  # an encoder for several tasks, or a head arm of the headline
     input:
-        sources("08_joint", *LEARNING, "metrics"),
+        sources("09_joint", *LEARNING, "metrics"),
         f"{RUN}/sources/arm-{{arm}}.txt",
         f"{PACKED}/manifest.json",
         lambda w: sources("heads") if w.arm in PLAN["steps"] else [],
@@ -207,48 +211,48 @@ rule joint:  # an encoder for several tasks, or a head arm of the headline
         expand(f"{RUN}/seed{{{{seed}}}}/{{{{arm}}}}/{{file}}.safetensors", file=TRAINED),
         f"{RECORDS}/train-{{arm}}-seed{{seed}}.json",
     log:
-        notebook=f"{RUN}/notebooks/08_joint-{{arm}}-seed{{seed}}.ipynb",
+        notebook=f"{RUN}/notebooks/09_joint-{{arm}}-seed{{seed}}.ipynb",
     threads: CPUS
     resources:
         gpu=GPUS,
     priority: 2
     shell:
-        notebook("08_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
+        notebook("09_joint", GPUS, seed="{wildcards.seed}", arm="{wildcards.arm}")
 
 
 rule search:
     input:
-        sources("09_search", *HEAD_TRAINING),
+        sources("10_search", *HEAD_TRAINING),
         f"{RUN}/sources/space.txt",
         lambda w: needs(PLAN["search"], w.seed),
     output:
         multiext(f"{RECORDS}/search-{{target}}-seed{{seed}}", ".json", ".npz"),
         f"{RUN}/seed{{seed}}/search/{{target}}.json",
     log:
-        notebook=f"{RUN}/notebooks/09_search-{{target}}-seed{{seed}}.ipynb",
+        notebook=f"{RUN}/notebooks/10_search-{{target}}-seed{{seed}}.ipynb",
     threads: THREADS
     resources:
         **SMALL,
     priority: 2  # the table of loss weights waits for it
     shell:
-        notebook("09_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
+        notebook("10_search", GPU, True, seed="{wildcards.seed}", target="{wildcards.target}")
 
 
 rule table:
     input:
-        sources("10_ablations", *HEAD_TRAINING),
+        sources("engine/ablations", *HEAD_TRAINING),
         f"{RUN}/sources/table-{{table}}.txt",
         lambda w: needs(TABLES[w.table], w.seed),
     output:
         multiext(f"{RECORDS}/table-{{table}}-seed{{seed}}", ".json", ".npz"),
     log:
-        notebook=f"{RUN}/notebooks/10_ablations-{{table}}-seed{{seed}}.ipynb",
+        notebook=f"{RUN}/notebooks/ablations-{{table}}-seed{{seed}}.ipynb",
     threads: THREADS
     resources:
         **SMALL,
     priority: 1
     shell:
-        notebook("10_ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
+        notebook("engine/ablations", GPU, True, seed="{wildcards.seed}", table="{wildcards.table}")
 
 
 # by far the longest table: not left for the end, when nothing else is to do
@@ -263,23 +267,23 @@ ruleorder: windows > table
 
 rule focus:
     input:
-        sources("10a_focus", *READING, "model", "train"),
+        sources("engine/focus", *READING, "weights", "model"),
         expand(f"{RUN}/seed{{{{seed}}}}/{{task}}/model.safetensors", task=TASKS),
     output:
         multiext(f"{RECORDS}/focus-seed{{seed}}", ".json", ".npz"),
     log:
-        notebook=f"{RUN}/notebooks/10a_focus-seed{{seed}}.ipynb",
+        notebook=f"{RUN}/notebooks/focus-seed{{seed}}.ipynb",
     priority: 2  # long, and needed by the report alone: not left for the end
     threads: THREADS
     resources:
         **SMALL,
     shell:
-        notebook("10a_focus", GPU, True, seed="{wildcards.seed}")
+        notebook("engine/focus", GPU, True, seed="{wildcards.seed}")
 
 
 rule evaluate:
     input:
-        sources("11_evaluate", *READING, "train", "heads"),
+        sources("11_evaluate", *READING, "weights", "train", "heads", "describe"),
         expand(
             f"{RUN}/seed{{{{seed}}}}/{{model}}/predictions.safetensors", model=[*TASKS, *HEADLINE]
         ),
@@ -307,7 +311,8 @@ rule evaluate:
 # that it needs.
 rule model:
     input:
-        sources("core", "model", "arms", "heads", "metrics", "tables", "predict"),
+        sources("core", "weights", "model", "arms", "heads", "metrics", "records", "tables"),
+        sources("predict"),
         needs(ARMS["progressive"], SEEDS[0]),
         RECORDED["headline"],
         expand(
@@ -316,24 +321,24 @@ rule model:
     output:
         f"{RUN}/model/README.md",
     shell:
-        f"{PYTHON} -m affnb.cli leave-model {quote(RUN)} {quote(f'{RUN}/model')}"
+        f"{COMMAND} leave-model {quote(RUN)} {quote(f'{RUN}/model')}"
 
 
 rule report:
     input:
-        sources("12_report", "core", "metrics", "compare", "watch", "tables", "claims", "pictures"),
-        sources("results"),
+        sources("engine/report", "core", "metrics", "records", "compare", "watch", "tables"),
+        sources("claims", "findings", "pictures", "results"),
         f"{RECORDS}/data.json",
         *RECORDED.values(),
         of_seeds("train-mae"),
     output:
         f"{RUN}/figures/table_headline.csv",
     log:
-        notebook=f"{RUN}/notebooks/12_report.ipynb",
+        notebook=f"{RUN}/notebooks/report.ipynb",
     threads: workflow.cores  # tables are judged side by side
     shell:
         notebook(
-            "12_report",
+            "engine/report",
             records_dir=quote(RECORDS),
             figures_dir=quote(f"{RUN}/figures"),
             profile=PLAN["profile"],

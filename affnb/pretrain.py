@@ -9,14 +9,23 @@ __all__ = ['pretrain', 'examples']
 from dataclasses import replace
 import numpy as np
 import torch
-from .arms import arm_config
-from .core import atomic, derived_seed, file_hash, generator, project_root, seed_everything
-from .core import text_hash
-from .model import MaskedAutoencoder, count_flops, load_weights, make_autoencoder, make_encoder
+from .engine.arms import arm_config
+from affnb.engine.core import (
+    atomic,
+    derived_seed,
+    file_hash,
+    generator,
+    project_root,
+    seed_everything,
+)
+from .engine.core import text_hash
+from .model import MaskedAutoencoder, make_autoencoder, make_encoder
+from .engine.weights import count_flops, load_weights
 from .model import reconstruct
-from .parallel import mean_over_processes, rank, sum_over_processes, world
-from .train import Run, Sampling, Stage, as_program, batches_of, code_hashes, fit, launch_stage
-from .train import save_stage_outputs, rows_of
+from .engine.parallel import mean_over_processes, rank, sum_over_processes, world
+from .engine.checkpoints import Stage
+from .engine.runs import Run, Sampling, as_program, batches_of, launch_stage, rows_of
+from .train import code_hashes, fit, save_stage_outputs
 
 # %% ../nbs/06_pretrain.ipynb #89cfa9e6
 def _mae_loss(
@@ -49,6 +58,20 @@ def _mae_judge(run: Run, seed: int):  # model -> (score, dict)
 
     return judge
 
+# %% ../nbs/06_pretrain.ipynb #3dd5beb4
+def _begin(run: Run, seed: int):  # the autoencoder, and the files that its weights come from
+    "The autoencoder before its first step."
+    config = run.config
+    seed_everything(seed, "mae", "weights")  # the same for its variants
+    mae = make_autoencoder(config, make_encoder(config)).to(run.device)
+    if config.mae_start:
+        start = project_root() / config.mae_start
+        load_weights(mae, start)
+        return mae, [start]
+    if config.pretrained not in ("", "timm"):
+        return mae, [project_root() / config.pretrained]
+    return mae, []
+
 # %% ../nbs/06_pretrain.ipynb #1589becf
 def pretrain(run: Run, arm: str, seed: int):  # the trained autoencoder and its history
     """Stage 0: trains the masked autoencoder (or a variant of it) on the training frames and
@@ -57,18 +80,11 @@ def pretrain(run: Run, arm: str, seed: int):  # the trained autoencoder and its 
     launch_stage(run, "affnb.pretrain", seed, arm=arm)
     run = replace(run, config=arm_config(run.config, arm))
     config = run.config
-    seed_everything(seed, "mae", "weights")  # the same for its variants
-    mae = make_autoencoder(config, make_encoder(config)).to(run.device)
-    start = config.mae_start and project_root() / config.mae_start
-    if start:
-        load_weights(mae, start)
+    mae, files = _begin(run, seed)
     sampling = Sampling(
         derived_seed(seed, "mae"), augment=config.augment, epoch_frames=config.epoch_frames
     )
     faces = batches_of(run, rows_of(run, "train", "encoder"), sampling)
-    files = [start] if start else []
-    if not start and config.pretrained not in ("", "timm"):
-        files = [project_root() / config.pretrained]
     key = text_hash(run.data["hash"], *map(file_hash, files), *code_hashes(run))
     folder = run.folder / f"seed{seed}" / arm
     stage = Stage("mae", seed, folder, config, config.mae_epochs, config.mae_lr, key)
@@ -76,11 +92,6 @@ def pretrain(run: Run, arm: str, seed: int):  # the trained autoencoder and its 
     frame = next(iter(faces.ordered())).frames[:1, 0]
     save_stage_outputs(run, arm, seed, mae, history, flops=count_flops(mae.encoder, frame))
     return mae, history
-
-
-# started by torchrun, not in a notebook
-if __name__ == "__main__" and "__file__" in globals():
-    as_program(pretrain, "arm")
 
 # %% ../nbs/06_pretrain.ipynb #f6461751
 def examples(
@@ -101,3 +112,7 @@ def examples(
     with atomic(run.folder / "records" / f"{arm}-seed{seed}.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **pixels)
     return pixels
+
+# %% ../nbs/06_pretrain.ipynb #fedb6ff4
+if __name__ == "__main__" and "__file__" in globals():
+    as_program(pretrain, "arm")

@@ -7,12 +7,11 @@ __all__ = ['train_task']
 
 # %% ../nbs/07_separate.ipynb #400c0af3
 from dataclasses import replace
-from .arms import arm_config
-from .core import TASKS, AffnbError
-from .model import count_flops
-from .train import Run, as_program, batches_of, labelled_tasks, launch_stage
-from .train import save_stage_outputs, look_once
-from .train import train_frames
+from .engine.arms import arm_config
+from .engine.core import TASKS, AffnbError
+from .engine.weights import count_flops
+from .engine.runs import Run, as_program, batches_of, labelled_tasks, launch_stage
+from .train import save_stage_outputs, look_once, train_frames
 
 # %% ../nbs/07_separate.ipynb #8dcfc398
 def train_task(
@@ -36,7 +35,6 @@ def train_task(
     save_stage_outputs(run, task, seed, model, history, outputs, flops=flops)
     return model, history, *outputs
 
-
-# started by torchrun, not in a notebook
+# %% ../nbs/07_separate.ipynb #79cb610f
 if __name__ == "__main__" and "__file__" in globals():
     as_program(train_task, "task")

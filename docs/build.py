@@ -21,8 +21,9 @@ from pathlib import Path
 import nbformat
 from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 from sphinx.cmd.build import build_main
-from affnb.cli import make_parser
-from affnb.course import SESSIONS, first_sentence, write_decks
+from affnb.engine.cli import make_parser
+from affnb.engine.core import notebooks_below
+from affnb.engine.course import SESSIONS, first_sentence, write_decks
 
 ROOT = Path(__file__).resolve().parent.parent
 # the largest first
@@ -213,11 +214,12 @@ def write_results(source):
 
 # ---------------------------------------------------------------- API and commands
 def write_api(source):
-    "A page a module, from its docments."
-    modules = {
-        path.stem.partition("_")[2]: path.stem
-        for path in sorted((ROOT / "nbs").glob("[01]*.ipynb"))
-    }
+    "A page per module, from its docments."
+    modules = {}
+    for notebook, path in notebooks_below(ROOT / "nbs").items():
+        exported = re.search(r"#\| default_exp ([\w.]+)", path.read_text())
+        if exported:
+            modules[exported[1]] = notebook
     (source / "docs" / "api").mkdir(parents=True)
     for name, notebook in modules.items():
         module = importlib.import_module(f"affnb.{name}")
@@ -238,7 +240,7 @@ def write_api(source):
         (source / "docs" / "api" / f"{name}.md").write_text("\n".join(lines))
     listed = "\n".join(f"api/{name}" for name in modules)
     (source / "docs" / "api.md").write_text(
-        "# API\n\nA page a module, written from the comments beside each argument: types, and for"
+        "# API\n\nA page per module, written from the comments beside each argument: types, and for"
         " arrays shape, unit and range.\n\n```{toctree}\n:maxdepth: 1\n\n" + listed + "\n```\n"
     )
 
@@ -314,8 +316,8 @@ def build_site(out):
         (source / f"{name}.md").write_text(
             "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()
         )
-    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
-        stage_notebook(path, source / "nbs" / path.name)
+    for name, path in notebooks_below(ROOT / "nbs").items():
+        stage_notebook(path, source / "nbs" / f"{name}.ipynb")
     stage_figures(source)
     write_gallery(source)
     write_results(source)

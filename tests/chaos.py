@@ -29,12 +29,12 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
-    "affnb.cli reproduce": "command",
+    "affnb.engine.cli reproduce": "command",
     "run_snakemake": "Snakemake",
-    "affnb.cli run-notebook": "rule",
-    "affnb.kernels serve": "server",  # and the kernels that it has forked
-    "affnb.kernels": "kernel",  # one that is forked has a stand-in
-    "affnb.cli": "worker",
+    "affnb.engine.cli run-notebook": "rule",
+    "affnb.engine.kernels serve": "server",  # and the kernels that it has forked
+    "affnb.engine.kernels": "kernel",  # one that is forked has a stand-in
+    "affnb.engine.cli": "worker",
     "multiprocessing": "worker",
     "torch.distributed": "trainer",
     "affnb.": "trainer",
@@ -76,7 +76,15 @@ class Storm:
         self.log = open(self.out.parent / f"{self.out.name}.log", "a+")
         self.begun = self.log.tell()
         return subprocess.Popen(
-            [*self.before, sys.executable, "-m", "affnb.cli", *self.words, "--cores", str(cores)],
+            [
+                *self.before,
+                sys.executable,
+                "-m",
+                "affnb.engine.cli",
+                *self.words,
+                "--cores",
+                str(cores),
+            ],
             cwd=self.cwd,
             env=self.environment,
             stdout=self.log,
@@ -336,7 +344,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     start = time.time()
     subprocess.run(
-        [sys.executable, "-m", "affnb.cli", *words, "--out", str(out / "straight")],
+        [sys.executable, "-m", "affnb.engine.cli", *words, "--out", str(out / "straight")],
         cwd=ROOT,
         check=True,
         stdout=subprocess.DEVNULL,

@@ -27,7 +27,7 @@ def execute(root, name):
 
     notebook = nbformat.read(root / "nbs" / f"{name}.ipynb", 4)
     settings = dict(timeout=600, store_widget_state=False)
-    folder = {"metadata": {"path": str(root / "nbs")}}
+    folder = {"metadata": {"path": str((root / "nbs" / name).parent)}}
     NotebookClient(notebook, resources=folder, **settings).execute()
     return notebook
 
@@ -110,12 +110,12 @@ def main():
         tools = Path(sys.executable).parent
         copy_tree(root)
         checks = [
-            ("clean", [tools / "nbdev-clean"], "nbs", "*.ipynb", "run nbdev-clean"),
+            ("clean", [tools / "nbdev-clean"], "nbs", "**/*.ipynb", "run nbdev-clean"),
             (
                 "export",
                 [tools / "nbdev-export"],
                 "affnb",
-                "*.py",
+                "**/*.py",
                 "run nbdev-export; affnb/ is never edited by hand",
             ),
         ]

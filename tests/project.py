@@ -16,7 +16,7 @@ class Project:
 
     def start(self, *words, **options):
         return subprocess.Popen(
-            [sys.executable, "-m", "affnb.cli", *words],
+            [sys.executable, "-m", "affnb.engine.cli", *words],
             cwd=self.root,
             env=self.environment,
             text=True,

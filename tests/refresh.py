@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 import nbformat
+from affnb.engine.core import notebooks_below
 from in_step import PAGES, ROOT, execute, render_readme
 
 NBS = ROOT / "nbs"
@@ -16,12 +17,12 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 STAGES = {
     "06_pretrain": "06_pretrain-mae-seed0",
     "07_separate": "07_separate-AU-seed0",
-    "08_joint": "08_joint-joint-seed0",
-    "09_search": "09_search-P-seed0",
-    "10_ablations": "10_ablations-temporal-seed0",
-    "10a_focus": "10a_focus-seed0",
+    "09_joint": "09_joint-joint-seed0",
+    "10_search": "10_search-P-seed0",
+    "engine/ablations": "ablations-temporal-seed0",
+    "engine/focus": "focus-seed0",
     "11_evaluate": "11_evaluate-seed0",
-    "12_report": "12_report",
+    "engine/report": "report",
 }
 
 
@@ -44,11 +45,11 @@ def take_outputs(name, executed):
 
 def main():
     if "--readme" not in sys.argv:
-        for path in sorted(NBS.glob("*.ipynb")):
-            if path.stem in STAGES:
-                notebook = take_outputs(path.stem, RUN / f"{STAGES[path.stem]}.ipynb")
+        for name, path in notebooks_below(NBS).items():
+            if name in STAGES:
+                notebook = take_outputs(name, RUN / f"{STAGES[name]}.ipynb")
             else:
-                notebook = execute(ROOT, path.stem)
+                notebook = execute(ROOT, name)
             # progress bars and warnings of libraries are no result,
             for cell in filter(lambda c: c.cell_type == "code", notebook.cells):
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
@@ -61,7 +62,7 @@ def main():
                             )
                         }
             nbformat.write(notebook, path)
-            print(path.name, path.stat().st_size // 1024, "kB", flush=True)
+            print(name, path.stat().st_size // 1024, "kB", flush=True)
         for tool in ("nbdev-clean", "nbdev-export"):
             subprocess.run([str(Path(sys.executable).parent / tool)], cwd=ROOT, check=True)
     else:

@@ -121,7 +121,7 @@ def reproduce(root, out, *words):
     "Runs the chain in a copy of the project; the seconds it took."
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "affnb.cli", "reproduce", "--out", out, *words],
+        [sys.executable, "-m", "affnb.engine.cli", "reproduce", "--out", out, *words],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         check=True,

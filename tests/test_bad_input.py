@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image, ImageDraw
-from affnb.cli import main
-from affnb.core import AffnbError, load_config
-from affnb.data import HEADER, decode_image, open_packed, pack
+from affnb.engine.cli import main
+from affnb.engine.core import AffnbError, load_config
+from affnb.engine.data import HEADER, decode_image, open_packed, pack
 from errors import assert_error, assert_one_line
 
 FULL = "0.25,-0.5,4,1,0,0,0,1,0,0,0,0,0,1,0"
@@ -579,8 +579,9 @@ def a_pickle(path):
 @pytest.mark.parametrize("how", [*WEIGHTS, ("a pickle", a_pickle)], ids=lambda how: how[0])
 def test_a_file_of_weights_that_is_none_is_named(how, tmp_path):
     from torch import nn
-    from affnb.model import load_weights, save_weights
-    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    from affnb.engine.weights import load_weights, save_weights
+    from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+    from affnb.train import make_optimizer
 
     model = nn.Linear(4, 3)
     optimizer = make_optimizer(model, 0.1, 0)
@@ -634,7 +635,8 @@ def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_pat
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
     from torch import nn
-    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+    from affnb.train import make_optimizer
 
     path = tmp_path / "last.safetensors"
     model = nn.Linear(4, 3)
@@ -652,8 +654,9 @@ def test_a_checkpoint_with_moments_that_do_not_fit_is_named(name, value, tmp_pat
 
 def test_weights_of_another_shape_are_named(tmp_path):
     from torch import nn
-    from affnb.model import load_weights, save_weights
-    from affnb.train import load_checkpoint, make_optimizer, save_checkpoint
+    from affnb.engine.weights import load_weights, save_weights
+    from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+    from affnb.train import make_optimizer
 
     small = nn.Linear(4, 3)
     large = nn.Linear(5, 3)
@@ -708,7 +711,7 @@ def within(script, *words):
     return done
 
 
-AFFNB = f"{sys.executable} -m affnb.cli"
+AFFNB = f"{sys.executable} -m affnb.engine.cli"
 
 WHOLE = """
 import json, re, sys
@@ -798,8 +801,8 @@ def test_no_memory_for_the_packed_array_is_said(tmp_path, folder):
 import resource, sys
 from pathlib import Path
 import psutil
-from affnb.core import AffnbError
-from affnb.data import open_packed
+from affnb.engine.core import AffnbError
+from affnb.engine.data import open_packed
 taken = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (taken + {1 << 26}, resource.RLIM_INFINITY))
 import numpy as np, os
@@ -823,7 +826,7 @@ except AffnbError as error: print(error)
 
 
 def test_want_of_memory_in_a_command_is_one_line(monkeypatch, capsys, folder):
-    from affnb import cli
+    from affnb.engine import cli
 
     def hungry(folder):
         raise MemoryError("Unable to allocate 99. GiB for an array")
@@ -834,7 +837,7 @@ def test_want_of_memory_in_a_command_is_one_line(monkeypatch, capsys, folder):
 
 
 def test_a_defect_of_our_own_is_one_line_too(monkeypatch, capsys):
-    from affnb import cli
+    from affnb.engine import cli
 
     monkeypatch.setattr(cli, "check_data", lambda folder: 1 / 0)
     assert main(["check", "x"]) == 1
@@ -857,8 +860,8 @@ def test_ten_million_rows_are_read_or_refused(tmp_path):
     program = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, ({12 << 30}, {12 << 30}))
-from affnb.core import AffnbError
-from affnb.data import read_annotations
+from affnb.engine.core import AffnbError
+from affnb.engine.data import read_annotations
 try: read_annotations(sys.argv[1])
 except AffnbError as error: print(error)
 """

@@ -19,10 +19,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from affnb import benchmark
-from affnb.data import HEADER, LISTS
+from affnb.engine import rendering
+from affnb.engine.data import HEADER, LISTS
 from affnb.benchmark import (
-    BenchmarkSize,
     REASONS,
     UNNAMED,
     Knobs,
@@ -30,20 +29,22 @@ from affnb.benchmark import (
     calibration_table,
     cut_videos,
     label_process,
-    plan_videos,
-    real_statistics,
-    render_video,
-    smooth_path,
-    tolerance,
-    typical_faces,
     video_lengths,
+)
+from affnb.engine.core import AU_NAMES, AffnbError, generator, load_config
+from affnb.engine.data import read_annotations
+from affnb.engine.paths import smooth_path
+from affnb.engine.rendering import (
+    BenchmarkSize,
+    plan_videos,
+    render_video,
+    typical_faces,
     video_names,
     video_person,
     write_benchmark,
     write_list,
 )
-from affnb.core import AU_NAMES, AffnbError, generator, load_config
-from affnb.data import read_annotations
+from affnb.engine.statistics import real_statistics, tolerance
 from affnb.faces import face_grid
 from errors import assert_error
 
@@ -132,16 +133,16 @@ def test_the_files_show_those_people(tmp_path, monkeypatch):
     nobody else's.
     """
     drawn = []
-    real_render = benchmark.render
+    real_render = rendering.render
     monkeypatch.setattr(
-        benchmark,
+        rendering,
         "render",
         lambda people, *rest: drawn.append(people) or real_render(people, *rest),
     )
     order = []
-    real_video = benchmark.render_video
+    real_video = rendering.render_video
     monkeypatch.setattr(
-        benchmark,
+        rendering,
         "render_video",
         lambda *job: (order.append((job[1], len(drawn))), real_video(*job)),
     )
@@ -293,7 +294,7 @@ def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path):
     program = """
 import os, signal, sys
 from pathlib import Path
-from affnb.core import atomic
+from affnb.engine.core import atomic
 folder, left = Path(sys.argv[1]), [int(sys.argv[2])]
 for name in ("replace", "rename", "unlink", "rmdir", "open", "scandir"):
     def counted(*words, call=getattr(os, name), **named):
@@ -698,7 +699,7 @@ def test_gaps_tell_no_action_unit():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_ten_thousand_frames_in_bounded_memory(tmp_path):
     program = (
-        "import re, sys; from affnb.benchmark import BenchmarkSize, write_benchmark; size ="
+        "import re, sys; from affnb.engine.rendering import BenchmarkSize, write_benchmark; size ="
         " BenchmarkSize(clips=1000, clip_frames=7, long_videos=10, long_frames=150,"
         " validation_videos=10, validation_frames=140, test_videos=1, size=32, seed=0);"
         " counts = write_benchmark(sys.argv[1], size);"

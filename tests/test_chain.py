@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from chaos import Storm, differences, leftovers
 from errors import assert_one_line
-from affnb.metrics import read_record
+from affnb.engine.records import read_record
 from safetensors import safe_open
 from project import Project
 
@@ -94,7 +94,7 @@ def test_what_a_score_does_not_tell_is_said(project):
 
 
 def test_every_stage_is_the_real_one(project):
-    from affnb.core import TUNING
+    from affnb.engine.core import TUNING
 
     records = {
         path.stem: json.loads(path.read_text())
@@ -136,7 +136,7 @@ def tensors(path):
 
 
 def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
-    from affnb.data import read_annotations
+    from affnb.engine.data import read_annotations
 
     run = project.root / "data" / "runs" / "tiny"
     # 06 to 12
@@ -153,9 +153,9 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
     for features that were stored in half precision; and the command, about a folder.
     """
     import numpy as np
-    from affnb.core import EXPRESSIONS
-    from affnb.predict import UNITS, load_model, predict
-    from affnb.train import open_run, rows_of
+    from affnb.engine.core import EXPRESSIONS
+    from affnb.engine.predict import UNITS, load_model, predict
+    from affnb.engine.runs import open_run, rows_of
 
     model = load_model(project.root / "data" / "models" / "tiny" / "progressive")
     run = open_run(project.root / "data" / "runs" / "tiny")
@@ -189,8 +189,8 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
 def test_five_folds_and_their_average(project, tmp_path):
     "A table that profiles with few arms leave out, in a copy of a run that has all that it needs."
     from dataclasses import replace
-    from affnb.ablations import run_table
-    from affnb.train import open_run
+    from affnb.engine.ablations import run_table
+    from affnb.engine.runs import open_run
 
     shutil.copytree(project.root / "data" / "runs" / "tiny", tmp_path / "tiny")
     run = open_run(tmp_path / "tiny")
@@ -245,14 +245,14 @@ def test_rules_that_do_not_depend_on_each_other_run_side_by_side(project):
     )
     for first, second in (
         ("06_pretrain-mae", "07_separate-AU"),
-        ("07_separate-AU", "08_joint-joint-from-AU"),
-        ("08_joint-joint-from-AU", "08_joint-progressive"),
-        ("08_joint-joint", "10_ablations-fusion"),
-        ("09_search-P", "10_ablations-losses"),
-        ("08_joint-progressive", "09_search-P"),
-        ("07_separate-VA", "10a_focus"),
-        ("11_evaluate", "12_report"),
-        ("10a_focus", "12_report"),
+        ("07_separate-AU", "09_joint-joint-from-AU"),
+        ("09_joint-joint-from-AU", "09_joint-progressive"),
+        ("09_joint-joint", "ablations-fusion"),
+        ("10_search-P", "ablations-losses"),
+        ("09_joint-progressive", "10_search-P"),
+        ("07_separate-VA", "focus"),
+        ("11_evaluate", "report"),
+        ("focus", "report"),
     ):
         assert ends[first] <= starts[second]
 
@@ -307,14 +307,14 @@ def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_pat
     """
     words = ("reproduce", "--profile", "tiny", "--cores", "2")
     counts = {}
-    for name in ("08_joint", "11_evaluate", "12_report"):
+    for name in ("09_joint", "11_evaluate", "engine/report"):
         notebook = project.root / "nbs" / f"{name}.ipynb"
         shutil.copy(notebook, tmp_path)
         edit(project.root, name)
         counts[name] = planned(project.run(*words, "--dry-run"))
         shutil.copy(tmp_path / notebook.name, notebook)
     # of the arms `separate` is no joint one, and `joint-from-AU` is one more
-    assert counts["08_joint"] == {
+    assert counts["09_joint"] == {
         "joint": len(ARMS),
         "table": len(TABLES) - 1,
         "windows": 1,
@@ -325,7 +325,7 @@ def test_editing_a_stage_reruns_it_and_what_depends_on_it_alone(project, tmp_pat
         "in all": len(ARMS) + len(TABLES) + 4,
     }
     assert counts["11_evaluate"] == {"evaluate": 1, "report": 1, "model": 1, "in all": 3}
-    assert counts["12_report"] == {"report": 1, "in all": 1}
+    assert counts["engine/report"] == {"report": 1, "in all": 1}
     assert "nothing to do" in project.run(*words, "--dry-run")
 
 
@@ -380,8 +380,8 @@ def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, 
     shutil.rmtree(copy / "seed0" / "tables")
     program = """
 import sys
-from affnb import ablations, arms
-from affnb.train import start_stage
+from affnb.engine import ablations, arms
+from affnb.engine.runs import start_stage
 all_tables = arms.tables_of
 
 def tables_of(config):
@@ -448,7 +448,7 @@ def test_three_kills_change_no_weight(project, tmp_path):
     )
     storm.rage(3)
     assert len(storm.kills) == 3, storm.kills
-    assert {stage for stage, _ in storm.kills} & {"06_pretrain", "08_joint"}, storm.kills
+    assert {stage for stage, _ in storm.kills} & {"06_pretrain", "09_joint"}, storm.kills
     (killed,) = storm.out.glob("data/runs/*")
     undisturbed = project.root / "data" / "runs" / "tiny"
     for model in ("mae", "scratch", "joint"):
@@ -557,7 +557,7 @@ def test_a_new_arm_is_two_lines_and_only_it_is_trained(project):
     assert len(marked.splitlines()) == len(arms.read_text().splitlines()) + 2
     arms.write_text(marked)
     output = project.run("reproduce", "--profile", "tiny", "--cores", "2", "--only", "table_fusion")
-    assert re.findall(r"\d+ s  (\S+)", output) == ["10_ablations-fusion-seed0"], output
+    assert re.findall(r"\d+ s  (\S+)", output) == ["ablations-fusion-seed0"], output
     assert re.search(r"^\| mine ", output, re.M), output
     after = kept()
     assert len(after) == len(before) + 1

@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from affnb.arms import tables_of
-from affnb.claims import (
-    CLAIMS,
+from affnb.engine.arms import tables_of
+from affnb.claims import CLAIMS, TASK_METRICS, Judged, claim_rows, claims_table, settled
+from affnb.compare import MARGIN
+from affnb.engine.core import AU_NAMES, AffnbError, Config, write_json
+from affnb.engine.findings import (
     GAINS,
     NEUTRAL,
-    TASK_METRICS,
-    Judged,
-    claim_rows,
     claim_tables,
     claim_words,
     claims_summary,
-    claims_table,
     claims_text,
     findings_text,
     judge,
@@ -30,17 +28,15 @@ from affnb.claims import (
     post_step,
     resamples_warning,
     results_of,
-    settled,
     source_of,
     windows_of,
 )
-from affnb.compare import MARGIN
-from affnb.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.metrics import SUM_COLUMNS, score, video_statistics
-from affnb.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
-from affnb.pictures import importances
-from affnb.report import headline_text, write_report
-from affnb.tables import published_table, read_records
+from affnb.engine.pictures import affinity, claim_figures, draw_claims, draw_convergence, draw_focus
+from affnb.engine.pictures import _claims_title, _outcomes, _search_title, _windows_title
+from affnb.engine.pictures import importances
+from affnb.engine.report import headline_text, write_report
+from affnb.engine.tables import published_table, read_records
 from errors import assert_error
 
 pytestmark = pytest.mark.slow
@@ -206,8 +202,8 @@ def post_record(folder, seed, tasks=TASKS, source="synthetic"):
 
 
 def focus_record(folder, seed, tasks=TASKS, source="synthetic", g=6):
-    """As 10a leaves it: AU1 alone looks where it acts, VA looks elsewhere, and every training has a
-    taste of its own.
+    """As engine/focus leaves it: AU1 alone looks where it acts, VA looks elsewhere, and every
+    training has a taste of its own.
     """
     rng = np.random.default_rng(seed)
     units = list(AU_NAMES) if "AU" in tasks else []
@@ -419,6 +415,45 @@ def test_a_claim_is_said_with_its_controls(planted):
     )
 
 
+def test_the_titles_of_figures_say_what_is_shown():
+    "Of claims: how many are shown, and beyond which controls; of windows and searches: the tasks."
+    table = pd.DataFrame(claim_rows(dict(init_from="AU", temporal="gru", window=30)))
+    table = table.assign(verdict="undecided")
+
+    def title(**verdicts):
+        words = [verdicts.get(f"c{r.claim}_{r.task}", r.verdict) for r in table.itertuples()]
+        return _claims_title(table.assign(verdict=words))
+
+    summed = {line.split()[1] for line in claims_summary(table.assign(difference=0.1))}
+    assert set(_outcomes(table)) == summed, "controls are those of the claims' list"
+    assert title().startswith("None of 9 claims is shown in any task\n0 shown")
+    alone = title(c2_AU="shown")
+    assert "1 of 9 claims is shown in some task (2);\nof those with controls (2), none" in alone
+    both = title(c2_AU="shown", c2_EXPR="shown", c2c_AU="shown")
+    assert "beyond all its controls: 2 in AU\n" in both
+    assert "controls" not in title(c3d_AU="shown"), "3d has none"
+    once = _claims_title(table.assign(verdict="one seed"))
+    assert once.startswith("Claims and their controls: one seed, so none can be shown")
+
+    rows = pd.DataFrame(dict(task=list(TASK_METRICS), arm="gru@30", shuffled=False))
+    config = dict(temporal="gru", window=30)
+    words = _windows_title(rows.assign(verdict=["equivalent", *["shown"] * 3]), "gru", config)
+    assert words.startswith(
+        "A GRU over 30 frames beats one frame at a time in EXPR, valence and arousal"
+    )
+    words = _windows_title(rows.assign(verdict="one seed"), "gru", config)
+    assert "one seed, so nothing is judged" in words
+
+    rows = pd.DataFrame(dict(task=["AU", "AU"], rival=["random", "by hand"]))
+    for verdicts, said in (
+        (["undecided", "equivalent"], "is not shown to beat random search or the choice by hand"),
+        (["shown", "undecided"], "beat random search in AU and the choice by hand in no task"),
+        (["reversed", "shown"], "no task (and is below it in AU) and the choice by hand in AU"),
+        (["one seed"] * 2, "One seed: whether a search beats random search or the choice by hand"),
+    ):
+        assert said in _search_title(rows.assign(verdict=verdicts)), verdicts
+
+
 def test_too_few_resamples_are_said():
     assert "none can be shown" in resamples_warning(30, 1000)
     assert "hang on single resamples" in resamples_warning(24, 1000)
@@ -591,7 +626,7 @@ def test_every_table_and_figure_of_a_full_run(full):
             if "published" not in name and "headline" not in name:
                 assert (
                     beside["notebook"]
-                    == f"nbs/{'11c_pictures' if name.startswith('fig') else '11b_claims'}.ipynb"
+                    == f"nbs/engine/{'pictures' if name.startswith('fig') else 'findings'}.ipynb"
                 ), name
                 assert beside["config"]["bootstrap"] == 200, name
                 assert beside["seeds"] == [0, 1], name
@@ -1177,7 +1212,7 @@ def test_a_table_that_cannot_be_made_is_there_and_says_so(tmp_path):
 
 
 def test_few_arms_are_said_to_be_not_tested(tmp_path, monkeypatch):
-    monkeypatch.setattr("affnb.report._report_figures", lambda results: [])  # tables alone
+    monkeypatch.setattr("affnb.engine.report._report_figures", lambda results: [])  # tables alone
     everything(tmp_path / "records", (0,), "few")
     paths = {p.name: p for p in write_report(tmp_path / "records", tmp_path / "figures")}
     claims = pd.read_csv(paths["table_claims.csv"])

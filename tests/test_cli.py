@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from affnb.cli import (
+from affnb.engine.cli import (
     lock_run,
     cancel,
     failure_reason,
@@ -31,7 +31,7 @@ from affnb.cli import (
     write_changed,
     write_sources,
 )
-from affnb.core import AffnbError, UsageError, git_state, load_config, write_json
+from affnb.engine.core import AffnbError, UsageError, git_state, load_config, write_json
 from errors import assert_error, assert_one_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_used_is_refused_with_file_and_row(
 
 
 def test_a_profile_that_cannot_be_used_is_told_in_one_line(tmp_path, monkeypatch, capsys):
-    from affnb import cli
+    from affnb.engine import cli
 
     (tmp_path / "config.yaml").write_text("executor: local\ncores: [")
     assert main(["reproduce", "--on", str(tmp_path)]) == 1
@@ -311,7 +311,7 @@ def test_gpus_are_planned_where_they_are(monkeypatch):
         return make_plan(load_config("tiny", words), elsewhere=True)["gpus"]
 
     # a driver is installed
-    monkeypatch.setattr("affnb.cli.ctypes", SimpleNamespace(CDLL=lambda name: None))
+    monkeypatch.setattr("affnb.engine.cli.ctypes", SimpleNamespace(CDLL=lambda name: None))
     for gpus in (0, 2):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -328,7 +328,8 @@ def test_gpus_are_planned_where_they_are(monkeypatch):
 
 def test_without_a_driver_torch_is_not_asked_for_a_gpu():
     program = (
-        "import sys; from affnb import cli; cli.ctypes.CDLL = lambda name: open('/no driver');"
+        "import sys; from affnb.engine import cli;"
+        " cli.ctypes.CDLL = lambda name: open('/no driver');"
         " print(cli.finds_gpu(), 'torch' in sys.modules)"
     )
     done = subprocess.run(
@@ -354,11 +355,11 @@ def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monk
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5/0")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     holders = [
-        hold("from affnb.cli import take_gpus; taken = take_gpus(1)", TMPDIR=str(tmp_path))
+        hold("from affnb.engine.cli import take_gpus; taken = take_gpus(1)", TMPDIR=str(tmp_path))
         for _ in range(2)
     ]
     third = subprocess.Popen(
-        [sys.executable, "-c", "from affnb.cli import take_gpus; print(*take_gpus(1))"],
+        [sys.executable, "-c", "from affnb.engine.cli import take_gpus; print(*take_gpus(1))"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -388,7 +389,9 @@ def test_a_gpu_is_given_to_one_rule_at_a_time_and_freed_by_a_kill(tmp_path, monk
 
 def test_one_command_at_a_time_works_on_a_run(tmp_path, capsys):
     run = Path(make_plan(load_config("tiny"), out=tmp_path)["run"])
-    other = hold(f"from affnb.cli import lock_run; lock = lock_run({str(run)!r}); lock.__enter__()")
+    other = hold(
+        f"from affnb.engine.cli import lock_run; lock = lock_run({str(run)!r}); lock.__enter__()"
+    )
     try:
         assert main(["reproduce", "--profile", "tiny", "--out", str(tmp_path), "--dry-run"]) == 1
         assert f"process {other.pid} on " in capsys.readouterr().err
@@ -425,7 +428,7 @@ def test_runs_with_other_settings_publish_one_after_the_other(tmp_path):
     publish(one)
     before = there()
     other = hold(
-        "from pathlib import Path; from affnb.data import lock_folder;"
+        "from pathlib import Path; from affnb.engine.data import lock_folder;"
         f" lock = lock_folder(Path({str(Path(two['run']).parent)!r})/'.publishing')"
     )
     waiting = threading.Thread(target=publish, args=(two,))
@@ -460,7 +463,7 @@ def test_runs_with_other_settings_publish_one_after_the_other(tmp_path):
 @pytest.fixture
 def published(tmp_path, monkeypatch):
     "A project whose smoke records are of seed 0, and a run of the seeds 1 to 3 beside it."
-    from affnb import cli
+    from affnb.engine import cli
     from test_report import ARMS, make
 
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
@@ -472,7 +475,7 @@ def published(tmp_path, monkeypatch):
 
 
 def test_the_luck_of_training_is_measured_and_kept_with_the_published_records(published, capsys):
-    from affnb.report import half_width
+    from affnb.engine.report import half_width
 
     run, kept = published
     assert main(["luck", str(run)]) == 0
@@ -534,9 +537,9 @@ def test_publishing_keeps_the_luck_while_it_is_true(tmp_path):
 
 def test_a_run_is_compared_with_what_is_committed(tmp_path):
     "By the committed luck, unless the data are other ones; without it, by the intervals."
-    from affnb.cli import reproduced
-    from affnb.report import measure_luck, write_report
-    from affnb.tables import read_records
+    from affnb.engine.cli import reproduced
+    from affnb.engine.report import measure_luck, write_report
+    from affnb.engine.tables import read_records
     from test_report import ARMS, BANDS, make
 
     run = make(tmp_path / "records", ARMS, (0,), extras=False)
@@ -568,7 +571,7 @@ def test_a_run_is_compared_with_what_is_committed(tmp_path):
     ],
 )  # another training, other data
 def test_the_same_training_is_compared_on_any_machine(settings, compared, tmp_path):
-    from affnb.cli import committed
+    from affnb.engine.cli import committed
 
     plan = make_plan(load_config("smoke", settings), out=tmp_path)
     assert bool(committed(plan, "figures/{}/table_headline.csv")) == compared
@@ -606,8 +609,8 @@ def test_what_lies_beside_published_files_is_left_alone(tmp_path):
 def test_pictures_that_took_the_places_of_others_are_read(folder, tmp_path, monkeypatch):
     "Of the same size, and newer: the plan's hash is another, and so is the packed data's."
     from PIL import Image
-    from affnb import cli
-    from affnb.data import open_packed, pack
+    from affnb.engine import cli
+    from affnb.engine.data import open_packed, pack
 
     for path in folder.rglob("*.jpg"):
         Image.new("RGB", (16, 16), (10, 200, 30)).save(path, "BMP")
@@ -688,7 +691,7 @@ def test_an_encoder_that_there_is_not_is_refused_before_the_chain(capsys):
 def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
     words = ["benchmark", str(tmp_path / "faces"), "--size", "112", "--videos", "60"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "affnb.cli", *words],
+        [sys.executable, "-m", "affnb.engine.cli", *words],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -706,7 +709,7 @@ def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
 @pytest.mark.slow
 def test_a_reader_who_has_gone_is_one_line(folder):
     done = subprocess.run(
-        f"{sys.executable} -m affnb.cli check {folder} | true",
+        f"{sys.executable} -m affnb.engine.cli check {folder} | true",
         shell=True,
         cwd=ROOT,
         capture_output=True,
@@ -790,11 +793,15 @@ def test_a_place_that_cannot_be_written_is_named(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "module,renders",
-    [("faces", True), ("benchmark", True), ("core", True), ("report", False), ("model", False)],
+    [
+        *((name, True) for name in ("painting", "faces", "statistics", "paths", "benchmark")),
+        *((name, True) for name in ("rendering", "core")),
+        *((name, False) for name in ("report", "model")),
+    ],
 )
 def test_what_is_rendered_is_named_by_the_code_that_draws_it(monkeypatch, module, renders):
     "Edit a module: a new folder for faces where it draws them, the old one where it does not."
-    from affnb import cli
+    from affnb.engine import cli
 
     config = load_config("tiny")
     before = make_plan(config)
@@ -814,7 +821,7 @@ def test_a_changed_folder_is_packed_again_in_the_same_place_and_only_what_change
     """Snakemake has `pack` run when the folder's hash is new, leaves what is there for it, and has
     the stages run after it.
     """
-    from affnb.data import check_folder, open_packed, source_hash
+    from affnb.engine.data import check_folder, open_packed, source_hash
     from PIL import Image
 
     def planned():
@@ -990,7 +997,7 @@ def test_score_json_has_the_keys_of_the_contract(folder, capsys):
 def test_commands_run_as_a_program():
     def run(*words):
         return subprocess.run(
-            [sys.executable, "-m", "affnb.cli", *words], capture_output=True, text=True
+            [sys.executable, "-m", "affnb.engine.cli", *words], capture_output=True, text=True
         )
 
     wrong = run("reproduce", "--profile", "nothing")
@@ -1090,7 +1097,7 @@ def test_snakemake_reports_its_jobs_and_what_failed(tmp_path):
         'rule b:\n    output: "b-{seed}.txt"\n    shell: "touch {output}"\n'
         'rule a:\n    input: "b-{seed}.txt"\n    output: "a-{seed}.txt"\n    shell: "kill -9 $$"\n'
     )
-    program = "from affnb.cli import run_snakemake; run_snakemake()"
+    program = "from affnb.engine.cli import run_snakemake; run_snakemake()"
 
     def events(*words):
         (tmp_path / "events.jsonl").write_text("")
@@ -1113,7 +1120,7 @@ def test_snakemake_reports_its_jobs_and_what_failed(tmp_path):
 
 
 def test_records_that_the_settings_no_longer_name_are_removed(tmp_path):
-    from affnb.cli import _drop_stale
+    from affnb.engine.cli import _drop_stale
 
     records = Path(make_plan(load_config("tiny"), out=tmp_path)["run"]) / "records"
     records.mkdir(parents=True)
@@ -1128,7 +1135,7 @@ def test_records_that_the_settings_no_longer_name_are_removed(tmp_path):
 
 
 def test_a_dry_run_leaves_plan_and_hashes_as_they_were(tmp_path):
-    from affnb.cli import _put_back
+    from affnb.engine.cli import _put_back
 
     plan = make_plan(load_config("tiny"), out=tmp_path)
     path = Path(plan["run"]) / "plan.json"
@@ -1144,7 +1151,7 @@ def test_a_dry_run_leaves_plan_and_hashes_as_they_were(tmp_path):
 def test_what_shapes_a_model_is_known_without_making_one(profile):
     "A setting that `_SHAPE` left out could ask for a model that cannot be, and be found out late."
     import torch
-    from affnb.cli import _SHAPE
+    from affnb.engine.cli import _SHAPE
     from affnb.model import build_encoder, make_autoencoder, make_model
 
     read = set()

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import ndtr
 from torch import nn
-from affnb.batches import Batch
+from affnb.engine.batches import Batch
 from affnb.compare import (
     FINER,
     MARGIN,
@@ -33,7 +34,7 @@ from affnb.compare import (
     variance_parts,
     verdict,
 )
-from affnb.core import AffnbError, Config, UsageError
+from affnb.engine.core import AffnbError, Config, UsageError
 from affnb.metrics import (
     interval,
     mean_scores,
@@ -292,6 +293,11 @@ def test_p_where_there_is_nothing_to_say():
     assert p_value(0.0, np.random.default_rng(0).normal(size=50)) == 1
     assert np.isnan(p_value(np.array([np.nan, 0.1]), np.full((20, 2), np.nan))).all()
     assert p_value(0.5, np.full(99, 0.5)) == pytest.approx(0.02)
+    # 999 resamples cannot say less than 2/1000
+    assert p_value(0.5, np.random.default_rng(0).normal(0.5, 0.01, 999)) == 0.002
+    # a normal cloud, 1.5 standard errors above 0
+    cloud = np.random.default_rng(0).normal(0.03, 0.02, 100_000)
+    assert p_value(0.03, cloud) == pytest.approx(2 * ndtr(-1.5), abs=0.005)
     both = np.random.default_rng(0).normal(0.01, 0.01, 4000)
     assert p_value(0.01, both) == pytest.approx(p_value(-0.01, -both), abs=1e-3), (
         "the sign of the difference does not matter"

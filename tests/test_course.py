@@ -10,9 +10,9 @@ import sys
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from affnb.cli import main
-from affnb.core import AffnbError
-from affnb.course import (
+from affnb.engine.cli import main
+from affnb.engine.core import AffnbError, notebooks_below
+from affnb.engine.course import (
     ANSWER,
     SESSIONS,
     check,
@@ -25,18 +25,14 @@ from affnb.course import (
 from in_step import PAGES, ROOT
 from errors import assert_error, assert_one_line
 
-NBS = sorted(path for path in (ROOT / "nbs").glob("*.ipynb") if path.stem not in PAGES)
+NBS = {name: path for name, path in notebooks_below(ROOT / "nbs").items() if name not in PAGES}
 
 
 def read(path):
     return nbformat.read(path, 4)
 
 
-def ids(path):
-    return path.stem
-
-
-@pytest.mark.parametrize("path", NBS, ids=ids)
+@pytest.mark.parametrize("path", NBS.values(), ids=list(NBS))
 def test_exercises_solutions_and_checks_belong_together(path):
     """3 to 5 exercises, from a line to an hour; a solution each; a check of every answer; nothing
     of a solution is left in the student's copy.
@@ -70,7 +66,7 @@ def test_exercises_solutions_and_checks_belong_together(path):
     checks = [cell for cell in notebook.cells if tagged(cell, "check")]
     assert len(checks) == 1
     assert notebook.cells[-1] is checks[0]
-    assert "from affnb.course import check" in checks[0].source.partition("\n\n")[0]
+    assert "from affnb.engine.course import check" in checks[0].source.partition("\n\n")[0]
     calls = [
         node
         for node in ast.walk(ast.parse(checks[0].source))
@@ -119,7 +115,7 @@ def within(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["03c_watch", pytest.param("13a_course", marks=pytest.mark.nightly)]
+    "name", ["engine/watch", pytest.param("engine/course", marks=pytest.mark.nightly)]
 )
 def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, within):
     "As handed out in a clone; then with the first answer wrong; then with it right."
@@ -141,7 +137,7 @@ def test_a_student_copy_runs_unanswered_and_tells_wrong_from_right(name, within)
 
 
 def test_copies_reach_the_project_from_within_and_from_outside(tmp_path, within):
-    outside = write_course(tmp_path / "course", ["12_report", "index"])["student"]
+    outside = write_course(tmp_path / "course", ["engine/report", "index"])["student"]
     assert f'"{ROOT.as_posix()}/data/records' in outside[0].read_text().replace('\\"', '"')
     assert f"({ROOT.as_posix()}/figures/smoke/fig_faces.png)" in outside[1].read_text()
     assert (
@@ -154,25 +150,24 @@ def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys)
     assert main(["course", str(tmp_path / "course")]) == 0
     assert f"student: {len(NBS)} notebooks" in capsys.readouterr().out
     assert (tmp_path / "course" / "syllabus.md").read_text().startswith("# Teach")
-    names = {path.stem for path in NBS}
     for who in ("student", "teacher"):
-        assert {path.stem for path in (tmp_path / "course" / who).glob("*.ipynb")} == names
-    for path in NBS:
+        assert list(notebooks_below(tmp_path / "course" / who)) == list(NBS)
+    for name, path in NBS.items():
         assert [c.source for c in read(path).cells if tagged(c, "solution")] == [
             c.source
-            for c in read(tmp_path / "course" / "teacher" / path.name).cells
+            for c in read(tmp_path / "course" / "teacher" / f"{name}.ipynb").cells
             if tagged(c, "solution")
         ] or "../" in path.read_text()
-    before = (tmp_path / "course" / "student" / "03c_watch.ipynb").read_bytes()
+    before = (tmp_path / "course" / "student" / "engine/watch.ipynb").read_bytes()
     assert main(["course", str(tmp_path / "course")]) == 1
     assert_one_line(capsys.readouterr().err, tmp_path / "course")
-    assert (tmp_path / "course" / "student" / "03c_watch.ipynb").read_bytes() == before
+    assert (tmp_path / "course" / "student" / "engine/watch.ipynb").read_bytes() == before
     assert main(["course", str(tmp_path / "new"), "03_metric"]) == 2
     assert_one_line(capsys.readouterr().err, "03_metric", "03_metrics")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(AffnbError) as error:
-        write_course(tmp_path / "file", ["03c_watch"])
+        write_course(tmp_path / "file", ["engine/watch"])
     assert_error(error, tmp_path / "file", remedy=None)
 
 
@@ -214,7 +209,7 @@ def test_every_session_has_a_deck_of_a_lecture_s_length():
 
 
 def test_commands_in_the_pages_are_commands():
-    from affnb.cli import make_parser
+    from affnb.engine.cli import make_parser
 
     parser = make_parser()
     seen = 0
@@ -230,11 +225,11 @@ def test_commands_in_the_pages_are_commands():
     assert seen > 9
 
 
-def test_a_copy_of_00_finds_the_project_from_anywhere(tmp_path):
+def test_a_copy_of_core_finds_the_project_from_anywhere(tmp_path):
     "With what the notebook itself defines, in a folder that lies in no project."
     exported = [
         cell.source
-        for cell in read(ROOT / "nbs" / "00_core.ipynb").cells
+        for cell in read(ROOT / "nbs" / "engine/core.ipynb").cells
         if cell.source.startswith("#| export")
     ]
     last = next(k for k, source in enumerate(exported) if "def project_root" in source)

@@ -1,5 +1,5 @@
-"""What the examples of 01_data and 01b_batches cannot show: hostile input, interrupted packing,
-determinism, and the defects of the released code.
+"""What the examples of engine/data and engine/batches cannot show: hostile input, interrupted
+packing, determinism, and the defects of the released code.
 """
 
 import os
@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from affnb import data
-from affnb.batches import (
+from affnb.engine import data
+from affnb.engine.batches import (
     Augmentation,
     Batches,
     assign_parts,
@@ -25,8 +25,8 @@ from affnb.batches import (
     prepare_frames,
     targets_of,
 )
-from affnb.core import AU_NAMES, AffnbError, UsageError, generator, read_json
-from affnb.data import (
+from affnb.engine.core import AU_NAMES, AffnbError, UsageError, generator, read_json
+from affnb.engine.data import (
     HEADER,
     LABEL_COLUMNS,
     check_folder,
@@ -581,7 +581,7 @@ def test_what_a_killed_packing_of_other_data_left_is_thrown_away(tmp_path, monke
 def test_two_packings_at_once_wait_for_each_other(tmp_path):
     folder = write_folder(tmp_path / "f", {"a": clip(300)}, {"b": clip(3)})
     pack(folder, tmp_path / "whole", 16)
-    code = "import sys; from affnb.data import pack; pack(sys.argv[1], sys.argv[2], 16, 2)"
+    code = "import sys; from affnb.engine.data import pack; pack(sys.argv[1], sys.argv[2], 16, 2)"
     both = [
         subprocess.Popen([sys.executable, "-c", code, folder, tmp_path / "p"]) for _ in range(2)
     ]
@@ -651,7 +651,7 @@ def test_a_pack_that_cannot_be_trusted_is_not_copied_from(tmp_path, decoded):
 MEMORY = """
 import os, re, sys
 from pathlib import Path
-from affnb import data
+from affnb.engine import data
 def megabytes(kind):
     status = Path("/proc/self/status").read_text()
     return int(re.search(kind + r":\\s+(\\d+)", status)[1])/1024

@@ -1,20 +1,12 @@
-"Drawn faces: what is visible on whom, what is not, and what it costs (see nbs/02a_faces.ipynb)."
+"Drawn faces: what is visible on whom, what is not, and what it costs (see nbs/01_faces.ipynb)."
 
 import dataclasses
 import time
 import pytest
 import torch
-from affnb.core import AU_NAMES, generator
-from affnb.faces import (
-    FaceKnobs,
-    face_grid,
-    face_sheet,
-    head_shape,
-    pixels,
-    render,
-    sample_identities,
-    sample_views,
-)
+from affnb.engine.core import AU_NAMES, generator
+from affnb.engine.painting import Sheet, face_sheet, head_shape, pixels
+from affnb.faces import FaceKnobs, face_grid, render, sample_identities, sample_views
 
 KNOBS = FaceKnobs()
 REST = torch.tensor([[0.1, 0.2]])  # valence and arousal at which a face is neutral
@@ -283,10 +275,8 @@ def test_windows_leave_no_trace(monkeypatch):
     aus = torch.rand(24, 12, generator=generator(1))
     va = torch.rand(24, 2, generator=generator(2)) * 2 - 1
     cropped = drawn(24, aus, va)
-    from affnb import faces
-
     monkeypatch.setattr(
-        faces.Sheet, "crop", lambda self, *window: ((slice(None), slice(None), slice(None)), self)
+        Sheet, "crop", lambda self, *window: ((slice(None), slice(None), slice(None)), self)
     )
     # each part fades out within the window it is drawn in
     assert (drawn(24, aus, va) - cropped).abs().max() < 0.03
@@ -455,7 +445,7 @@ def test_a_face_costs_less_to_draw_than_to_learn_from_in_three_epochs():
     """In turns with smoke's own training step, for machines differ and are busy: what is drawn once
     is learned from in four epochs of every arm.
     """
-    from affnb.core import load_config
+    from affnb.engine.core import load_config
     from affnb.model import make_encoder
 
     config = load_config("smoke")

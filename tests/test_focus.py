@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.benchmark import BenchmarkSize, write_benchmark
+from affnb.engine.rendering import BenchmarkSize, write_benchmark
 from affnb.compare import LEAST_VIDEOS, halves_of, mean_and_each
-from affnb.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
-from affnb.data import pack
-from affnb.focus import (
+from affnb.engine.core import AU_NAMES, TASKS, AffnbError, load_config, write_json
+from affnb.engine.data import pack
+from affnb.engine.focus import (
     FACES_PER_TASK,
     OUTPUTS,
     SHARES,
@@ -34,8 +34,9 @@ from affnb.focus import (
     unit_sums,
 )
 from affnb.metrics import resample_counts
-from affnb.model import make_encoder, make_model, save_weights
-from affnb.train import open_run, rows_of
+from affnb.model import make_encoder, make_model
+from affnb.engine.weights import save_weights
+from affnb.engine.runs import open_run, rows_of
 
 CELL = 2
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from affnb.cli import main
-from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, UsageError
-from affnb.data import check_folder
-from affnb.intake import Cropping, assign_splits
-from affnb.intake import expression_code, read_folders, read_labels, take_in
+from affnb.engine.cli import main
+from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, UsageError
+from affnb.engine.data import check_folder
+from affnb.engine.intake import Cropping, assign_splits
+from affnb.engine.intake import expression_code, read_folders, read_labels, take_in
 from in_step import ROOT
 from test_predict import drawn
 from errors import assert_error, assert_one_line
@@ -355,12 +355,12 @@ def test_a_folder_that_is_there_by_another_name_is_not_replaced(
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
     monkeypatch.chdir(tmp_path / "home" / "deep")
     table = labels(crops, "path,emotion\n" + "".join(f"{k}.png,sad\n" for k in range(12)))
-    monkeypatch.setattr("affnb.course.project_root", lambda: ROOT)
+    monkeypatch.setattr("affnb.engine.course.project_root", lambda: ROOT)
     (tmp_path / "home" / "deep" / "notes.txt").touch()
     for words in (
         ["import", str(table), place, "--aligned"],
         ["benchmark", place, "--videos", "6", "--size", "16"],
-        ["course", place, "03c_watch"],
+        ["course", place, "engine/watch"],
     ):
         assert main(words) == 1
         assert_one_line(capsys.readouterr().err, tmp_path / "home")

@@ -14,9 +14,9 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from affnb.cli import run_notebook
-from affnb.core import AffnbError
-from affnb.kernels import kernel_server
+from affnb.engine.cli import run_notebook
+from affnb.engine.core import AffnbError
+from affnb.engine.kernels import kernel_server
 from errors import assert_error
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def values(path):
 
 
 ASKED = (
-    "import os, sys, random\n'colorsys' in sys.modules, 'affnb.core' in sys.modules",
+    "import os, sys, random\n'colorsys' in sys.modules, 'affnb.engine.core' in sys.modules",
     "os.getcwd(), os.environ['AFFNB_CHAIN'], os.environ.get('ONLY_HERE'), sys.argv[0] != '-m'",
     "import matplotlib\nmatplotlib.get_backend()",
     "import builtins\nseen = hasattr(builtins, 'visited')\nbuiltins.visited = True\nseen",
@@ -128,7 +128,13 @@ def test_a_kernel_that_was_handed_over_is_not_begun_again(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        words = [sys.executable, "-m", "affnb.kernels", "-f", str(tmp_path / "connection.json")]
+        words = [
+            sys.executable,
+            "-m",
+            "affnb.engine.kernels",
+            "-f",
+            str(tmp_path / "connection.json"),
+        ]
         stand_in = subprocess.Popen(words, env=os.environ | dict(AFFNB_KERNELS=address))
         connection, _ = listener.accept()
         connection.recv(1)  # the streams come with it
@@ -147,7 +153,14 @@ def test_whoever_is_killed_nobody_is_left(victim, server, tmp_path):
     sleeps = write(
         tmp_path / "sleeps.ipynb", f"open({str(there)!r}, 'w')\nimport time", "time.sleep(60)"
     )
-    words = [sys.executable, "-m", "affnb.cli", "run-notebook", sleeps, tmp_path / "log.ipynb"]
+    words = [
+        sys.executable,
+        "-m",
+        "affnb.engine.cli",
+        "run-notebook",
+        sleeps,
+        tmp_path / "log.ipynb",
+    ]
     rule = psutil.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         wait_until(there.exists)
@@ -167,7 +180,7 @@ def test_whoever_is_killed_nobody_is_left(victim, server, tmp_path):
 def test_a_server_ends_with_its_command(tmp_path):
     code = (
         "import os, time\n"
-        "from affnb.kernels import kernel_server\n"
+        "from affnb.engine.kernels import kernel_server\n"
         "with kernel_server([], dict(os.environ)) as variables:\n"
         "    print(variables['AFFNB_KERNELS'], flush=True)\n"
         "    time.sleep(60)\n"

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError
+from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError
 from affnb.metrics import (
     SUM_COLUMNS,
     Statistics,
@@ -19,15 +19,14 @@ from affnb.metrics import (
     from_record,
     interval,
     paired_bootstrap,
-    read_predictions,
-    read_record,
     score,
-    score_files,
     score_from_statistics,
     to_record,
+    triples,
     video_statistics,
-    write_record,
 )
+from affnb.engine.records import read_record, write_record
+from affnb.engine.scoring import read_predictions, score_files
 from errors import assert_error
 
 HEADER = "image,valence,arousal,expression,aus\n"
@@ -343,6 +342,14 @@ def test_interval_always_holds_the_estimate():
     for value in bootstrap([video_statistics(*sample, np.arange(80) // 20)], 50).values():
         for mean, lo, hi in value if isinstance(value, list) else [value]:
             assert lo <= mean <= hi
+
+
+def test_triples_are_estimates_with_their_intervals():
+    cloud = np.random.default_rng(0).normal(0.5, 0.05, 400)
+    lo, hi = interval(0.5, cloud)
+    assert triples({"AU": np.array([0.5])}, {"AU": cloud})["AU"] == (0.5, lo, hi)
+    each = triples({"x": np.array([[0.5, np.nan]])}, {"x": np.stack([cloud, cloud], 1)})["x"]
+    assert each == [(0.5, lo, hi), (None, None, None)]
 
 
 def test_bootstrap_is_reproducible_and_averages_seeds():
@@ -717,5 +724,6 @@ def test_truth_is_read_in_double_precision(tmp_path):
 
 def test_who_scores_or_reports_does_not_wait_for_torch():
     "It takes seconds to import; neither labels nor records need it."
-    code = "import sys, affnb.metrics, affnb.report; assert 'torch' not in sys.modules"
+    modules = "affnb.metrics, affnb.engine.scoring, affnb.engine.report"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 import torch
 from torch import nn
-from affnb.core import AffnbError, Config, UsageError, generator
+from affnb.engine.core import AffnbError, Config, UsageError, generator
 from affnb.model import (
     AffectModel,
     ConvStem,
@@ -19,20 +19,22 @@ from affnb.model import (
     MaskedAutoencoder,
     Temporal,
     build_encoder,
-    count_flops,
-    count_parameters,
     draw_mask,
     hide_patches,
-    load_weights,
     make_autoencoder,
     make_encoder,
     make_model,
     patchify,
-    read_weights,
     reconstruct,
+    unpatchify,
+)
+from affnb.engine.weights import (
+    count_flops,
+    count_parameters,
+    load_weights,
+    read_weights,
     save_weights,
     timm_weights,
-    unpatchify,
 )
 from errors import assert_error
 from toy import SMALL

@@ -23,20 +23,20 @@ MUTANTS = {
         TRAIN,
     ),
     "an epoch has no seed of its own": (
-        "train",
-        "        seed_everything(stage.seed, stage.name, epoch, *process)\n",
+        "checkpoints",
+        "        seed_everything(self.stage.seed, self.stage.name, epoch, *process)\n",
         "",
         TRAIN,
     ),
     "a checkpoint lacks its optimiser": (
-        "train",
+        "checkpoints",
         "    optimizer.load_state_dict(saved)\n",
         "",
         TRAIN,
     ),
     "the best weights are those of the last epoch": (
-        "train",
-        "        if score > best and rank() == 0:\n",
+        "checkpoints",
+        "        if score > self.highest and rank() == 0:\n",
         "        if rank() == 0:\n",
         TRAIN,
     ),
@@ -102,7 +102,7 @@ MUTANTS = {
 def test_a_broken_method_is_noticed(broken, tmp_path):
     module, line, other, tests = MUTANTS[broken]
     shutil.copytree(ROOT / "affnb", tmp_path / "affnb")
-    path = tmp_path / "affnb" / f"{module}.py"
+    path = next((tmp_path / "affnb").rglob(f"{module}.py"))
     source = path.read_text()
     assert line in source, "the line is gone: choose another"
     path.write_text(source.replace(line, other))

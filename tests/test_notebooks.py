@@ -5,6 +5,7 @@ and each keeps its sitting.
 import ast
 import contextlib
 import functools
+import graphlib
 import multiprocessing
 import os
 import re
@@ -13,24 +14,25 @@ import sys
 from pathlib import Path
 import nbformat
 import pytest
+from affnb.engine.core import notebooks_below
 from in_step import PAGES, ROOT, listed_files
 
-NBS = Path(__file__).resolve().parent.parent / "nbs"
+NBS = ROOT / "nbs"
 RULES = {
     "06_pretrain",
     "07_separate",
-    "08_joint",
-    "09_search",
-    "10_ablations",
-    "10a_focus",
+    "09_joint",
+    "10_search",
+    "engine/ablations",
+    "engine/focus",
     "11_evaluate",
-    "12_report",
+    "engine/report",
 }
-ALL = sorted(NBS.glob("*.ipynb"))
+ALL = notebooks_below(NBS)
 
 
 STRICT = """
-from affnb import course
+from affnb.engine import course
 _as_a_student_has_it = course.check
 def check(exercise, answer, right, hint):
     "As the student's; but no answer, a wrong solution and a check that passes nonsense are errors."
@@ -48,7 +50,8 @@ course.check = check
 
 
 # what notebooks import, and takes seconds to import
-LIBRARIES = ["affnb.bench", "affnb.cli", "affnb.predict", "affnb.report", "seaborn", "timm"]
+ROOMS = [f"affnb.engine.{name}" for name in ("bench", "cli", "predict", "report")]
+LIBRARIES = [*ROOMS, "seaborn", "timm"]
 
 
 @pytest.fixture(scope="module")
@@ -61,39 +64,68 @@ def warm_processes():
     return context
 
 
-def run_cells(path, printed):
-    "In a process of its own: IPython's shell runs the cells as a kernel would, in `nbs/`."
+# the tour learns for two minutes; in `make test` it learns next to nothing, and what it asserts of
+# its results is left to `test_the_tour_shows_what_it_says`
+TOUR = "00_tour"
+SHORT = "clips, long_videos, validation_videos, epochs = 100, 12, 12, 1"
+
+
+def cells_of(path, short):
+    "The sources of a notebook's cells of code; of a short run, without what only a long one shows."
+    for cell in nbformat.read(path, 4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and not (short and "full" in tags):
+            yield cell.source
+            if short and "parameters" in tags:
+                yield SHORT
+
+
+def run_cells(path, printed, short=False):
+    "In a process of its own: IPython's shell runs the cells as a kernel would, where they lie."
     from IPython.core.interactiveshell import InteractiveShell
 
     os.setsid()
     output = os.open(printed, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
-    os.chdir(NBS)
+    os.chdir(Path(path).parent)
     multiprocessing.set_start_method(None, force=True)  # how a kernel starts processes
     shell = InteractiveShell.instance()
-    cells = nbformat.read(path, 4).cells
-    for source in (STRICT, *(cell.source for cell in cells if cell.cell_type == "code")):
+    for source in (STRICT, *cells_of(path, short)):
         shell.run_cell(source, store_history=True).raise_error()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [p for p in ALL if p.stem not in RULES], ids=lambda p: p.stem)
-def test_every_cell_runs(path, warm_processes, tmp_path, monkeypatch):
-    "The solutions with them: each is right, and no check accepts nonsense."
-    # pictures are drawn as in a kernel; the first process hands this on to all others
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    process = warm_processes.Process(target=run_cells, args=(path, tmp_path / "printed"))
+def run_notebook(warm_processes, name, printed, short=False):
+    process = warm_processes.Process(target=run_cells, args=(ALL[name], printed, short))
     process.start()
-    process.join(300)
+    process.join(600)
     ended = process.exitcode
     with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left of it
         os.killpg(process.pid, signal.SIGKILL)
-    assert ended == 0, (tmp_path / "printed").read_text()[-3000:]
+    assert ended == 0, printed.read_text()[-3000:]
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if p.stem not in PAGES], ids=lambda p: p.stem)
-def test_a_notebook_keeps_its_sitting(path):
+@pytest.fixture(autouse=True)
+def inline(monkeypatch):
+    "Pictures are drawn as in a kernel; the first process hands this on to all others."
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALL if name not in RULES])
+def test_every_cell_runs(name, warm_processes, tmp_path):
+    "The solutions with them: each is right, and no check accepts nonsense."
+    run_notebook(warm_processes, name, tmp_path / "printed", short=name == TOUR)
+
+
+@pytest.mark.nightly
+def test_the_tour_shows_what_it_says(warm_processes, tmp_path):
+    run_notebook(warm_processes, TOUR, tmp_path / "printed")
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in PAGES])
+def test_a_notebook_keeps_its_sitting(name):
+    path = ALL[name]
     cells = nbformat.read(path, 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     assert cells[0].cell_type == "markdown", "title and subtitle come first"
@@ -113,13 +145,36 @@ def test_a_notebook_keeps_its_sitting(path):
     assert path.stat().st_size < 1_000_000
 
 
+CHAPTERS = [name for name in ALL if re.match(r"\d\d_", name)]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_is_read_in_a_sitting(name):
+    cells = nbformat.read(ALL[name], 4).cells
+    assert len(cells) <= 50
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    assert 1200 <= words <= 2500
+
+
+def test_chapters_are_few_and_the_first_one_trains_a_model():
+    assert len(CHAPTERS) <= 14
+    first = nbformat.read(ALL[CHAPTERS[0]], 4).cells
+    assert any("loss.backward()" in cell.source for cell in first)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("engine/")])
+def test_a_room_of_the_engine_says_first_who_needs_it(name):
+    _, first, *_ = nbformat.read(ALL[name], 4).cells[0].source.split("\n\n")
+    assert re.fullmatch(r"\*Engine: for .+\. Readers of the paper may skip it\.\*", first)
+
+
 def test_the_readme_is_read_in_minutes():
     assert len((ROOT / "README.md").read_text().split()) <= 800
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
-def test_no_line_of_code_is_wider_than_a_page(path):
-    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+@pytest.mark.parametrize("name", ALL)
+def test_no_line_of_code_is_wider_than_a_page(name):
+    cells = [cell.source for cell in nbformat.read(ALL[name], 4).cells if cell.cell_type == "code"]
     wide = [line for source in cells for line in source.splitlines() if len(line) > 100]
     assert not wide
 
@@ -143,11 +198,11 @@ def test_no_other_line_is_wider_either():
     assert not wide
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if p.stem in RULES], ids=lambda p: p.stem)
-def test_a_parameters_cell_holds_one_literal_a_line(path):
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_a_parameters_cell_holds_one_literal_per_line(name):
     found = [
         cell.source
-        for cell in nbformat.read(path, 4).cells
+        for cell in nbformat.read(ALL[name], 4).cells
         if "parameters" in cell.metadata.get("tags", [])
     ]
     assert len(found) == 1
@@ -156,48 +211,65 @@ def test_a_parameters_cell_holds_one_literal_a_line(path):
         assert isinstance(statement.value, ast.Constant)
 
 
-def test_arrows_run_downwards():
-    """A module imports only modules of lower number; a stage imports no stage; tables, claims and
-    report import neither model nor training.
-    """
-    # "01" < "01a" < "02"
-    number = {
-        name: place
-        for place, _, name in (path.stem.partition("_") for path in ALL if path.stem[0].isdigit())
-    }
+# rooms of the engine that stand on the chapters: what is drawn, told and served of their results
+ABOVE = {
+    *("ablations", "bench", "cli", "describe", "findings", "focus", "intake", "pictures"),
+    *("predict", "rendering", "report", "scoring", "tables", "watch"),
+}
+# what chapters may use of these
+USED = {"tables", "watch"}
 
-    def imports(name):
-        found = [
+
+@functools.cache
+def imports():
+    "Module -> the modules of affnb that it imports when it is imported itself."
+    known = {}
+    for path in sorted((ROOT / "affnb").rglob("[a-z]*.py")):
+        nodes = [
             node
-            for node in ast.walk(ast.parse((NBS.parent / "affnb" / f"{name}.py").read_text()))
+            for node in ast.parse(path.read_text()).body
             if isinstance(node, ast.ImportFrom)
+            and (node.level or (node.module or "").startswith("affnb."))
         ]
-        return {
-            node.module.removeprefix("affnb.")
-            for node in found
-            if node.level == 1 or (node.module or "").startswith("affnb.")
-        }
+        known[path.stem] = {(node.module or "").split(".")[-1] for node in nodes}
+    return known
 
-    known = {name: imports(name) for name in number}
+
+def test_the_engine_knows_no_chapter():
+    "Chapters import earlier chapters and the engine; a stage imports no stage."
+    chapters = {}
+    for name, path in ALL.items():
+        exported = re.search(r"#\| default_exp (\w+)", path.read_text())
+        if "/" not in name and exported:
+            chapters[exported[1]] = name
+    known = imports()
+    rooms = set(known) - set(chapters)
+    assert rooms >= ABOVE
+    assert len(chapters) >= 12
     for name, others in known.items():
-        for other in others:
-            assert number[other] < number[name], f"{name} imports {other}"
-        if "06" <= number[name] <= "11":
-            assert all(number[other] < "06" for other in others), (
-                f"stage {name} imports a stage: {others}"
-            )
-    assert not known["core"]
-    assert known["report"] <= {
-        "core",
-        "metrics",
-        "compare",
-        "tables",
-        "claims",
-        "pictures",
-    }
-    assert known["tables"] <= {"core", "metrics", "watch"}
-    assert known["claims"] <= {"core", "metrics", "compare", "tables"}
-    assert known["pictures"] <= {"core", "metrics", "compare", "tables", "claims"}
+        if name in chapters:
+            assert others & rooms <= rooms - ABOVE | USED, name
+            earlier = {other for other in chapters if chapters[other] < chapters[name]}
+            assert others & set(chapters) <= earlier, name
+        elif name not in ABOVE:
+            assert not others & (set(chapters) | ABOVE), f"{name} knows a chapter"
+    stages = {module for module, name in chapters.items() if name in RULES}
+    stages |= {Path(name).name for name in RULES if "/" in name}
+    for name in stages:
+        assert not known[name] & stages, f"stage {name} imports a stage"
+
+
+def test_arrows_run_in_no_circle():
+    order = graphlib.TopologicalSorter(imports())
+    assert len(list(order.static_order())) == len(imports())
+
+
+def test_results_are_drawn_without_models():
+    "Tables, claims and report import neither model nor training."
+    reading = {"core", "metrics", "records", "compare", "watch", "tables", "claims"}
+    reading |= {"findings", "pictures"}
+    for name in ("report", "tables", "claims", "findings", "pictures"):
+        assert imports()[name] <= reading, name
 
 
 def test_the_page_of_promises_names_tests_that_exist_and_when_they_run():

@@ -1,5 +1,5 @@
 """Several processes that train as one: the same losses as one process, stages that launch
-themselves, errors in one line (see nbs/03a_parallel.ipynb).
+themselves, errors in one line (see nbs/engine/parallel.ipynb).
 """
 
 import json
@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
-from affnb.core import AffnbError, load_config
-from affnb.data import pack
-from affnb.model import make_autoencoder, make_encoder, save_weights
-from affnb.parallel import launch
-from affnb.train import open_run, write_plan
+from affnb.benchmark import Knobs
+from affnb.engine.rendering import BenchmarkSize, write_benchmark
+from affnb.engine.core import AffnbError, load_config
+from affnb.engine.data import pack
+from affnb.model import make_autoencoder, make_encoder
+from affnb.engine.weights import save_weights
+from affnb.engine.parallel import launch
+from affnb.engine.runs import open_run, write_plan
 
 # nothing is left to chance, and rounding (1e-7 a step) is not blown up:
 pytestmark = pytest.mark.slow
@@ -126,7 +128,9 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from affnb import heads, joint, train
-run = train.start_stage(sys.argv[1])
+from affnb.engine.parallel import leave_group, rank
+from affnb.engine.runs import start_stage
+run = start_stage(sys.argv[1])
 losses, make_loss = [], train.make_loss
 def recorded(*words):
     loss_of = make_loss(*words)
@@ -140,10 +144,10 @@ joint.launch_stage = lambda *words, **more: None  # this program is launched by 
 joint.train_arm(run, "joint", 0)
 first = len(losses)
 joint.train_arm(run, "joint+temporal", 0)
-if train.rank() == 0:
+if rank() == 0:
     by_step = dict(encoder=losses[:first], head=losses[first:])
     Path(sys.argv[2]).write_text(json.dumps(by_step))
-train.leave_group()
+leave_group()
 """
 
 
@@ -202,19 +206,21 @@ CUT = """
 "Trains a joint model with all that chance brings; process 1 dies after so many steps."
 import os, sys
 from affnb import joint, train
-run, limit, steps, make_loss = train.start_stage(sys.argv[1]), int(sys.argv[2]), [], train.make_loss
+from affnb.engine.parallel import leave_group, rank
+from affnb.engine.runs import start_stage
+run, limit, steps, make_loss = start_stage(sys.argv[1]), int(sys.argv[2]), [], train.make_loss
 def counted(*words):
     loss_of = make_loss(*words)
     def count(model, batch):
         steps.append(1)
-        if train.rank() == 1 and len(steps) > limit: os._exit(9)
+        if rank() == 1 and len(steps) > limit: os._exit(9)
         return loss_of(model, batch)
     return count
 train.make_loss = counted
 joint.launch_stage = lambda *words, **more: None
 joint.train_arm(run, "joint", 0)
-if train.rank() == 0: (run.folder/"steps.txt").write_text(str(len(steps)))
-train.leave_group()
+if rank() == 0: (run.folder/"steps.txt").write_text(str(len(steps)))
+leave_group()
 """
 
 

@@ -5,6 +5,7 @@ the reported half enters its parameters.
 from dataclasses import replace
 import numpy as np
 import pytest
+from affnb.engine.describe import post_arms, post_pairs
 from affnb.evaluate import (
     POST_STEPS,
     THRESHOLDS,
@@ -15,8 +16,6 @@ from affnb.evaluate import (
     post_process,
     split_videos,
     select_frames,
-    post_arms,
-    post_pairs,
     shift_classes,
     shift_units,
     smooth,

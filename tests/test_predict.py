@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from affnb.cli import main
-from affnb.core import EXPRESSIONS, TASKS, UsageError, generator, load_config
+from affnb.engine.cli import main
+from affnb.engine.core import EXPRESSIONS, TASKS, UsageError, generator, load_config
 from affnb.faces import FaceKnobs, render, sample_identities
 from affnb.model import AffectModel, make_encoder, make_model
-from affnb.predict import (
+from affnb.engine.predict import (
     ANSWER_COLUMNS,
     TEMPLATE,
     UNITS,
@@ -468,7 +468,7 @@ def test_a_video_that_is_cut_short_is_said(ending, said, folder, tmp_path, capsy
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(folder, tmp_path, capsys, monkeypatch):
-    from affnb import cli, predict as module
+    from affnb.engine import cli, predict as module
 
     monkeypatch.setattr(module, "predict", lambda *_, **__: pytest.fail("the work was begun"))
     (tmp_path / "file").touch()
@@ -522,7 +522,7 @@ def test_a_model_folder_is_plain_and_whole(folder):
 @pytest.mark.slow
 def test_what_is_exported_as_onnx_says_the_same(folder, model, tmp_path):
     import onnxruntime
-    from affnb.predict import AnswersModule
+    from affnb.engine.predict import AnswersModule
 
     assert main(["export", str(folder / "model"), str(tmp_path / "model.onnx")]) == 0
     frames = torch.randn(5, 4, 3, 32, 32)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from torch import nn
-from affnb.batches import (
+from affnb.engine.batches import (
     Augmentation,
     Batch,
     Batches,
@@ -23,7 +23,7 @@ from affnb.batches import (
     merge_windows,
     targets_of,
 )
-from affnb.core import (
+from affnb.engine.core import (
     AU_NAMES,
     AffnbError,
     Config,
@@ -31,26 +31,13 @@ from affnb.core import (
     generator,
     load_config,
 )
-from affnb.data import HEADER, LABEL_COLUMNS, SAFE_PATH, read_annotations
-from affnb.intake import write_lists
-from affnb.metrics import (
-    ccc,
-    read_predictions,
-    score,
-    score_files,
-    score_from_statistics,
-    video_statistics,
-)
-from affnb.train import (
-    class_weights,
-    learning_rate,
-    load_checkpoint,
-    make_optimizer,
-    save_checkpoint,
-    task_losses,
-    total_loss,
-)
-from affnb.watch import watch
+from affnb.engine.data import HEADER, LABEL_COLUMNS, SAFE_PATH, read_annotations
+from affnb.engine.intake import write_lists
+from affnb.metrics import ccc, score, score_from_statistics, video_statistics
+from affnb.engine.scoring import read_predictions, score_files
+from affnb.train import class_weights, learning_rate, make_optimizer, task_losses, total_loss
+from affnb.engine.checkpoints import load_checkpoint, save_checkpoint
+from affnb.engine.watch import watch
 
 MINUTES = float(os.environ.get("AFFNB_FUZZ_MINUTES", 1))  # `make fuzz MINUTES=10`
 settings.register_profile(
@@ -351,7 +338,7 @@ def test_windows_cover_every_frame_as_promised(lengths, T, stride, order):
         return
     table = table_of(lengths, order)
     index, valid = make_windows(table, T, stride)
-    # as many as 01b says
+    # as many as engine/batches says
     assert len(index) == sum(1 + max(0, -(-(n - T) // stride)) for n in lengths)
     # every frame, and nothing else
     assert set(index[valid]) == set(range(sum(lengths))) == set(index.ravel())

@@ -11,32 +11,25 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import t as student
-from affnb.claims import judge
-from affnb.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
+from affnb.engine.findings import judge
+from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, write_json
 from affnb.metrics import score, to_record, video_statistics
-from affnb.tables import PAIRS, SCORES, format_score, record_links, warnings_table, warnings_text
-from affnb.report import FIGURES as DRAWN
-from affnb.report import (
-    ARMS,
-    BOUNDS,
-    LUCK,
-    accepted_band,
-    dev_score,
-    finding_text,
-    half_width,
-    headline_table,
-    headline_text,
-    longer_arms,
-    measure_luck,
-    luck_mismatch,
-    read_luck,
-    read_records,
-    renew_luck,
-    score_table,
-    reproduction_verdict,
-    write_report,
+from affnb.engine.tables import (
+    PAIRS,
+    SCORES,
+    format_score,
+    label_toy,
+    record_links,
+    warnings_table,
+    warnings_text,
 )
+from affnb.engine.report import FIGURES as DRAWN
+from affnb.engine.tables import ARMS, BOUNDS, headline_table, longer_arms, read_records, score_table
+from affnb.engine.report import LUCK, accepted_band, dev_score, finding_text, half_width
+from affnb.engine.report import headline_text, measure_luck, luck_mismatch, read_luck, renew_luck
+from affnb.engine.report import reproduction_verdict, write_report
 from errors import assert_error
 
 NOISE = {
@@ -379,9 +372,8 @@ def test_markdown_says_what_it_is(report):
 
 @pytest.mark.slow
 def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
-    code = (
-        f"from affnb.report import write_report; write_report({str(records)!r}, {str(tmp_path)!r})"
-    )
+    folders = f"{str(records)!r}, {str(tmp_path)!r}"
+    code = f"from affnb.engine.report import write_report; write_report({folders})"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "77"}
     )
@@ -410,6 +402,42 @@ def test_real_faces_with_expressions_only(tmp_path):
     assert "nan" not in words.lower()
     assert "–" in headline_text(folder)
     assert "nan" not in headline_text(folder)
+
+
+def title_of(figures, name):
+    return json.loads((figures / f"{name}.json").read_text())["caption"]
+
+
+def test_classes_are_held_against_a_constant_answer(tmp_path):
+    "The title counts what is above it, and names what is not; without labels it says so."
+    folder = make(tmp_path / "good", ["trivial", "joint", "progressive"], (0, 1), extras=False)
+    title = title_of(write_report(folder, tmp_path / "a")[0].parent, "fig_per_class")
+    assert title.startswith(
+        "progressive is above a constant answer in all 8 expressions and in all 12 action units"
+    )
+    assert "mean of 2 seeds, compared without a test" in title
+    deaf = make(tmp_path / "deaf", ["joint"], (0,), extras=False)
+    path = deaf / "arm-joint-seed0.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["AU_per_unit"][:2] = [0.0, 0.0]
+    write_json(path, record)
+    title = title_of(write_report(deaf, tmp_path / "b")[0].parent, "fig_per_class")
+    assert "10 of 12 action units (not AU1, AU2)" in title
+    assert "(one seed, compared without a test)" in title
+    bare = make(tmp_path / "bare", ["joint"], (0,), (), 3, extras=False)
+    title = title_of(write_report(bare, tmp_path / "c")[0].parent, "fig_per_class")
+    assert title == "No expression or action unit is labelled"
+
+
+def test_only_toy_figures_say_that_they_are_toys():
+    for source, labels in (("synthetic", 0), ("real", 0), ("toy", 1)):
+        figure = Figure(layout="constrained")
+        label_toy(figure, source)
+        width = figure.get_figwidth()
+        label_toy(figure, source)
+        assert len(figure.texts) == labels, source
+        assert figure.get_figwidth() == width, "said once"
+    assert "toy data" in figure.texts[0].get_text()
 
 
 @pytest.mark.parametrize(
@@ -513,7 +541,7 @@ def test_missing_and_broken_records_are_refused_and_nothing_is_written(
     figures = tmp_path / "figures"
     # the figures of files beside the records: the others take longer to draw
     some = [entry for entry in DRAWN if entry[0] in ("faces", "mae", "timeline", "video")]
-    monkeypatch.setattr("affnb.report.FIGURES", some)
+    monkeypatch.setattr("affnb.engine.report.FIGURES", some)
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(AffnbError, match="affnb reproduce"):
             write_report(folder, figures)

@@ -14,14 +14,15 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from affnb.cli import run_notebook
+from affnb.engine.cli import run_notebook
+from affnb.engine.core import notebooks_below
 from errors import assert_one_line
 
 ROOT = Path(__file__).resolve().parent.parent
-# 13a runs the cells of notebooks: that is what it shows
+# engine/course runs the cells of notebooks: that is what it shows
 SOURCES = [
-    *sorted((ROOT / "affnb").glob("*.py")),
-    *(path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if path.stem != "13a_course"),
+    *sorted((ROOT / "affnb").rglob("*.py")),
+    *(path for name, path in notebooks_below(ROOT / "nbs").items() if name != "engine/course"),
 ]
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "input"}  # called by name
 UNSAFE = {
@@ -216,7 +217,7 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(when, tmp_path):
         [
             sys.executable,
             "-m",
-            "affnb.cli",
+            "affnb.engine.cli",
             "run-notebook",
             tmp_path / "dies.ipynb",
             tmp_path / "log.ipynb",
@@ -251,14 +252,14 @@ def test_a_kernel_follows_its_rule(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_what_works_for_a_command_ends_with_it(tmp_path):
     "Rendering large pictures, with two processes: all end when the command is killed."
-    from affnb.cli import make_plan, plan_text, write_changed
-    from affnb.core import load_config
+    from affnb.engine.cli import make_plan, plan_text, write_changed
+    from affnb.engine.core import load_config
 
     plan = make_plan(load_config("tiny", ["bench_size=224"]), out=tmp_path)
     write_changed(f"{plan['run']}/plan.json", plan_text(plan))
     leader = subprocess.Popen(["sleep", "100"])
     rule = psutil.Popen(
-        [sys.executable, "-m", "affnb.cli", "render", plan["run"], "--workers", "2"],
+        [sys.executable, "-m", "affnb.engine.cli", "render", plan["run"], "--workers", "2"],
         env={**os.environ, "AFFNB_CHAIN": str(leader.pid)},
         cwd=ROOT,
     )
@@ -281,7 +282,7 @@ def test_what_works_for_a_command_ends_with_it(tmp_path):
 
 
 def test_a_warning_reaches_the_terminal_where_ipykernel_is_only_imported(capsys):
-    from affnb.watch import show_warnings
+    from affnb.engine.watch import show_warnings
 
     show_warnings("an arm", ["its loss is flat"])
     assert capsys.readouterr().err == "WARNING: an arm: its loss is flat\n"

@@ -1,4 +1,6 @@
-"""The strategy search and the arms on a toy run: what 05c, 09 and 10 cannot show."""
+"""The strategy search and the arms on a toy run: what 08_fusion_and_time, 10_search and
+engine/ablations cannot show.
+"""
 
 import json
 import time
@@ -8,10 +10,11 @@ import optuna
 import pytest
 import torch
 from safetensors.torch import save_file
-from affnb.arms import TOGETHER, Table, arm_config, models_of, head_arms, strategy, tables_of
-from affnb.core import TASKS, Config, UsageError
+from affnb.engine.arms import TOGETHER, Table, arm_config, models_of, head_arms, strategy, tables_of
+from affnb.engine.core import TASKS, Config, UsageError
 from affnb.heads import only_tasks, train_head
-from affnb import ablations, search
+from affnb import search
+from affnb.engine import ablations
 from toy import toy_run
 
 torch.set_num_threads(1)
@@ -298,7 +301,7 @@ def test_dev_alone_chooses_the_best_single_model():
 
 
 def test_what_stands_beside_the_claims_runs_for_some_seeds():
-    from affnb.cli import plan_arms
+    from affnb.engine.cli import plan_arms
 
     plan = plan_arms(replace(Config(), ablations="all", seeds=(3, 1, 4), costly_seeds=2))
     assert plan["seeds_of"]["convergence"] == [3, 1] == plan["seeds_of"]["encoder"]

@@ -10,7 +10,8 @@ import time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 import pytest
-from affnb.data import lock_folder
+from affnb.engine.data import lock_folder
+from affnb.engine.core import notebooks_below
 from in_step import ROOT
 
 pytestmark = pytest.mark.slow
@@ -74,11 +75,15 @@ def pages(site):
 
 def test_every_notebook_and_page_is_there(site, pages):
     names = {str(path.relative_to(site)) for path in pages}
-    assert {f"nbs/{path.stem}.html" for path in (ROOT / "nbs").glob("*.ipynb")} <= names
+    assert {f"nbs/{name}.html" for name in notebooks_below(ROOT / "nbs")} <= names
     assert {
         f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md") if path.stem != "index"
     } <= names
-    assert {f"docs/api/{path.stem}.html" for path in (ROOT / "affnb").glob("[a-z]*.py")} <= names
+    modules = {
+        ".".join(path.relative_to(ROOT / "affnb").with_suffix("").parts)
+        for path in (ROOT / "affnb").rglob("[a-z]*.py")
+    }
+    assert {f"docs/api/{name}.html" for name in modules} <= names
     assert {
         "index.html",
         "search.html",
@@ -141,7 +146,7 @@ def test_the_api_says_what_the_docments_say(site):
 
 def test_slides_hold_what_is_marked(site):
     import nbformat
-    from affnb.course import SESSIONS
+    from affnb.engine.course import SESSIONS
 
     for session, (title, names) in SESSIONS.items():
         text = (site / "slides" / f"{session}.html").read_text()
@@ -325,7 +330,7 @@ OVER = """async () => {   // what of a deck does not fit on the screen
 
 
 def test_nothing_on_a_slide_runs_over_the_edge(browser, site):
-    from affnb.course import SESSIONS
+    from affnb.engine.course import SESSIONS
 
     for deck, wrong in visit(
         browser,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from affnb.bench import doubling, large_folder, rates, watched
-from affnb.batches import (
+from affnb.engine.bench import doubling, large_folder, rates, watched
+from affnb.engine.batches import (
     Augmentation,
     Batches,
     augment_frames,
@@ -19,12 +19,13 @@ from affnb.batches import (
     prepare_frames,
     targets_of,
 )
-from affnb.benchmark import BenchmarkSize, Knobs, write_benchmark
-from affnb.core import AffnbError, Config, generator, seed_everything
-from affnb.data import open_packed, pack
+from affnb.benchmark import Knobs
+from affnb.engine.rendering import BenchmarkSize, write_benchmark
+from affnb.engine.core import AffnbError, Config, generator, seed_everything
+from affnb.engine.data import open_packed, pack
 from affnb.metrics import SUM_COLUMNS, f1_binary, score, video_statistics
 from affnb.model import hide_patches, make_autoencoder, make_encoder, make_model
-from affnb.report import bench_table, read_benches, write_bench
+from affnb.engine.report import bench_table, read_benches, write_bench
 from affnb.train import make_optimizer, task_losses, total_loss
 from errors import assert_error
 from toy import SMALL
@@ -229,6 +230,7 @@ def test_compiled_steps_are_those_of_the_plain_model(packed):
 @pytest.mark.parametrize("on", [False, True])
 def test_the_setting_compile_is_heard(tmp_path, monkeypatch, on):
     from affnb import train
+    from affnb.engine.checkpoints import Stage
 
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
@@ -240,7 +242,7 @@ def test_the_setting_compile_is_heard(tmp_path, monkeypatch, on):
         [1, 2],
         None,
         lambda m: (1.0, {}),
-        train.Stage("toy", 0, tmp_path, Config(compile=on), 1, 1e-3),
+        Stage("toy", 0, tmp_path, Config(compile=on), 1, 1e-3),
     )
     assert len(compiled) == on
 
@@ -323,7 +325,7 @@ def test_memory_is_that_of_all_processes():
 
 
 def test_a_large_folder_is_a_folder_in_order(tmp_path):
-    from affnb.data import check_folder
+    from affnb.engine.data import check_folder
 
     n = large_folder(tmp_path / "large", 400, 16, videos=20)
     table, counts = check_folder(tmp_path / "large")
@@ -375,7 +377,7 @@ def test_a_bound_that_is_missed_is_said(tmp_path):
 
 def test_what_is_published_was_measured_and_holds():
     "The committed records of the bench: every bound that a CPU can show is there and kept."
-    from affnb.core import project_root
+    from affnb.engine.core import project_root
 
     benches = read_benches(project_root() / "data" / "records" / "bench")
     assert benches
@@ -400,7 +402,7 @@ def test_the_command_measures_and_keeps(tmp_path, capsys):
     """A quick look, from the command line: table printed, record kept where it is told to, nothing
     published.
     """
-    from affnb.cli import main
+    from affnb.engine.cli import main
 
     assert main(["bench", "--quick", "--profile", "tiny", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

@@ -10,19 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
-from affnb.batches import Batch
-from affnb.core import AffnbError, Config
-from affnb.train import (
-    Stage,
-    ccc_loss,
-    class_weights,
-    fit,
-    learning_rate,
-    make_optimizer,
-    masked_mean,
-    task_losses,
-    total_loss,
-)
+from affnb.engine.batches import Batch
+from affnb.engine.core import AffnbError, Config
+from affnb.engine.checkpoints import Stage
+from affnb.train import ccc_loss, class_weights, fit, learning_rate, make_optimizer, masked_mean
+from affnb.train import task_losses, total_loss
 from errors import assert_error
 
 PLAIN = {"AU": torch.ones(12), "EXPR": torch.ones(8)}

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from dataclasses import replace
 from types import SimpleNamespace
-from affnb.core import read_json
-from affnb.batches import targets_of
-from affnb.evaluate import describe_data
+from affnb.engine.core import read_json
+from affnb.engine.batches import targets_of
+from affnb.engine.describe import describe_data
 from affnb.separate import train_task
-from affnb.tables import warnings_text
-from affnb.watch import WARNING_KINDS, OTHER_WARNING, kind_of_warning, rank_of_warning
+from affnb.engine.tables import warnings_text
+from affnb.engine.watch import WARNING_KINDS, OTHER_WARNING, kind_of_warning, rank_of_warning
 from toy import toy_run
 
 
@@ -103,7 +103,7 @@ def warned_of(*rows):
 
 def test_ninety_two_warnings_are_ten_lines_at_most_and_none_is_lost(tmp_path):
     "The worst first, an arm of the headline before all; the table has every one."
-    from affnb.cli import warned
+    from affnb.engine.cli import warned
 
     further = [SENTENCES[0].replace("AU:", "EXPR:"), SENTENCES[3].replace("valence", "arousal")]
     rows = [("fusion", f"arm {n}", UNIT) for n in range(70)]

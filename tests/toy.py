@@ -1,9 +1,10 @@
-"""What several tests work with: the settings of a small model, and the toy run that 05c_heads shows
-things on (videos whose stored features know something of each label, and no pixels).
+"""What several tests work with: the settings of a small model, and the toy run that
+08_fusion_and_time shows things on (videos whose stored features know something of each label, and
+no pixels).
 """
 
 import nbformat
-from affnb.core import Config
+from affnb.engine.core import Config
 from in_step import ROOT
 
 SMALL = Config(
@@ -22,14 +23,14 @@ SMALL = Config(
 
 
 def toy_run(folder, **settings):
-    "A run in `folder`, its settings changed; made by the very cell of the notebook."
-    cells = nbformat.read(ROOT / "nbs" / "05c_heads.ipynb", 4).cells
+    "A run in `folder`, its settings changed; made by the very cells of the notebook."
+    cells = nbformat.read(ROOT / "nbs" / "08_fusion_and_time.ipynb", 4).cells
     names = {}
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     last = next(i for i, source in enumerate(sources) if "def toy_run(" in source)
-    for source in sources[: last + 1]:
-        # imports; other exported cells are imported by the test
-        if source.startswith(("#| export", "import ")):
+    for source in sources[:last]:
+        # imports, and what the toy is made of; other exported cells are imported by the test
+        if source.startswith(("#| export", "import ", "def toy_")):
             exec(source, names)
     exec(sources[last].split("\nplace = ")[0], names)
     return names["toy_run"](folder).changed(**settings)
