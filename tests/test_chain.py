@@ -535,7 +535,7 @@ def test_a_storm_of_kills_changes_nothing(project, tmp_path):
 def test_a_new_arm_is_two_lines_and_only_it_is_trained(project):
     "The lines that docs/rerun.md shows: an arm, and its name behind a table's list."
     run = project.root / "data" / "runs" / "tiny"
-    arms = project.root / "affnb" / "arms.py"
+    arms = project.root / "affnb" / "engine" / "arms.py"
 
     def kept():
         return {
