@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("index", "results")  # notebooks of words and published results: no lesson, no exercises
 
 
-def execute(root, name):
+def execute(root, name, timeout=120):  # seconds, of each cell
     "A notebook, executed on what is published under `root`."
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(root / "nbs" / f"{name}.ipynb", 4)
-    settings = dict(timeout=600, store_widget_state=False)
+    settings = dict(timeout=timeout, store_widget_state=False)
     folder = {"metadata": {"path": str((root / "nbs" / name).parent)}}
     NotebookClient(notebook, resources=folder, **settings).execute()
     return notebook

@@ -49,7 +49,7 @@ def main():
             if name in STAGES:
                 notebook = take_outputs(name, RUN / f"{STAGES[name]}.ipynb")
             else:
-                notebook = execute(ROOT, name)
+                notebook = execute(ROOT, name, timeout=600)
             # progress bars and warnings of libraries are no result,
             for cell in filter(lambda c: c.cell_type == "code", notebook.cells):
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
