@@ -288,7 +288,7 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
 
 # %% ../nbs/05_train.ipynb #bd87111d
 _MODULES = (
-    *("core", "data", "batches", "metrics", "records", "parallel", "runs"),
+    *("core", "lists", "data", "batches", "metrics", "records", "parallel", "runs"),
     *("checkpoints", "weights", "model", "train", "heads"),
 )
 _STAGES = ("06_pretrain", "07_separate", "09_joint")

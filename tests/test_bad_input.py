@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 from affnb.engine.cli import main
-from affnb.engine.core import AffnbError, load_config
+from affnb.engine.core import AU_NAMES, AffnbError, load_config
 from affnb.engine.data import HEADER, decode_image, open_packed, pack
 from errors import assert_error, assert_one_line
 
@@ -137,33 +137,23 @@ REFUSED = {  # kind: (how, words of the line)
     "blank lines alone": (rewrite(lambda t: "\n \n\n"), [LIST, "empty"]),
     "a header alone": (rewrite(lambda t: HEADER + "\n"), [LIST, "no rows"]),
     "no header": (rewrite(lambda t: t.split("\n", 1)[1]), [LIST, "line 1", "no header", HEADER]),
-    "a header in another order": (
-        rewrite(lambda t: t.replace("valence,arousal", "arousal,valence")),
-        [LIST, "line 1", "header is", HEADER],
-    ),
-    "a header with a name a unit": (
-        rewrite(
-            lambda t: t.replace("aus", "AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26")
-        ),
-        [LIST, "line 1", "header is"],
-    ),
-    "semicolons": (rewrite(lambda t: t.replace(",", ";")), [LIST, "line 1", "no header"]),
-    "tabs": (rewrite(lambda t: t.replace(",", "\t")), [LIST, "line 1", "no header"]),
     "15 columns": (row("b/0.jpg," + FULL[:-2]), [AT, "15 value(s)", "must be 16"]),
     "17 columns": (row("b/0.jpg," + FULL + ",0"), [AT, "17 value(s)", "must be 16"]),
     "a name alone": (row("b/0.jpg"), [AT, "1 value(s)"]),
-    "decimal commas": (row('b/0.jpg,"0,25",-0.5,4' + ",0" * 12), [AT, "17 value(s)"]),
-    "a path in quotes": (row(f'"b/0.jpg",{FULL}'), [AT, "image", "without quotes"]),
-    "a value in quotes": (field(0, '"0.25"'), [AT, "valence", "not a number"]),
-    "UTF-16, as Windows has it": (rewrite(lambda t: t.encode("utf-16")), [LIST, "not UTF-8"]),
+    "a workbook": (rewrite(lambda t: b"PK\3\4" + t.encode()), [LIST, "workbook", "CSV"]),
+    "a column twice": (rewrite(lambda t: t.replace("arousal", "valence", 1)), [LIST, "valence"]),
+    "a column that nobody knows": (
+        rewrite(lambda t: t.replace("arousal", "dominance", 1)),
+        [LIST, "line 1", "dominance"],
+    ),
     "UTF-16 without a mark": (
         rewrite(lambda t: t.encode("utf-16-be")),
         [LIST, "line 1", "UTF-8"],
     ),
     "Latin-1": (rewrite(lambda t: t.replace("b/0", "bé/0").encode("latin-1")), [LIST, "not UTF-8"]),
     "a picture for a list": (rewrite(lambda t: b"\x89PNG\r\n\x1a\n\0\0"), [LIST, "not UTF-8"]),
-    "a NUL in a value": (field(0, "0.2\0"), [AT, "valence", "not a number"]),
-    "a NUL in a path": (row(f"b/0\0.jpg,{FULL}"), [AT, "image"]),
+    "a NUL in a value": (field(0, "0.2\0"), [AT, "NUL"]),
+    "a NUL in a path": (row(f"b/0\0.jpg,{FULL}"), [AT, "NUL"]),
     "a control character in a path": (row(f"b/0\x1b[31m.jpg,{FULL}"), [AT, "image"]),
     "an empty value": (field(1, ""), [AT, "arousal = ''", "not a number"]),
     "a word": (field(2, "Happiness"), [AT, "expression = 'Happiness'"]),
@@ -384,6 +374,17 @@ HARMLESS = {  # kind: (how, the grey of b/0.jpg, or None)
         None,
     ),
     "no newline at the end": (rewrite(str.rstrip), None),
+    "arousal before valence": (
+        rewrite(lambda t: t.replace("valence,arousal", "arousal,valence")),
+        None,
+    ),
+    "a header with a name a unit": (rewrite(lambda t: t.replace("aus", ",".join(AU_NAMES))), None),
+    "semicolons": (rewrite(lambda t: t.replace(",", ";")), None),
+    "tabs": (rewrite(lambda t: t.replace(",", "\t")), None),
+    "decimal commas": (row('b/0.jpg,"0,25",-0.5,4' + ",0" * 12), None),
+    "a path in quotes": (row(f'"b/0.jpg",{FULL}'), None),
+    "a value in quotes": (field(0, '"0.25"'), None),
+    "UTF-16, as Windows has it": (rewrite(lambda t: t.encode("utf-16")), None),
     "decimals for whole numbers": (rewrite(lambda t: t.replace(",4,1,0", ",4.0,1.0,0e0")), None),
     "a name with spaces": (
         lambda f: (
@@ -769,7 +770,7 @@ cat "$1"/out/figures/tiny/* "$1"/out/data/records/tiny/*""",
     assert "06_pretrain-mae-seed0" in made and len(made) == len(set(made)), made
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_folder_that_is_read_only_is_named(tmp_path, folder):
     done = within(
         f'mount -t tmpfs none "$1"; mkdir "$1/kept"; mount -o remount,ro "$1"; {AFFNB} reproduce'

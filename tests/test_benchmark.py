@@ -286,7 +286,7 @@ def test_an_earlier_benchmark_with_something_else_in_it_is_left_alone(tmp_path, 
     assert digest(tmp_path / "b") == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path):
     """Killed at any call to the file system while it takes the old one's place: the old one or the
     new one is there, whole, or (for the time of one call) the old one lies beside.
@@ -655,7 +655,7 @@ def check_chance(scores):
     assert correlation < 0.12
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "windows,components", [(CORNERS, 0), (BACKGROUND, 60)], ids=["corners", "background"]
 )

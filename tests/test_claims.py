@@ -1231,6 +1231,7 @@ def test_few_arms_are_said_to_be_not_tested(tmp_path, monkeypatch):
     assert set(claims.verdict) == {"one seed", "not tested"}
 
 
+@pytest.mark.nightly
 def test_real_faces_with_expressions_only(tmp_path):
     everything(tmp_path / "records", (5,), tasks=("EXPR",), source="real")
     paths = {p.name: p for p in write_report(tmp_path / "records", tmp_path / "figures")}

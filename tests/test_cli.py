@@ -687,7 +687,7 @@ def test_an_encoder_that_there_is_not_is_refused_before_the_chain(capsys):
     assert_one_line(capsys.readouterr().err, "foo", "name=value")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_who_is_asked_to_end_clears_away_what_is_half_done(tmp_path):
     words = ["benchmark", str(tmp_path / "faces"), "--size", "112", "--videos", "60"]
     process = subprocess.Popen(
@@ -816,7 +816,7 @@ def test_what_is_rendered_is_named_by_the_code_that_draws_it(monkeypatch, module
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_changed_folder_is_packed_again_in_the_same_place_and_only_what_changed(folder, tmp_path):
     """Snakemake has `pack` run when the folder's hash is new, leaves what is there for it, and has
     the stages run after it.

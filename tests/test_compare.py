@@ -191,7 +191,7 @@ def test_where_joint_hurts_it_is_reversed():
     assert "shown" not in words.values()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_where_joint_does_nothing_nothing_is_shown():
     """A trunk that does not learn: the tasks cannot touch each other, only the luck of start and
     order is left.

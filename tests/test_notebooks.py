@@ -67,7 +67,7 @@ def warm_processes():
 # the tour learns for two minutes; in `make test` it learns next to nothing, and what it asserts of
 # its results is left to `test_the_tour_shows_what_it_says`
 TOUR = "00_tour"
-SHORT = "clips, long_videos, validation_videos, epochs = 100, 12, 12, 1"
+SHORT = "clips, long_videos, validation_videos, epochs, trainings = 60, 8, 8, 1, 1"
 
 
 def cells_of(path, short):
@@ -213,8 +213,8 @@ def test_a_parameters_cell_holds_one_literal_per_line(name):
 
 # rooms of the engine that stand on the chapters: what is drawn, told and served of their results
 ABOVE = {
-    *("ablations", "bench", "cli", "describe", "findings", "focus", "intake", "pictures"),
-    *("predict", "rendering", "report", "scoring", "tables", "watch"),
+    *("ablations", "bench", "cli", "describe", "example", "findings", "focus", "intake", "media"),
+    *("pictures", "predict", "rendering", "report", "scoring", "tables", "watch"),
 }
 # what chapters may use of these
 USED = {"tables", "watch"}

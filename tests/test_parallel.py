@@ -224,6 +224,7 @@ leave_group()
 """
 
 
+@pytest.mark.nightly
 def test_processes_that_are_killed_within_an_epoch_go_on(data, train_in, tmp_path):
     """Two processes, dropout and augmentation on; checkpoints every 25 steps: the weights are those
     of two that nobody killed.
@@ -259,6 +260,7 @@ def test_processes_that_are_killed_within_an_epoch_go_on(data, train_in, tmp_pat
     assert all(torch.equal(again[name], straight[name]) for name in straight)
 
 
+@pytest.mark.nightly
 def test_a_stage_launches_itself_and_takes_up_what_was_left(data, tmp_path, monkeypatch):
     from affnb import separate, train
 

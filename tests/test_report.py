@@ -370,7 +370,7 @@ def test_markdown_says_what_it_is(report):
     assert "progressive leads in P" in words
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
     folders = f"{str(records)!r}, {str(tmp_path)!r}"
     code = f"from affnb.engine.report import write_report; write_report({folders})"

@@ -18,6 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pandas import DataFrame
@@ -686,5 +688,7 @@ def write_figure(folder, name: str, figure: Figure, beside: dict) -> None:
     label_toy(figure, beside.get("source"))
     figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # laid out once is enough
-    figure.savefig(Path(folder) / f"{name}.png", metadata={"Software": None})
+    figure.dpi = rcParams["savefig.dpi"]
+    # `savefig` would draw twice, the first time for the layout's sake
+    FigureCanvasAgg(figure).print_png(Path(folder) / f"{name}.png", metadata={"Software": None})
     write_json(Path(folder) / f"{name}.json", beside)
