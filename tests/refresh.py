@@ -1,14 +1,16 @@
-"""Refreshes what is committed of the notebooks: their outputs, the package, and README.md. Run by
-`make notebooks`.
+"""Refreshes what is committed of the notebooks: their outputs, the package, README.md, and the
+weights of the example run. Run by `make notebooks`.
 
 Stage notebooks take the outputs of the smoke profile's run; the others are executed here.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 import nbformat
 from affnb.engine.core import notebooks_below
+from affnb.engine.example import MODELS
 from in_step import PAGES, ROOT, execute, render_readme
 
 NBS = ROOT / "nbs"
@@ -45,6 +47,9 @@ def take_outputs(name, executed):
 
 def main():
     if "--readme" not in sys.argv:
+        for name in MODELS:
+            weights = ROOT / "data" / "runs" / "smoke" / "seed0" / name / "model.safetensors"
+            shutil.copyfile(weights, ROOT / "data" / "example" / f"{name}.safetensors")
         for name, path in notebooks_below(NBS).items():
             if name in STAGES:
                 notebook = take_outputs(name, RUN / f"{STAGES[name]}.ipynb")

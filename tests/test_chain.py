@@ -15,7 +15,13 @@ import pandas as pd
 import pytest
 from chaos import Storm, differences, leftovers
 from errors import assert_one_line
+from affnb.engine.core import load_config
+from affnb.engine.example import MODELS, make_example
 from affnb.engine.records import read_record
+from affnb.engine.runs import rows_of, start_stage
+from affnb.heads import predictions_of
+from affnb.metrics import score
+from in_step import ROOT
 from safetensors import safe_open
 from project import Project
 
@@ -39,10 +45,10 @@ def test_from_nothing_to_the_headline(project):
     table = pd.read_csv(figures / "table_headline.csv")
     assert table["arm"].tolist()[: len(ARMS)] == ARMS
     assert table["n_seeds"].eq(1).all()
-    for score in ("AU", "EXPR", "valence", "arousal", "VA", "P"):
-        assert table[[score, f"{score}_lo", f"{score}_hi"]].notna().all(axis=None)
-        assert (table[f"{score}_lo"] <= table[score]).all()
-        assert (table[score] <= table[f"{score}_hi"]).all()
+    for name in ("AU", "EXPR", "valence", "arousal", "VA", "P"):
+        assert table[[name, f"{name}_lo", f"{name}_hi"]].notna().all(axis=None)
+        assert (table[f"{name}_lo"] <= table[name]).all()
+        assert (table[name] <= table[f"{name}_hi"]).all()
     for name in (
         "fig_data",
         "fig_faces",
@@ -184,6 +190,38 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
     )
     assert "drawn faces only" in output
     assert len(pd.read_csv(project.root / "answers.csv")) == len(list(faces.iterdir()))
+
+
+def test_an_example_run_recalls_what_the_run_has_left(project, tmp_path):
+    "From weights alone: the same features and predictions, byte for byte."
+    run = project.root / "data" / "runs" / "tiny"
+    for name in MODELS:
+        target = tmp_path / f"{name}.safetensors"
+        shutil.copyfile(run / "seed0" / name / "model.safetensors", target)
+    example = project.root / "data" / "runs" / "example"
+    make_example(example, load_config("tiny"), tmp_path, run / "records")
+    for name in MODELS[1:]:
+        for kind in ("features", "predictions"):
+            path = f"seed0/{name}/{kind}.safetensors"
+            assert (example / path).read_bytes() == (run / path).read_bytes(), path
+    shutil.rmtree(example)
+
+
+@pytest.mark.nightly
+def test_the_published_weights_score_what_their_records_say(tmp_path):
+    "The example run that chapters are read with, in full: dev scores, to half a percent."
+    example = tmp_path / "data" / "runs" / "example"
+    records = ROOT / "data" / "records" / "smoke"
+    make_example(example, load_config("smoke"), ROOT / "data" / "example", records)
+    run = start_stage(example)
+    for name in MODELS[1:]:
+        answers = predictions_of(run, name, 0)
+        dev = rows_of(run, "dev")["row"].to_numpy()
+        scores = score({task: values[dev] for task, values in answers.items()}, *run.labels(dev))
+        history = json.loads((records / f"train-{name}-seed0.json").read_text())["history"]
+        best = max(history, key=lambda entry: entry["score"])["dev"]
+        for task in answers:
+            assert scores[task] == pytest.approx(best[task], abs=0.005), (name, task)
 
 
 def test_five_folds_and_their_average(project, tmp_path):
