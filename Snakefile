@@ -81,12 +81,12 @@ def one_of(words):
 
 
 LEARNING = (
-    *("core", "data", "batches", "parallel", "runs", "checkpoints", "watch", "weights"),
+    *("core", "lists", "data", "batches", "parallel", "runs", "checkpoints", "watch", "weights"),
     *("model", "train"),
 )
 HEAD_TRAINING = (*LEARNING, "metrics", "records", "heads")
 DRAWING = ("painting", "faces", "statistics", "paths", "benchmark")
-READING = ("core", "data", "batches", "runs", *DRAWING, "metrics", "records", "watch")
+READING = ("core", "lists", "data", "batches", "runs", *DRAWING, "metrics", "records", "watch")
 # what a training of an encoder or of heads leaves below seedN/
 TRAINED = ["model", "features", "predictions"]
 

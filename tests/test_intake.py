@@ -13,8 +13,9 @@ from PIL import Image
 from affnb.engine.cli import main
 from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, UsageError
 from affnb.engine.data import check_folder
-from affnb.engine.intake import Cropping, assign_splits
-from affnb.engine.intake import expression_code, read_folders, read_labels, take_in
+from affnb.engine.intake import Cropping, Division, assign_splits
+from affnb.engine.lists import NUMBERINGS, expression_code
+from affnb.engine.intake import read_folders, read_labels, take_in
 from in_step import ROOT
 from test_predict import drawn
 from errors import assert_error, assert_one_line
@@ -104,14 +105,20 @@ def test_folders_named_by_expression(crops, tmp_path):
             parents=True, exist_ok=True
         )
         shutil.copy(path, tmp_path / "in" / ("Happy", "neutral", "7")[k % 3] / "deeper")
-    counts = take_in(tmp_path / "in", tmp_path / "mine", cropping=Cropping(aligned=True), share=0.5)
+    counts = take_in(
+        tmp_path / "in",
+        tmp_path / "mine",
+        cropping=Cropping(aligned=True),
+        division=Division(0.5),
+        codes="aff-wild2",
+    )
     listed, _ = check_folder(tmp_path / "mine")
     assert listed["expression"].value_counts().to_dict() == {4: 4, 0: 4, 7: 4}
     assert counts["validation"] == 6
     assert not counts["people"]
     (tmp_path / "in" / "hapy").mkdir()
     with pytest.raises(AffnbError) as error:
-        read_folders(tmp_path / "in")
+        read_folders(tmp_path / "in", NUMBERINGS["aff-wild2"])
     assert "hapy" in str(error.value)
     assert "`happy`" in str(error.value)
 
@@ -159,7 +166,7 @@ WRONG = {
         "path,emotion,person\n0.png,sad,ann\n1.png,sad,NA\n",
         "row 3: person = NA: ",
     ),
-    "a NUL in a name": ("path,emotion\n0\0.png,sad\n", "nothing outside is read"),
+    "a NUL in a name": ("path,emotion\n0\0.png,sad\n", "line 2: NUL"),
     "a picture of two people": (
         "path,emotion,person\n0.png,sad,ann\n./0.png,sad,ben\n",
         "row 3: ./0.png: ",
@@ -266,7 +273,7 @@ def test_what_is_left_out_is_counted_and_listed(crops, tmp_path):
     )
     came = pd.read_csv(tmp_path / "mine" / "intake.csv").set_index("source")
     assert counts["pictures"] == 15
-    assert came.loc["torn.jpg", "remark"] == "cannot be decoded"
+    assert came.loc["torn.jpg", "remark"] == "cannot be decoded as a picture"
     assert came.loc["gone.png", "remark"] == "is not there"
     assert came.loc["black.png", "remark"] == "no face found"
     assert came.loc[["torn.jpg", "gone.png", "black.png"], "image"].isna().all()

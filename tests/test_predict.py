@@ -18,23 +18,9 @@ from affnb.engine.cli import main
 from affnb.engine.core import EXPRESSIONS, TASKS, UsageError, generator, load_config
 from affnb.faces import FaceKnobs, render, sample_identities
 from affnb.model import AffectModel, make_encoder, make_model
-from affnb.engine.predict import (
-    ANSWER_COLUMNS,
-    TEMPLATE,
-    UNITS,
-    Face,
-    cascade,
-    cut_out,
-    draw_faces,
-    find_sources,
-    load_model,
-    overlap,
-    predict,
-    video_frames,
-    write_answers,
-    write_video,
-    yunet,
-)
+from affnb.engine.predict import ANSWER_COLUMNS, TEMPLATE, UNITS, Face, cascade, cut_out, draw_faces
+from affnb.engine.predict import load_model, overlap, predict, write_answers, yunet
+from affnb.engine.media import film_frames, find_sources, write_video
 from in_step import ROOT
 from errors import assert_one_line
 
@@ -245,7 +231,7 @@ def test_a_video_is_followed_and_asked_along_time(model, folder):
     assert table["face"].nunique() <= 2
     assert len(table) >= 8
     assert np.allclose(table["seconds"], table["frame"] / 10, atol=1e-3)
-    frames = np.stack([frame for _, _, frame in video_frames(folder / "walk.mp4")])
+    frames = np.stack([frame for _, _, frame in film_frames(folder / "walk.mp4")])
     array = predict(model, frames)
     assert np.allclose(array["valence"], table["valence"], atol=1e-5)
     assert (array["input"] == "array 0").all()
@@ -280,15 +266,17 @@ def test_pictures_turned_by_their_camera_are_upright(model, folder, tmp_path):
 # ---------------------------------------------------------------- files
 def test_answers_as_csv_and_parquet(model, folder, tmp_path):
     table = predict(model, folder / "photos")
-    write_answers(table, tmp_path / "a.csv")
-    write_answers(table, tmp_path / "a.parquet")
+    types = table.dtypes.to_dict()
+    for ending in ("csv", "parquet"):
+        write_answers([table[:3], table[3:]], tmp_path / f"a.{ending}", types)
+    assert not list(tmp_path.glob("*.part"))
     csv = pd.read_csv(tmp_path / "a.csv")
     parquet = pd.read_parquet(tmp_path / "a.parquet")
     assert list(csv.columns) == list(parquet.columns) == list(table.columns)
     assert np.allclose(csv["valence"], parquet["valence"], atol=1e-5)
     assert len(csv) == len(table)
     with pytest.raises(UsageError) as error:
-        write_answers(table, tmp_path / "a.xls")
+        write_answers([table], tmp_path / "a.xls", types)
     assert "a.xls" in error.value.where
     assert ".csv or .parquet" in str(error.value)
 
@@ -455,11 +443,11 @@ def test_a_video_that_is_cut_short_is_said(ending, said, folder, tmp_path, capsy
             ]
         for packet in stream.encode():
             film.mux(packet)
-    assert len(list(video_frames(whole))) == 40
+    assert len(list(film_frames(whole))) == 40
     assert not capsys.readouterr().err
     half = tmp_path / f"half.{ending}"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    n = len(list(video_frames(half)))
+    n = len(list(film_frames(half)))
     assert 0 < n < 40
     assert (
         f"{half.name}: {said.format(n=n, seconds=(n - 1) / 10)} could be decoded"
@@ -470,7 +458,7 @@ def test_a_video_that_is_cut_short_is_said(ending, said, folder, tmp_path, capsy
 def test_what_cannot_be_written_is_refused_before_the_work(folder, tmp_path, capsys, monkeypatch):
     from affnb.engine import cli, predict as module
 
-    monkeypatch.setattr(module, "predict", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(module, "predict_parts", lambda *_, **__: pytest.fail("the work was begun"))
     (tmp_path / "file").touch()
     (tmp_path / "folder.csv").mkdir()
     for words, fact in (
@@ -499,7 +487,7 @@ def test_pictures_of_kinds_that_are_not_read_are_named(model, folder, tmp_path, 
 
 def test_a_drawn_video_has_its_length_and_rate(model, folder, tmp_path):
     predict(model, folder / "walk.mp4", folder / "one.jpg", draw=tmp_path / "drawn")
-    frames = list(video_frames(tmp_path / "drawn" / "walk.mp4"))
+    frames = list(film_frames(tmp_path / "drawn" / "walk.mp4"))
     assert len(frames) == 12
     assert abs(frames[10][1] - 1) < 0.01
     assert (tmp_path / "drawn" / "one.png").exists()
@@ -519,7 +507,7 @@ def test_a_model_folder_is_plain_and_whole(folder):
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_exported_as_onnx_says_the_same(folder, model, tmp_path):
     import onnxruntime
     from affnb.engine.predict import AnswersModule

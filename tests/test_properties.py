@@ -31,7 +31,8 @@ from affnb.engine.core import (
     generator,
     load_config,
 )
-from affnb.engine.data import HEADER, LABEL_COLUMNS, SAFE_PATH, read_annotations
+from affnb.engine.data import HEADER, SAFE_PATH, read_annotations
+from affnb.engine.lists import LABEL_COLUMNS
 from affnb.engine.intake import write_lists
 from affnb.metrics import ccc, score, score_from_statistics, video_statistics
 from affnb.engine.scoring import read_predictions, score_files

@@ -6,18 +6,21 @@
 __all__ = ['CHAIN_STEPS', 'plan_arms', 'finds_gpu', 'plan_text', 'file_contains', 'make_plan', 'write_changed', 'missing_paths',
            'reset_future_times', 'write_sources', 'render_data', 'pack_data', 'describe', 'reap', 'cancel', 'take_gpus',
            'announce', 'run_notebook', 'find_profile', 'lock_run', 'run_snakemake', 'read_events', 'failure_reason',
-           'run_chain', 'publish', 'committed', 'reproduced', 'warned', 'Request', 'reproduce', 'check_data',
-           'print_score', 'make_report', 'keep_luck', 'run_bench', 'make_parser', 'main']
+           'run_chain', 'publish', 'committed', 'reproduced', 'warned', 'Request', 'reproduce', 'label_counts',
+           'check_data', 'print_score', 'make_report', 'keep_luck', 'run_bench', 'make_parser', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #4cf74760
 import argparse
+import atexit
 import contextlib
 import ctypes
 import dataclasses
 import errno
 import gc
+import getpass
 import inspect
 import io
+import itertools
 import json
 import os
 import re
@@ -35,7 +38,8 @@ from pathlib import Path
 from types import ModuleType
 import psutil
 from filelock import FileLock, Timeout
-from .core import AffnbError, Config, UsageError, atomic, file_hash, notebooks_below
+from .core import AU_NAMES, EXPRESSIONS, AffnbError, Config, UsageError, atomic
+from .core import file_hash, git_state, notebooks_below
 from .core import end_with_process
 from .core import load_config, did_you_mean, notebook_hash, pick_device, project_root
 from .core import read_json
@@ -243,7 +247,7 @@ def make_plan(
     drawing = ("painting", "faces", "statistics", "paths", "benchmark", "rendering")
     benchmark_hash = text_hash(*_bench_settings(config), *code(*drawing, "core"))
     folder = Path(data).resolve() if data else here / "data" / "benchmark" / benchmark_hash
-    content_hash = text_hash(folder if data else benchmark_hash, *code("data", "core"))
+    content_hash = text_hash(folder if data else benchmark_hash, *code("data", "lists", "core"))
     packed = here / "data" / "packed" / f"{content_hash}-{config.image_size}"
     gpus = config.device == "cuda" or config.device == "auto" and not elsewhere and finds_gpu()
     publish = None
@@ -858,11 +862,10 @@ def committed(
     published = dataclasses.asdict(load_config(plan["profile"]))
     if not plan["benchmark"] or trained_with(plan["config"]) != trained_with(published):
         return None
+    if git_state()["commit"] is None:
+        return None
     words = ["git", "show", f"HEAD:{path.format(plan['profile'])}"]
-    try:
-        shown = subprocess.run(words, cwd=project_root(), capture_output=True, text=True)
-    except OSError:
-        return None  # no git here
+    shown = subprocess.run(words, cwd=project_root(), capture_output=True, text=True)
     return shown.stdout if shown.returncode == 0 else None
 
 
@@ -965,13 +968,29 @@ def reproduce(request: Request = Request()) -> None:
     print(f"took {seconds}" if worked else f"nothing to do: everything is up to date ({seconds})")
 
 # %% ../../nbs/engine/cli.ipynb #1929ea38
+def label_counts(rows, split: str) -> str:  # lines, or nothing
+    "How often each label is there, by the name that its number stands for."
+    lines = []
+    expressions = rows["expression"].dropna()
+    if len(expressions):
+        counts = expressions.value_counts().sort_index()
+        words = ", ".join(f"{k} {EXPRESSIONS[k]} {count:,}" for k, count in counts.items())
+        lines.append(f"  {split}: expressions: {words}")
+    units = [(name, rows[name].dropna()) for name in AU_NAMES if rows[name].notna().any()]
+    if units:
+        words = ", ".join(f"{name} {values.astype(float).mean():.0%}" for name, values in units)
+        lines.append(f"  {split}: active action units: {words}")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def check_data(folder) -> None:
     """Prints counts, missing labels, what is wrong and a verdict; raises `AffnbError` where the
     folder cannot be used.
     """
     import pandas as pd
     from affnb.engine.batches import assign_parts
-    from affnb.engine.data import LABEL_COLUMNS, check_folder, decode_all
+    from affnb.engine.lists import LABEL_COLUMNS
+    from affnb.engine.data import check_folder, decode_all
 
     table, by_split = check_folder(folder)
     with tempfile.TemporaryDirectory() as place:
@@ -985,6 +1004,7 @@ def check_data(folder) -> None:
         rows.append(dict(split=split) | numbers | missing)
     print(pd.DataFrame(rows).to_string(index=False))
     for split, counts in by_split.items():
+        print(label_counts(table[table["split"] == split], split), end="")
         for name in counts["absent_names"][:5]:
             print(f"  {split}: {name}: listed, but no such file")
         for name in counts["conflicting_names"][:5]:
@@ -1127,8 +1147,9 @@ def _count_noun(n: int, word: str) -> str:
     return f"{n} {word}{'s' * (n != 1)}"
 
 
-def _predict(model, inputs, out=None, draw=None, **options) -> None:
-    from affnb.engine.predict import check_place, load_model, predict, table_kind, write_answers
+def _predict(model, inputs, out=None, draw=None, device="auto", **looking) -> None:
+    from affnb.engine.predict import Looking, answer_types, check_place, load_model
+    from affnb.engine.predict import predict_parts, table_kind, write_answers
 
     # refused before the work
     if out:
@@ -1136,13 +1157,18 @@ def _predict(model, inputs, out=None, draw=None, **options) -> None:
         check_place(out)
     if draw:
         check_place(Path(draw) / "copy.png")
-    table = predict(load_model(model), *inputs, draw=draw, **options)
-    if not out:
-        print(table.to_csv(index=False, float_format="%.6g"), end="")
+    asked = load_model(model)
+    gc.set_threshold(700, 10, 10)  # frames of a film become garbage, and are large
+    types = answer_types(asked.heads.tasks)
+    parts = predict_parts(asked, inputs, Looking(**looking), device, draw)
+    if out:
+        faces, inputs_read = write_answers(parts, out, types)
+        print(f"{_count_noun(faces, 'face')} in {_count_noun(inputs_read, 'input')}: {out}")
         return
-    write_answers(table, out)
-    inputs_read = _count_noun(table["input"].nunique(), "input")
-    print(f"{_count_noun(len(table), 'face')} in {inputs_read}: {out}")
+    first = next(parts, None)  # what cannot be read is said before a header is printed
+    print(",".join(types), flush=True)
+    for rows in itertools.chain([] if first is None else [first], parts):
+        print(rows.to_csv(index=False, header=False, float_format="%.6g"), end="", flush=True)
 
 
 def _export(model, file) -> None:
@@ -1175,16 +1201,22 @@ def _render_trial(folder, videos: int, size: int, seed: int) -> None:
     print(json.dumps(write_benchmark(folder, bench, workers=os.cpu_count() or 1)))
 
 
-def _take_in_faces(source, folder, images, validation, seed, **cropping) -> None:
+def _take_in_faces(source, folder, images, validation, seed, codes, **cropping) -> None:
     "Prints what was taken, what was left out, and what that means."
-    from affnb.engine.intake import Cropping, take_in
+    from affnb.engine.intake import Cropping, Division, take_in
 
-    counts = take_in(source, folder, images, Cropping(**cropping), validation, seed)
+    division = Division(validation, seed)
+    counts = take_in(source, folder, images, Cropping(**cropping), division, codes)
     splits = [split for split in ("train", "validation", "test") if counts[split]]
     print(f"{counts['pictures']} pictures: {', '.join(f'{counts[s]} {s}' for s in splits)}")
+    if counts["expressions"]:
+        taken = ", ".join(f"{name} {words}" for name, words in counts["expressions"].items())
+        print(f"expressions: {taken}")
     for word in ("left_out", "remarks"):
         if counts[word]:
             print(f"{word.replace('_', ' ')}: {counts[word]}")
+    if counts["others"]:
+        print(f"no pictures, left out: {counts['others']}")
     if counts["ignored"]:
         print(f"columns that mean nothing here: {', '.join(counts['ignored'])}")
     if not counts["people"]:
@@ -1337,10 +1369,16 @@ def make_parser() -> _Parser:
         "photographs and labels of one's own, as a folder for --data",
         _option(
             "source SOURCE",
-            "a CSV file of paths and labels, or a folder of folders named by expression",
+            "a CSV file of paths and labels, a folder of folders named by expression, or the lists"
+            " of an earlier challenge, one per task and video",
         ),
         _option("folder DIR", "the folder to make"),
-        _option("--images DIR", "where the pictures of a CSV file are; default: beside it"),
+        _option("--images DIR", "where the pictures of a list are; default: beside the CSV file"),
+        _option(
+            "--codes SET",
+            "whose numbers expressions have (aff-wild2, raf-db, affectnet, fer2013, ferplus, expw,"
+            " ck+), or pairs such as 1=surprise,2=fear",
+        ),
         *faces,
         _option(
             "--validation SHARE", "of the people, where no column says", type=float, default=0.25
@@ -1384,6 +1422,11 @@ def make_parser() -> _Parser:
     return parser
 
 # %% ../../nbs/engine/cli.ipynb #4c4619af
+# where libraries keep what is theirs, below the home of a user
+_PLACES = (
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "IPYTHONDIR"),
+    *("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"),
+)
 # what rules of the chain call
 CHAIN_STEPS = ("render", "pack", "describe", "leave-model", "run-notebook")
 
@@ -1411,12 +1454,34 @@ def _act(words: argparse.Namespace) -> None:
         announce(f"  {time.perf_counter() - start:5.0f} s  {name}")
 
 
+def _settle(environment) -> None:
+    """What a library expects of its surroundings, and a container or a batch job may lack: a home
+    that can be written to, and a user with a name. Figures are drawn in affnb's style, not in the
+    user's (whose matplotlibrc may ask for LaTeX).
+    """
+    environment["MATPLOTLIBRC"] = os.devnull
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # as of a container's number without a name
+        environment["LOGNAME"] = f"user-{os.getuid()}"
+    home = os.path.expanduser("~")
+    if os.path.isabs(home) and os.access(home, os.W_OK):
+        return
+    place = tempfile.mkdtemp(prefix="affnb-home-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    if not os.path.isabs(home):
+        environment["HOME"] = place
+    for name in _PLACES:
+        environment.setdefault(name, f"{place}/{name.lower()}")
+
+
 def _behave(command: str) -> None:
     """As a program: a name that a terminal cannot show is no reason to end, and who is asked to end
     clears away what is half done (a chain does so when it goes on). What is imported is no
     garbage, and is seldom looked through for any.
     """
     gc.set_threshold(_SELDOM)
+    _settle(os.environ)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -385,16 +385,22 @@ def pick_device(
 def git_state(
     folder=None,  # a checkout; the project's where None
 ) -> dict:  # commit (or None) and dirty (or None outside a checkout)
-    "Which commit the code is at, and whether files differ from it."
-    folder = folder or project_root()
+    """Which commit the code is at, and whether files differ from it. A copy without .git has none,
+    and must not pass for a commit of another repository that it was unpacked in.
+    """
+    folder = Path(folder or project_root()).resolve()
+    # a hook of another repository names that repository for all that it calls
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words):
         done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True, env=own
         )
         return done.stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder:
+            return dict(commit=None, dirty=None)
         changes = git("status", "--porcelain", "--untracked-files=no")
         return dict(commit=git("rev-parse", "HEAD"), dirty=bool(changes))
     except (OSError, subprocess.CalledProcessError):

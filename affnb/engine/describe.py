@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from .batches import take_rows
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic
-from .data import LABEL_COLUMNS, find_lists, read_annotations, write_rows
+from .lists import LABEL_COLUMNS
+from .data import find_lists, read_annotations, write_rows
 from .watch import show_warnings
 from ..evaluate import POST_STEPS, SplitPredictions, answers_of, data_folder, drawn_parameters
 from ..evaluate import split_videos, three_ways

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'FIGURES', 'LUCK', 'lead_text', 'number_word', 'finding_text', 'draw_rendered_faces', 'dev_score',
-           'tracking_text', 'write_report', 'headline_text', 'training_spread', 'trained_with', 'measure_luck',
-           'read_luck', 'luck_mismatch', 'renew_luck', 'half_width', 'accepted_band', 'reproduction_verdict',
-           'read_benches', 'bench_table', 'bench_words', 'write_bench']
+           'tracking_text', 'published_style', 'write_report', 'headline_text', 'training_spread', 'trained_with',
+           'measure_luck', 'read_luck', 'luck_mismatch', 'renew_luck', 'half_width', 'accepted_band',
+           'reproduction_verdict', 'read_benches', 'bench_table', 'bench_words', 'write_bench']
 
 # %% ../../nbs/engine/report.ipynb #e2727712
 import io
@@ -726,6 +726,14 @@ def _report_figures(results: Results):  # yields what `write_figure` takes
 
 # %% ../../nbs/engine/report.ipynb #c9cbbaf2
 @contextmanager
+def published_style():
+    "Figures in the style of affnb, whatever the settings of the user's matplotlib are."
+    style = sns.axes_style("whitegrid") | STYLE
+    with matplotlib.style.context("default"), matplotlib.rc_context(style):
+        yield
+
+
+@contextmanager
 def _taking_place(target: Path):  # gives a folder to write to
     "Files that take their places in a folder when all of them are written, or none of them does."
     with atomic(target / ".report") as temporary:
@@ -749,8 +757,7 @@ def write_report(
     records = read_records(records_dir)
     results = results_of(records, only and only.removeprefix("table_"))
     target = Path(figures_dir)
-    style = sns.axes_style("whitegrid") | STYLE
-    with _taking_place(target) as temporary, matplotlib.rc_context(style):
+    with _taking_place(target) as temporary, published_style():
         for figure in _report_figures(results):
             write_figure(temporary, *figure)
         for table in _report_tables(results):
@@ -1110,8 +1117,7 @@ def write_bench(
     table = bench_table(benches)
     shown = bench_words(table)
     target = Path(figures_dir)
-    style = sns.axes_style("whitegrid") | STYLE
-    with _taking_place(target) as folder, matplotlib.rc_context(style):
+    with _taking_place(target) as folder, published_style():
         measured = dict(caption=words) | beside
         write_table(folder, "table_bench", table.round(6), shown, measured, "bench")
         figure = _draw_scaling(benches)

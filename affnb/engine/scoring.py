@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError
-from .data import LABEL_COLUMNS, MISSING, checked_rows, read_rows
+from .lists import LABEL_COLUMNS
+from .data import MISSING, checked_rows, read_rows
 from ..metrics import score
 
 # %% ../../nbs/engine/scoring.ipynb #7b473872
