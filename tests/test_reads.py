@@ -83,11 +83,14 @@ def test_the_commands_for_well_known_sets_do_what_they_say(faces, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"\*\*([^*]+)\*\*|```(?:bash|python)\n(.+?)```", PAGE, re.S)
     put(tmp_path, *(f"raf/train/{k}/a{k}.png" for k in range(1, 8)), faces=faces)
-    put(tmp_path, *(f"raf/aligned/train_0000{k}_aligned.jpg" for k in range(1, 5)), faces=faces)
-    lines = "".join(f"train_0000{k}.jpg {k}\n" for k in range(1, 5))
-    (tmp_path / "raf" / "list_patition_label.txt").write_text(lines)
+    listed = [f"{split}_0000{k}" for split in ("train", "test") for k in range(1, 5)]
+    put(tmp_path, *(f"raf/Image/aligned/{name}_aligned.jpg" for name in listed), faces=faces)
+    (tmp_path / "raf" / "EmoLabel").mkdir()
+    lines = "".join(f"{name}.jpg {name[-1]}\n" for name in listed)
+    (tmp_path / "raf" / "EmoLabel" / "list_patition_label.txt").write_text(lines)
     put(tmp_path, *(f"net/Manually_Annotated_Images/1/{k}.jpg" for k in range(4)), faces=faces)
-    (tmp_path / "net" / "training.csv").write_text(
+    (tmp_path / "net" / "Manually_Annotated_file_lists").mkdir()
+    (tmp_path / "net" / "Manually_Annotated_file_lists" / "training.csv").write_text(
         "subDirectory_filePath,face_x,facial_landmarks,expression,valence,arousal\n"
         + "".join(f"1/{k}.jpg,0,1;2;3,{(1, 3, 9, 7)[k]},{(0.5, 0, -2, 0)[k]},0\n" for k in range(4))
     )
@@ -135,12 +138,14 @@ def test_the_commands_for_well_known_sets_do_what_they_say(faces, tmp_path, monk
             came = pd.read_csv(f"{target}/intake.csv").set_index("image")["source"]
             listed["source"] = listed["image"].map(came)
             done.append(listed.set_index("source"))
-    folders, table, net, fer, disfa, wild = done
+    table, folders, net, fer, disfa, wild = done
     raf = NUMBERINGS["raf-db"]
     assert all(
         raf[int(Path(name).parent.name)] == code for name, code in folders["expression"].items()
     )
-    assert all(raf[int(name[10])] == code for name, code in table["expression"].items())
+    code_in_name = {name: raf[int(name.removesuffix("_aligned.jpg")[-1])] for name in table.index}
+    assert table["expression"].to_dict() == code_in_name
+    assert table["split"].value_counts().to_dict() == dict(train=4, validation=4)
     assert net["expression"].astype(object).where(net["expression"].notna(), None).to_dict() == {
         "1/0.jpg": 4, "1/1.jpg": 6, "1/2.jpg": None, "1/3.jpg": 7,
     }  # fmt: skip
@@ -280,7 +285,8 @@ UNCLEAR = {  # a table -> what the refusal says
     "two columns for one label": (b"image,AU1,AU01\na/1.jpg,1,0\n", ["AU1, AU01"]),
     "a column of another model": (b"image,valence,dominance\na/1.jpg,1,0\n", ["dominance"]),
     "a number with two commas": (b'image,valence\na/1.jpg,"1,000,0"\n', ["line 2", "valence"]),
-    "a longer row": (b"image,valence\na/1.jpg,0,0,0\n", ["CSV"]),
+    "a longer row": (b"image,valence\na/1.jpg,0,0,0\n", ["row 2", "4 cells under 2 names"]),
+    "a row that was cut off": (b"image,valence,arousal\na/1.jpg,0\n", ["row 2", "2 cells"]),
 }
 
 
@@ -310,6 +316,61 @@ def test_the_file_that_a_list_means_is_found(written, there, faces, tmp_path):
     listed, counts = brought(tmp_path / "labels.csv", tmp_path)
     assert len(listed) == 3
     assert not counts["left_out"]
+
+
+@pytest.mark.parametrize("name", ["v\\1.jpg", unicodedata.normalize("NFD", "zo\u00e9/1.jpg")])
+def test_predictions_are_matched_however_names_are_written(name, tmp_path, capsys):
+    plain = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    for file, image in (("truth", plain), ("made", name)):
+        rows = f"{image},0.5,0.5,4{ZEROS}\nv/2.jpg,-0.5,0.1,0{ZEROS}\n"
+        (tmp_path / f"{file}.txt").write_text(f"{HEADER}\n{rows}", encoding="utf-8")
+    assert main(["score", str(tmp_path / "made.txt"), str(tmp_path / "truth.txt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["VA"] == pytest.approx(1)
+
+
+def test_empty_columns_and_blank_lines_mean_nothing(tmp_path):
+    (tmp_path / "p.csv").write_text("\n\nimage,valence,,\n\na/1.jpg,0.5,,\n\nb/1.jpg,-0.5,,\n")
+    images, lines, values = read_rows(tmp_path / "p.csv")
+    assert images == ["a/1.jpg", "b/1.jpg"]
+    assert lines == [5, 7]
+    assert values[:, 0].tolist() == [0.5, -0.5]
+
+
+SIDES = {  # lists per task and video -> whether they can be joined
+    "one side": (["VA/Train_Set/a", "EXPR/Train_Set/a", "VA/Validation_Set/b"], True),
+    "two sides": (["VA/Train_Set/a", "EXPR/Validation_Set/a", "VA/Validation_Set/b"], False),
+    "seven expressions, of 2020": (["EXPR7/Training_Set/a", "EXPR7/Validation_Set/b"], True),
+    "eight units, of 2020": (["AU8/Train_Set/a", "AU8/Validation_Set/b"], True),
+}
+LISTS_OF_A_VIDEO = dict(
+    VA="valence,arousal\n0.5,0.25\n",
+    EXPR=f"{','.join(EXPRESSIONS)}\n4\n",
+    EXPR7=f"{','.join(EXPRESSIONS[:7])}\n4\n",
+    AU8="AU1,AU2,AU4,AU6,AU12,AU15,AU20,AU25\n1,0,0,0,0,0,1,0\n",
+)
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_lists_per_task_and_video_are_joined(kind, faces, tmp_path):
+    names, joined = SIDES[kind]
+    put(tmp_path, "wild/a/00001.jpg", "wild/b/00001.jpg", faces=faces)
+    for name in names:
+        path = tmp_path / "lists" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(LISTS_OF_A_VIDEO[name.partition("/")[0]])
+    if not joined:
+        with pytest.raises(AffnbError, match="one by one"):
+            brought(tmp_path / "lists", tmp_path, images=tmp_path / "wild")
+        return
+    listed, _ = brought(tmp_path / "lists", tmp_path, images=tmp_path / "wild")
+    (row,) = listed[listed["split"] == "train"].to_dict("records")
+    labels = {name.partition("/")[0] for name in names if "/Train" in name}
+    for name, value, givers in (
+        ("valence", 0.5, {"VA"}),
+        ("expression", 4, {"EXPR", "EXPR7"}),
+        ("AU1", 1, {"AU8"}),
+    ):
+        assert (row[name] == value) is True if labels & givers else pd.isna(row[name]), name
 
 
 def test_a_file_with_other_capitals_is_named_and_not_taken(faces, tmp_path):
@@ -369,16 +430,24 @@ NAMED = {  # content under the name a.jpg -> what it is called
     "JPEG 2000": (lambda: saved("JPEG2000"), "JPEG 2000"),
     "an icon": (lambda: saved("ICO"), "ICO"),
     "a text": (lambda: b"no picture", "cannot be decoded"),
+    "a raw photograph": (lambda: saved("TIFF"), "raw"),
 }
 
 
 @pytest.mark.parametrize("kind", NAMED)
 def test_content_that_is_not_what_its_name_says_is_called_what_it_is(kind, tmp_path):
     make, word = NAMED[kind]
-    (tmp_path / "a.jpg").write_bytes(make())
-    picture, problem = read_picture(tmp_path / "a.jpg")
+    path = tmp_path / ("a.pef" if word == "raw" else "a.jpg")
+    path.write_bytes(make())
+    picture, problem = read_picture(path)
     assert picture is None
     assert word in problem
+
+
+def test_a_jpeg_that_is_called_heic_is_read(tmp_path):
+    (tmp_path / "a.heic").write_bytes(saved("JPEG"))
+    assert read_picture(tmp_path / "a.heic")[0].size == (32, 32)
+    assert files_of_folder(tmp_path).pictures == [tmp_path / "a.heic"]
 
 
 def test_what_a_folder_holds_is_read_or_counted(faces, tmp_path, capsys):
@@ -676,6 +745,8 @@ SURROUNDINGS = {
     "a home that is not there": dict(HOME="/nowhere/at/all"),
     "a style that wants LaTeX": dict(MATPLOTLIBRC="{place}/latex"),
     "a style that is broken": dict(MATPLOTLIBRC="{place}/broken"),
+    "a backend that wants a screen": dict(MPLBACKEND="TkAgg"),
+    "kernels that begin with code of the user": dict(IPYTHONDIR="{place}/ipython"),
     "a kernel of another Python": dict(JUPYTER_PATH="{place}/jupyter"),
 }
 
@@ -699,6 +770,8 @@ figure = Figure()
 figure.suptitle("$x$")
 figure.savefig(sys.argv[1])
 assert getpass.getuser()
+assert "MPLBACKEND" not in os.environ
+assert not os.path.exists(os.environ["IPYTHONDIR"])
 assert os.access(matplotlib.get_configdir(), os.W_OK)
 assert os.path.isabs(os.path.expanduser("~"))
 from affnb.engine.kernels import kernel_command

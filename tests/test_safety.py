@@ -204,9 +204,10 @@ def test_a_long_name_for_temporary_files_keeps_no_kernel_from_starting(tmp_path,
 @pytest.mark.parametrize("when", ["at work", "before it has said a word"])
 def test_a_kernel_that_is_killed_is_told_in_one_line(when, tmp_path):
     if when != "at work":
-        (tmp_path / "ipython" / "profile_default" / "startup").mkdir(parents=True)
-        (tmp_path / "ipython" / "profile_default" / "startup" / "dies.py").write_text(
-            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, signal, sys\n"
+            "if 'affnb.engine.kernels' in sys.orig_argv:\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
         )
     nb = new_notebook(
         cells=[new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")]
@@ -226,11 +227,12 @@ def test_a_kernel_that_is_killed_is_told_in_one_line(when, tmp_path):
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
     errors = [line for line in done.stderr.splitlines() if line.startswith("affnb: ")]
     assert done.returncode == 1, done.stderr
-    assert_one_line("\n".join(errors), "kernel", "killed", tmp_path / "log.ipynb")
+    remedy = "goes on" if when == "at work" else "-m ipykernel"
+    assert_one_line("\n".join(errors), "kernel", "killed", remedy, tmp_path / "log.ipynb")
     assert "Traceback" not in done.stderr, done.stderr
 
 

@@ -580,11 +580,12 @@ def run_notebook(
     except RuntimeError as error:  # of jupyter_client, where it ended before it had said a word
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise
-        raise AffnbError(
-            Path(log).stem,
-            "its kernel was killed, by hand or for want of memory",
-            f"the same command goes on from the last checkpoint [{log}]",
-        ) from None
+        problem = "its kernel was killed, by hand or for want of memory"
+        remedy = "the same command goes on from the last checkpoint"
+        if "before replying" in str(error):
+            problem = "its kernel was killed before it had begun, or could not begin"
+            remedy = f"`{sys.executable} -m ipykernel --version` says whether it can"
+        raise AffnbError(Path(log).stem, problem, f"{remedy} [{log}]") from None
 
 # %% ../../nbs/engine/cli.ipynb #c2b7e5f1
 def find_profile(
@@ -990,6 +991,7 @@ def check_data(folder) -> None:
     import pandas as pd
     from affnb.engine.batches import assign_parts
     from affnb.engine.lists import LABEL_COLUMNS
+    from affnb.engine.media import read_picture
     from affnb.engine.data import check_folder, decode_all
 
     table, by_split = check_folder(folder)
@@ -1010,7 +1012,8 @@ def check_data(folder) -> None:
         for name in counts["conflicting_names"][:5]:
             print(f"  {split}: {name}: listed again with other labels; the first are kept")
     for image, split in zip(bad["image"][:20], bad["split"]):
-        print(f"  {split}: {image}: cannot be decoded")
+        _, problem = read_picture(Path(folder) / "cropped_aligned" / image)
+        print(f"  {split}: {image}: {problem}")
     left = table.drop(bad.index)
     if not {"train", "validation"} <= set(left["split"]):
         first = bad["image"].iloc[0]
@@ -1457,18 +1460,22 @@ def _act(words: argparse.Namespace) -> None:
 def _settle(environment) -> None:
     """What a library expects of its surroundings, and a container or a batch job may lack: a home
     that can be written to, and a user with a name. Figures are drawn in affnb's style, not in the
-    user's (whose matplotlibrc may ask for LaTeX).
+    user's (whose matplotlibrc may ask for LaTeX), and kernels begin empty.
     """
     environment["MATPLOTLIBRC"] = os.devnull
+    environment.pop("MPLBACKEND", None)
+    if "AFFNB_CHAIN" in environment:
+        return  # a step of a chain, which has settled
     try:
         getpass.getuser()
     except (KeyError, OSError):  # as of a container's number without a name
         environment["LOGNAME"] = f"user-{os.getuid()}"
+    place = tempfile.mkdtemp(prefix="affnb-home-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    environment["IPYTHONDIR"] = f"{place}/ipython"  # without what a user has kernels begin with
     home = os.path.expanduser("~")
     if os.path.isabs(home) and os.access(home, os.W_OK):
         return
-    place = tempfile.mkdtemp(prefix="affnb-home-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
     if not os.path.isabs(home):
         environment["HOME"] = place
     for name in _PLACES:

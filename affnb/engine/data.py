@@ -115,11 +115,6 @@ def read_rows(
     raise AffnbError(f"{path}, line {number}", problem, "mend or delete the row")
 
 # %% ../../nbs/engine/data.ipynb #26b4fb49
-def _twelve_for_aus(names: list[str]) -> list[str]:
-    "The challenge's header ends with `aus`, which stands for twelve columns."
-    return [*names[:-1], *AU_NAMES] if names[-1:] == ["aus"] else names
-
-
 def _column_of_numbers(texts: pd.Series, name: str, path) -> pd.Series:  # NaN where empty
     "A column as numbers, expressions as codes; raises `AffnbError` where a cell holds none."
     numbers = to_numbers(texts)
@@ -138,7 +133,7 @@ def _column_of_numbers(texts: pd.Series, name: str, path) -> pd.Series:  # NaN w
 def _rows_by_name(path, header: str) -> tuple[list, list, np.ndarray | None]:
     "As `read_rows`, of a table whose columns stand in an order of its own."
     rule = f"must be {HEADER}, or name each column (image, valence, ..., AU26)"
-    table = read_table(path, _twelve_for_aus)
+    table = read_table(path)
     columns, others = columns_by_meaning(table, path)
     others += [name for name in columns if name not in ("image", *LABEL_COLUMNS)]
     if others:

@@ -11,9 +11,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from .arms import arm_config
-from .cli import lock_run, make_plan, plan_text, render_data
+from .cli import file_contains, lock_run, make_plan, plan_text, render_data
 from .cli import write_changed, write_sources
-from .core import TASKS, AffnbError, Config, atomic, file_hash, load_config
+from .core import TASKS, AffnbError, Config, UsageError, atomic, file_hash, load_config
 from .core import project_root, text_hash
 from .data import pack
 from .runs import Run, labelled_tasks, start_stage, store_outputs
@@ -67,8 +67,9 @@ def make_example(
     plan = _plan_example(folder, config, weights)
     models = {name: folder / "seed0" / name / "model.safetensors" for name in MODELS}
     with lock_run(folder):
-        if write_changed(folder / "plan.json", plan_text(plan)):
+        if not file_contains(folder / "plan.json", plan_text(plan)):
             shutil.rmtree(folder / "seed0", ignore_errors=True)
+            write_changed(folder / "plan.json", plan_text(plan))
         write_sources(plan)
         if all(path.exists() for path in models.values()):
             return
@@ -85,6 +86,7 @@ def make_example(
 # %% ../../nbs/engine/example.ipynb #78d7d4ef
 def open_example(
     run_dir,  # a chapter's; any but the example's is left as it is
+    seed: int,  # a chapter's
     arms=(),  # head arms of seed 0 to train, unless they are there
 ) -> None:
     "Makes the example run that a chapter is read with; raises as `make_example` does."
@@ -92,6 +94,9 @@ def open_example(
     root = project_root()
     if folder != (root / "data" / "runs" / "example").resolve():
         return
+    if seed != 0:
+        remedy = "set seed = 0, or name a run of your own as run_dir"
+        raise UsageError(f"seed = {seed}", "the example run has seed 0 only", remedy)
     records = root / "data" / "records" / "smoke"
     make_example(folder, load_config("smoke"), root / "data" / "example", records)
     for arm in arms:

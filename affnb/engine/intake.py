@@ -20,8 +20,8 @@ from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError, atomic
 from .core import generator
 from .data import LISTS, check_inside, write_rows
 from .lists import LABEL_COLUMNS, NUMBERINGS, columns_by_meaning, expression_code
-from .lists import find_named
-from .lists import is_given, nearly_named, numbering, read_table, to_numbers
+from .lists import find_named, header_cells, is_given, meaning_of, nearly_named
+from .lists import numbering, read_table, read_text, to_numbers
 from .media import files_of_folder, printable, read_picture
 from .predict import make_finder
 
@@ -216,58 +216,74 @@ def read_folders(
     blank = dict(person=None, split=None) | {name: _missing_of(name) for name in LABEL_COLUMNS}
     table = pd.DataFrame([blank | row for row in rows])
     columns = ["image", "person", "split", *LABEL_COLUMNS, "written"]
-    return table[columns], content.others_in_words()
+    films = f"{len(content.films)} films" if content.films else ""
+    others = ", ".join(filter(None, (films, content.others_in_words())))
+    return table[columns], others
 
 # %% ../../nbs/engine/intake.ipynb #3aa45a01
-_HEADERS = {
-    ",".join(AFFECT): AFFECT,
-    ",".join(EXPRESSIONS).lower(): ("expression",),
-    ",".join(AU_NAMES).lower(): AU_NAMES,
-}
-
-
-def _task_of_list(path) -> tuple | None:  # the labels that a list of one video holds
+def _labels_of_list(path: Path) -> list[str]:  # names of its columns; empty where it is no list
+    "What a list of one video holds, by its header: affect, expressions, or units (any of them)."
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return _HEADERS.get(re.sub(r"\s", "", file.readline(500)).lower())
+        names = header_cells(file.readline(500).strip())
+    words = {name.lower() for name in names}
+    if words == set(AFFECT) or names and all(re.fullmatch(r"AU\d+", name) for name in names):
+        return names
+    known = {name.lower() for name in EXPRESSIONS}
+    return ["expression"] if len(words) >= 7 and words <= known else []
 
 
 def video_lists(folder) -> list[Path]:
-    "The lists of a task and video below a folder, as challenges before 2024 had them."
-    return [path for path in sorted(Path(folder).rglob("*.txt")) if _task_of_list(path)]
+    "The lists of a task and video below a folder, as Aff-Wild2 has them."
+    texts = [path for path in sorted(Path(folder).rglob("*.txt")) if path.is_file()]
+    return [path for path in texts if _labels_of_list(path)]
+
+
+def _read_video_list(path: Path) -> tuple[dict, int]:  # label -> a value per frame; frames
+    "The labels of one list; raises `AffnbError` naming file and line of a value that is none."
+    names = _labels_of_list(path)
+    lines = read_text(path).rstrip("\n").split("\n")[1:]
+    cells = pd.DataFrame([line.split(",") for line in lines], index=range(2, len(lines) + 2))
+    if cells.shape[1] != len(names):
+        problem = f"rows of {cells.shape[1]} values under a header of {len(names)}"
+        raise AffnbError(path, problem, "one row per frame, with a value for each label")
+    columns: dict = {}
+    for name, column in zip(names, cells):
+        texts = cells[column].str.strip()
+        if name == "expression":
+            columns[name] = _codes_of(texts, path, None)
+        elif (label := meaning_of(name)) is not None:
+            columns[label] = label_column(texts, label, path)
+    return columns, len(lines)
 
 
 def read_video_lists(lists: list[Path]) -> pd.DataFrame:  # as of `read_labels`
-    """The labels of lists per task and video, put together by frame; raises `AffnbError` naming
-    file and line of a value that is none, and for a list in no folder of a split.
+    """The labels of lists per task and video, put together by frame; raises `AffnbError` for a list
+    that cannot be read, and for a video on two sides.
     """
     frames: dict[str, dict] = {}
+    sides: dict[str, str] = {}
     for path in lists:
-        names = _task_of_list(path) or ()
-        folder = path.parent.name.lower().partition("_")[0]
-        if folder not in _SPLITS:
+        side = _SPLITS.get(path.parent.name.lower().partition("_")[0])
+        if side is None:
             remedy = "put it into Train_Set or Validation_Set"
             raise AffnbError(path, "nothing says which split it is of", remedy)
-        table = read_table(path)
-        if len(table.columns) != len(names):  # of expressions, one number stands under eight names
-            table = table.iloc[:, : len(names)]
-        for name, column in zip(names, table.columns):
-            if name == "expression":
-                labels = _codes_of(table[column], path, None)
-            else:
-                labels = label_column(table[column], name, path)
-            for row, label in zip(table.index, labels):
-                image = f"{path.stem}/{row - 1:05d}.jpg"
-                known = frames.setdefault(image, dict(person=path.stem, splits=set()))
-                known[name] = label
-                known["splits"].add(_SPLITS[folder])
-    for known in frames.values():
-        known["split"] = min(known.pop("splits"))
-    table = pd.DataFrame(frames).T.rename_axis("image").reset_index()
+        if sides.setdefault(path.stem, side) != side:
+            problem = (
+                "the video is in the training set of one task and in the validation of another"
+            )
+            raise AffnbError(path, problem, "import the tasks one by one")
+        columns, count = _read_video_list(path)
+        for k in range(count):
+            image = f"{path.stem}/{k + 1:05d}.jpg"
+            known = frames.setdefault(image, dict(image=image, person=path.stem, split=side))
+            known |= {name: values[k] for name, values in columns.items()}
+    if not frames:
+        raise AffnbError(lists[0].parent, "lists with a header and no rows")
+    table = pd.DataFrame(list(frames.values()), index=range(2, len(frames) + 2))
     for name in LABEL_COLUMNS:
         given = table[name] if name in table else pd.Series(np.nan, table.index)
         table[name] = given.astype(float).fillna(_missing_of(name))
     table["written"] = table["expression"].astype(int).astype(str)
-    table.index += 2
     return table[["image", "person", "split", *LABEL_COLUMNS, "written"]]
 
 # %% ../../nbs/engine/intake.ipynb #b440fab6
@@ -350,7 +366,7 @@ def drop_repeated(table, places, source) -> pd.DataFrame:
     with other labels, person or split.
     """
     same = table.assign(place=places)
-    once = same.drop(columns="image").drop_duplicates()
+    once = same.drop(columns=["image", "written"], errors="ignore").drop_duplicates()
     for row in once.index[once.duplicated("place")][:1]:
         raise AffnbError(
             f"{source}, row {row}",
@@ -390,7 +406,7 @@ def _check_request(source: Path, folder: Path, images, share: float) -> None:
         raise UsageError(f"--validation {share:g}", "must be between 0 and 1")
     if source.is_dir() and bool(images) != bool(video_lists(source)):
         if images:
-            problem = f"belongs to a CSV file, and {source} is a folder of pictures"
+            problem = f"belongs to a list, and {source} is a folder without one"
             raise UsageError(f"--images {images}", problem)
         remedy = "name the folder of their pictures with --images (cropped_aligned, as a rule)"
         raise AffnbError(source, "holds lists of videos", remedy)
@@ -452,6 +468,8 @@ def take_in(
     numbers = numbering(codes) if codes else None
     ignored, others = [], ""
     if source.is_dir() and images:
+        if codes:
+            raise UsageError(f"--codes {codes}", "lists of videos have the challenge's codes")
         table = read_video_lists(video_lists(source))
         home = Path(images)
     elif source.is_dir():
@@ -466,6 +484,8 @@ def take_in(
     named = bool(table["person"].notna().all())
     who, _ = pd.factorize(_people_of(table))
     number = _number_frames(table, who)
+    in_time = np.lexsort((number, who))  # the frames of a person one after the other
+    table, who, number = table.iloc[in_time], who[in_time], number.iloc[in_time]
     table = table.assign(
         source=table["image"],
         split=assign_splits(table, division.share, division.seed),
@@ -475,7 +495,7 @@ def take_in(
         crops = unfinished / "cropped_aligned"
         table = table.assign(remark=_cut_all(table, home, finder, cropping.size, crops))
         got = table["image"].map(lambda image: (crops / image).exists())
-        kept = table[got].sort_values("image")  # in the order of time
+        kept = table[got]
         left_out = _reasons(table[~got])
         for side in ("train", "validation"):
             if not (kept["split"] == side).any():

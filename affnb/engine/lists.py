@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'NO_LABEL', 'EXPRESSION_WORDS', 'NUMBERINGS', 'read_text', 'separator_of', 'header_cells',
            'read_table', 'meaning_of', 'columns_by_meaning', 'to_numbers', 'is_given', 'expression_code', 'numbering',
-           'find_named', 'nearly_named']
+           'plain_name', 'find_named', 'nearly_named']
 
 # %% ../../nbs/engine/lists.ipynb #a20b1980
 import csv
@@ -13,14 +13,14 @@ import io
 import os
 import re
 import unicodedata
-import warnings
+from functools import lru_cache
 from pathlib import Path
 import pandas as pd
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError
 from .core import did_you_mean
 
 # %% ../../nbs/engine/lists.ipynb #925ba274
-_NO_TEXT = {  # the first bytes of a file, and what it is
+_BINARY_FORMATS = {  # the first bytes of a file, and what it is
     b"PK\x03\x04": "an archive, such as a workbook (.xlsx, .ods) or a .zip",
     b"\xd0\xcf\x11\xe0": "a workbook of an old Excel (.xls)",
     b"\x1f\x8b": "compressed (gzip)",
@@ -44,7 +44,7 @@ def read_text(path) -> str:  # with \n at the end of lines
         data = Path(path).read_bytes()
     except OSError as error:
         raise AffnbError(path, f"cannot be read ({error.strerror})", "check the path") from None
-    for start, kind in _NO_TEXT.items():
+    for start, kind in _BINARY_FORMATS.items():
         if data.startswith(start):
             raise AffnbError(path, f"cannot be read: it is {kind}", "save it as CSV, in UTF-8")
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
@@ -75,44 +75,55 @@ def header_cells(header: str, separator: str = ",") -> list[str]:
     return [cell.strip() for cell in row]
 
 
-def read_table(
-    path,
-    name_columns=lambda names: names,  # the cells of the header -> the names of the columns
-) -> pd.DataFrame:  # texts, NaN where empty, by row of the file; the header is row 1
+def _named(names: list[str]) -> list[str]:  # one name for each column
+    "Names of columns: `aus` at the end stands for twelve, and a column without a name gets one."
+    if names[-1:] == ["aus"]:
+        names = [*names[:-1], *AU_NAMES]
+    return [name or f"column {k}" for k, name in enumerate(names, 1)]
+
+
+def read_table(path) -> pd.DataFrame:  # texts, NaN where empty, by row of the file (the first is 1)
     """A table of text as a spreadsheet or a program has written it; raises `AffnbError` where it is
-    none, or two columns have one name.
+    none, two columns have one name, or a row has another number of cells than the header.
     """
-    header, newline, rest = read_text(path).partition("\n")
-    first = 2
-    separator = separator_of(header)
-    if said := re.fullmatch(r'"?sep=(.)"?\s*', header):
-        separator = said[1]
-        header, newline, rest = rest.partition("\n")
-        first = 3
-    names = name_columns(header_cells(header, separator))
-    if not any(names):
+    text = read_text(path)
+    separator = None
+    if marked := re.match(r'\s*"?sep=(.)"?[^\S\n]*\n', text):
+        separator = marked[1]
+    header = text[marked.end() if marked else 0 :].lstrip("\n").partition("\n")[0]
+    separator = separator or separator_of(header)
+    rows = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    names: list[str] = []
+    table, places = [], []
+    try:
+        for row in rows:
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or marked and not names and cells[0].startswith("sep="):
+                continue
+            if not names:
+                names = _named(cells)
+                continue
+            surplus = any(cells[len(names) :])
+            if len(cells) < len(names) or surplus:
+                problem = f"{len(cells)} cells under {len(names)} names"
+                remedy = "one cell for each name, in quotes where it holds the separator"
+                raise AffnbError(f"{path}, row {rows.line_num}", problem, remedy)
+            table.append(cells[: len(names)])
+            places.append(rows.line_num)
+    except csv.Error as error:
+        problem = f"cannot be read as CSV ({error})"
+        raise AffnbError(f"{path}, row {rows.line_num}", problem) from None
+    if not names:
         raise AffnbError(
             path, "cannot be read as CSV (it is empty)", "the first line names columns"
         )
     for name in names:
-        if name and names.count(name) > 1:
+        if names.count(name) > 1:
             raise AffnbError(path, f"two columns are called {name}", "leave one of them")
-    try:
-        # pandas warns of rows that are longer than the header
-        with warnings.catch_warnings(action="error"):
-            table = pd.read_csv(
-                io.StringIO(rest),
-                **dict(header=None, names=names, sep=separator, index_col=False, dtype=str),
-                **dict(keep_default_na=False, skip_blank_lines=False, skipinitialspace=True),
-            )
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame(columns=names, dtype=str)
-    except (ValueError, pd.errors.ParserWarning) as error:
-        problem = " ".join(str(error).split())[:100]
-        raise AffnbError(path, f"cannot be read as CSV ({problem})") from None
-    table = table.set_index(pd.RangeIndex(first, len(table) + first))
-    table = table.apply(lambda column: column.str.strip())
-    return table.mask(table == "").dropna(how="all")
+    made = pd.DataFrame(table, index=places, columns=names, dtype="str")
+    made = made.mask(made == "")
+    nameless = [name for name in names if re.fullmatch(r"column \d+", name)]
+    return made.drop(columns=[name for name in nameless if made[name].isna().all()])
 
 # %% ../../nbs/engine/lists.ipynb #a508d1ff
 LABEL_COLUMNS = (*AFFECT, "expression", *AU_NAMES)  # the 15 values after the image
@@ -149,7 +160,7 @@ def columns_by_meaning(
     return columns, [column for column, meaning in meanings.items() if not meaning]
 
 # %% ../../nbs/engine/lists.ipynb #38d0db17
-NO_LABEL = ("", "na", "nan")  # *None* is none of them, for some mean *Neutral* by it
+NO_LABEL = ("", "na", "nan")  # without the word *None*, by which some mean *Neutral*
 
 
 def to_numbers(texts: pd.Series) -> pd.Series:  # float; NaN where a text is no number
@@ -212,13 +223,17 @@ def expression_code(
         if code is not None:
             return code
     if text not in _CODES:
-        known = f"a code of {min(numbers)} to {max(numbers)}"
+        codes = [number for number in numbers if number >= 0]
+        known = f", or a code of {min(codes)} to {max(codes)}" if codes else ""
         raise UsageError(
             f"expression {str(word)[:40]!r}",
             f"not known{did_you_mean(text, _CODES)}",
-            f"use one of {', '.join(EXPRESSIONS)}, or {known}",
+            f"use one of {', '.join(EXPRESSIONS)}{known}",
         )
     return _CODES[text]
+
+
+_NO_NUMBERS = {-1: -1}
 
 
 def numbering(
@@ -236,7 +251,7 @@ def numbering(
     numbers = {}
     for pair in words.split(","):
         number, _, word = pair.partition("=")
-        code = expression_code(word, {-1: -1})
+        code = expression_code(word, _NO_NUMBERS)
         if not re.fullmatch(r"\s*\d+\s*", number) or code < 0 or int(number) in numbers:
             remedy = "write each number once, such as 1=surprise,2=fear"
             raise UsageError(f"--codes {words}", f"`{pair}` is no pair, or comes twice", remedy)
@@ -244,12 +259,21 @@ def numbering(
     return numbers
 
 # %% ../../nbs/engine/lists.ipynb #9ed72488
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def plain_name(name: str) -> str:  # with / and composed letters
+    "The name of a file as every list writes it here, so that two lists can be compared."
+    if name.isascii() and "\\" not in name:
+        return name
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
+@lru_cache(maxsize=64)
+def _listing(folder: Path, changed: int) -> list[str]:
+    return sorted(os.listdir(folder))
 
 
 def _names_in(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    "The names in a folder, listed once as long as it does not change."
+    return _listing(folder, os.stat(folder).st_mtime_ns) if os.path.isdir(folder) else []
 
 
 def find_named(
@@ -262,7 +286,10 @@ def find_named(
     found = Path()
     for part in name.replace("\\", "/").split("/"):
         if not os.path.exists(home / found / part):
-            part = next((o for o in _names_in(home / found) if _plain(o) == _plain(part)), part)
+            same = [
+                other for other in _names_in(home / found) if plain_name(other) == plain_name(part)
+            ]
+            part = same[0] if same else part
         found /= part
     return str(found) if os.path.exists(home / found) else name
 

@@ -36,7 +36,9 @@ MOVING |= {".vob", ".m2v", ".ogv", ".mxf", ".dv"}
 UNREAD = {
     **{".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000"},
     **{".j2k": "JPEG 2000", ".psd": "PSD", ".svg": "SVG", ".exr": "OpenEXR"},
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"), "raw"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2"), "raw"),
+    **dict.fromkeys((".orf", ".rw2", ".raf", ".pef", ".srw", ".dcr", ".kdc", ".erf"), "raw"),
+    **dict.fromkeys((".mef", ".iiq", ".3fr", ".rwl"), "raw"),
 }
 _FILM_FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "asf", "flv"),
@@ -53,7 +55,7 @@ def printable(path) -> str:
 def open_film(path):  # a context: PyAV's container
     "Opens a film, and nothing else that FFmpeg could be led to."
     formats = dict(format_whitelist=",".join(_FILM_FORMATS), protocol_whitelist="file")
-    return av.open(str(path), options=formats, metadata_errors="replace")
+    return av.open(f"file:{path}", options=formats, metadata_errors="replace")
 
 
 def picture_streams(film) -> list:
@@ -83,7 +85,8 @@ def content_of(path) -> str:  # picture, film, sound, a format that is not read 
 def by_number(path) -> list:
     "A key for sorting names by the numbers in them."
     parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    numbered = [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+    return [*numbered, (0, str(path))]  # 1 before 01, on every system
 
 
 @dataclass
@@ -114,19 +117,24 @@ def files_of_folder(folder) -> FolderContent:
     content = FolderContent()
     for path in sorted(Path(folder).rglob("*"), key=by_number):
         below = path.relative_to(folder)
-        if not path.is_file() or _of_a_system(below):
+        if _of_a_system(below) or path.is_dir() and not path.is_symlink():
+            continue
+        if not path.is_file():
+            content.others["links to a folder" if path.is_dir() else "broken links"] += 1
             continue
         ending = path.suffix.lower()
         if ending in STILL:
             content.pictures.append(path)
         elif ending in MOVING:
             content.films.append(path)
-        elif ending in UNREAD:
+        elif UNREAD.get(ending) == "raw":
             content.unread.append(path)
         else:
             held = content_of(path)
             places = dict(picture=content.pictures, film=content.films)
-            if held in ("", "sound"):
+            if held in ("", "sound") and ending in UNREAD:
+                content.unread.append(path)
+            elif held in ("", "sound"):
                 content.others[printable(ending)] += 1
             else:
                 places.get(held, content.unread).append(path)
@@ -135,10 +143,12 @@ def files_of_folder(folder) -> FolderContent:
 # %% ../../nbs/engine/media.ipynb #7e370305
 def read_picture(path) -> tuple[Image.Image | None, str]:  # RGB, upright; what is wrong, if None
     "A picture, or why there is none."
-    picture = None if Path(path).suffix.lower() in UNREAD else open_picture(path)
+    by_name = UNREAD.get(Path(path).suffix.lower(), "")
+    raw = by_name == "raw"  # a reader of TIFF would take the small preview for the photograph
+    picture = None if raw else open_picture(path)
     if picture is not None:
         return picture, ""
-    held = content_of(path) or UNREAD.get(Path(path).suffix.lower(), "")
+    held = "a raw photograph" if raw else content_of(path) or by_name
     if held in ("film", "sound"):
         return None, f"holds a {held}, and no picture: give it the name of a {held}"
     if held in ("", "picture"):
@@ -159,13 +169,13 @@ def lay_out(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return picture[:: -1 if down < 0 else 1, :: -1 if to_right < 0 else 1]
 
 
-def _as_shown(frame, wider: Fraction) -> np.ndarray:  # (H, W, 3) uint8
+def _as_shown(frame, pixel_aspect: Fraction) -> np.ndarray:  # (H, W, 3) uint8
     "A decoded frame upright, with square pixels."
     sides = {}
-    if wider > 1:
-        sides = dict(width=round(frame.width * wider))
-    elif wider < 1:
-        sides = dict(height=round(frame.height / wider))
+    if pixel_aspect > 1:
+        sides = dict(width=round(frame.width * pixel_aspect))
+    elif pixel_aspect < 1:
+        sides = dict(height=round(frame.height / pixel_aspect))
     stored = frame.reformat(format="rgb24", **sides).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
@@ -176,7 +186,15 @@ def _as_shown(frame, wider: Fraction) -> np.ndarray:  # (H, W, 3) uint8
 _MOST_FAILURES = 100  # stretches in a row that cannot be read, before a film is given up
 
 
-def _packets_of(film, lost: Counter) -> Iterator:
+@dataclass
+class _Reading:
+    "What became of a film's packets so far."
+
+    lost: int = 0  # packets that could not be read or decoded
+    latest: float = 0.0  # seconds on the file's clock that any stream has reached
+
+
+def _packets_of(film, reading: _Reading) -> Iterator:
     "The packets of all streams; what cannot be read is passed over."
     failures = 0
     while failures < _MOST_FAILURES:
@@ -187,21 +205,21 @@ def _packets_of(film, lost: Counter) -> Iterator:
             return
         except av.FFmpegError:
             failures += 1
-            lost["packets"] += 1
+            reading.lost += 1
 
 
-def _decoded(film, stream, lost: Counter, reached: list) -> Iterator:  # frames
-    "The frames of a stream; `reached` keeps the latest time that any stream has."
-    for packet in _packets_of(film, lost):
+def _decoded(film, stream, reading: _Reading) -> Iterator:
+    "The frames of a stream."
+    for packet in _packets_of(film, reading):
         if packet.pts is not None and packet.time_base:
-            reached[0] = max(reached[0], float(packet.pts * packet.time_base))
+            reading.latest = max(reading.latest, float(packet.pts * packet.time_base))
         if packet.stream is not stream:
             continue
-        lost["packets"] += packet.is_corrupt
+        reading.lost += packet.is_corrupt
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            lost["packets"] += 1
+            reading.lost += 1
             continue
         yield from frames
 
@@ -230,11 +248,10 @@ def film_frames(path, every: int = 1) -> Iterator[tuple[int, float, np.ndarray]]
 def _frames_of_stream(film, stream, name: str, every: int) -> Iterator:
     stream.thread_type = "AUTO"
     start = (film.start_time or 0) / av.time_base
-    lost = Counter()
-    reached = [start]
-    shown = 0.0
+    reading = _Reading(latest=start)
+    shown = 0.0  # seconds of the last picture
     read = 0
-    for frame in _decoded(film, stream, lost, reached):
+    for frame in _decoded(film, stream, reading):
         seconds = math.nan
         if frame.time is not None:
             seconds = float(frame.time) - start
@@ -244,18 +261,18 @@ def _frames_of_stream(film, stream, name: str, every: int) -> Iterator:
         read += 1
     if not read:
         raise AffnbError(name, "cannot be decoded as a video (no frame of it can)")
-    if lost["packets"]:
-        damage = f"{lost['packets']:,} stretches could not be decoded: the file is damaged there"
+    if reading.lost:
+        damage = f"{reading.lost:,} packets could not be decoded: the file is damaged there"
         show_warnings(name, [damage])
     # an AVI file counts its frames; elsewhere the file may be told to show a part
     wanted = stream.frames if film.format.name == "avi" else 0
     length = (film.duration or 0) / av.time_base
     # of a film that is whole, sound may go on after the picture; Matroska counts from 0
-    heard = reached[0] - (0 if "matroska" in film.format.name else start)
+    reached = reading.latest - (0 if "matroska" in film.format.name else start)
     if stream.duration and stream.time_base:
         length = min(length or math.inf, float(stream.duration * stream.time_base))
-        heard = shown
-    if read < wanted or heard < 0.9 * length - 1:
+        reached = shown
+    if read < wanted or reached < 0.9 * length - 1:
         whole = f" of {wanted:,}" if wanted else f", {shown:.1f} of {length:.1f} seconds"
         problem = "could be decoded: the file is damaged, or cut short"
         show_warnings(name, [f"{read:,} frames{whole} {problem}"])
@@ -269,7 +286,7 @@ def seconds_of_film(path) -> float:  # NaN where the file does not say
     return math.nan
 
 # %% ../../nbs/engine/media.ipynb #1248c45b
-_TICKS = 90_000  # of a second: times of films are whole numbers of these
+_TICKS = 90_000  # per second; the time of a frame is a whole number of ticks
 
 
 def write_film(path, frames) -> None:  # seconds and (H, W, 3) uint8, all of one size
@@ -280,17 +297,15 @@ def write_film(path, frames) -> None:  # seconds and (H, W, 3) uint8, all of one
     with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as film:
         stream = None
         last = -1
-        first = 0.0
         for seconds, picture in frames:
             # these formats want even sides
             height, width = (side // 2 * 2 for side in picture.shape[:2])
             if stream is None:
-                first = seconds
                 stream = film.add_stream(codec, rate=30)
                 stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
                 stream.codec_context.time_base = Fraction(1, ticks)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]))
-            last = max(last + 1, round((seconds - first) * ticks))
+            last = max(last + 1, round(seconds * ticks))
             frame.pts, frame.time_base = last, Fraction(1, ticks)
             film.mux(stream.encode(frame))
         if stream:

@@ -448,7 +448,7 @@ def predict_crops(
     return pd.DataFrame(columns, index=rows.index)
 
 # %% ../../nbs/engine/predict.ipynb #f1a7b0c3
-class _Track:
+class _PendingFaces:
     "The faces of one person in one source, and which of them can be answered."
 
     def __init__(self, length: int, stride: int):
@@ -489,15 +489,15 @@ class _Asking:
         self.size = c.image_size
         self.types = answer_types(model.heads.tasks)
         self.windows = (c.window, min(c.stride, c.window)) if c.temporal != "none" else (1, 1)
-        self.tracks = {}  # source and person -> _Track
-        self.came = itertools.count()
-        self.given = 0  # rows that were given back
-        self.done = {}  # number of a face -> its row with the answer
+        self.tracks = {}  # source and person -> _PendingFaces
+        self.numbers = itertools.count()
+        self.rows_given = 0  # rows that were given back
+        self.finished_rows = {}  # number of a face -> its row
 
     def add(self, row: tuple, crop: np.ndarray) -> None:
         "A face, with the first nine columns of its row."
-        track = self.tracks.setdefault((row[0], row[3]), _Track(*self.windows))
-        track.waiting.append((next(self.came), row, crop))
+        track = self.tracks.setdefault((row[0], row[3]), _PendingFaces(*self.windows))
+        track.waiting.append((next(self.numbers), row, crop))
 
     def answer(self, still_there=frozenset(), ended: bool = False) -> pd.DataFrame:
         """The rows that are complete, in order; tracks that are not `still_there` have ended. Asks
@@ -516,9 +516,9 @@ class _Asking:
         for key in over:
             del self.tracks[key]
         rows = []
-        while self.given in self.done:
-            rows.append(self.done.pop(self.given))
-            self.given += 1
+        while self.rows_given in self.finished_rows:
+            rows.append(self.finished_rows.pop(self.rows_given))
+            self.rows_given += 1
         return pd.DataFrame(rows, columns=list(self.types)).astype(self.types)
 
     def _ask(self, keys: list, asked: dict, over: set) -> None:
@@ -529,7 +529,7 @@ class _Asking:
         answered = dict(zip((number for number, *_ in faces), table))
         for key in keys:
             new = self.tracks[key].take(len(asked[key]), key in over)
-            self.done |= {number: answered[number] for number, *_ in asked[key][new]}
+            self.finished_rows |= {number: answered[number] for number, *_ in asked[key][new]}
 
 # %% ../../nbs/engine/predict.ipynb #377470d4
 def _first_few(lines: list[str]) -> list[str]:
@@ -604,6 +604,8 @@ def predict_parts(
     if model.about["data"]["source"] == "synthetic":
         show_warnings("this model", [_DRAWN])
     sources, passed_over = find_sources(inputs)
+    if not sources:
+        raise UsageError("predict", "no input", "name pictures, films or folders of them")
     if draw:
         _keep_apart(draw, inputs)
     notes = {"left out": [], "no face found": []}
@@ -716,16 +718,16 @@ _PACE = 25  # frames per second of a copy whose source has no times
 
 def _draw_all(folder, sources: list, table: pd.DataFrame, every: int = 1) -> list:  # paths
     "Copies of sources with what the table says of them, into a folder."
-    made = []
+    made: dict[str, Path] = {}  # by name, without the ending
     for source in sources:
         rows = table[table["input"] == source.name]
         if rows.empty:
             continue
         name = re.sub(r"[^\w.-]+", "_", Path(source.name).stem)
-        while name in {path.stem for path in made}:
+        while name in made:
             name += "_"
         path = Path(folder) / f"{name}.{'mp4' if source.moving else 'png'}"
-        made.append(path)
+        made[name] = path
         most = rows["frame"].value_counts().max()
         by_frame = dict(iter(rows.groupby("frame")))
         drawn = (
@@ -738,7 +740,7 @@ def _draw_all(folder, sources: list, table: pd.DataFrame, every: int = 1) -> lis
             continue
         with atomic(path) as temporary:
             Image.fromarray(next(drawn)[1]).save(temporary)
-    return made
+    return list(made.values())
 
 
 def check_place(path) -> None:
@@ -770,6 +772,9 @@ def write_answers(parts, path, types: dict) -> tuple[int, int]:  # faces and inp
     empty = pd.DataFrame(columns=list(types)).astype(types)
     faces, inputs = 0, set()
     try:
+        with name_os_errors(part, "cannot be written", "choose another folder"):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
         with _WRITERS[kind](part, empty) as write:
             for table in parts:
                 write(table)
@@ -787,8 +792,7 @@ def write_answers(parts, path, types: dict) -> tuple[int, int]:  # faces and inp
 
 @contextlib.contextmanager
 def _csv_writer(path: Path, empty: pd.DataFrame) -> Generator:
-    with name_os_errors(path, "cannot be written", "choose another folder"):
-        empty.to_csv(path, index=False)
+    empty.to_csv(path, index=False)
 
     def write(table):
         table.to_csv(path, mode="a", header=False, index=False, float_format="%.6g")

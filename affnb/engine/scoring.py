@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError
-from .lists import LABEL_COLUMNS
+from .lists import LABEL_COLUMNS, plain_name
 from .data import MISSING, checked_rows, read_rows
 from ..metrics import score
 
@@ -50,7 +50,7 @@ def read_predictions(
     if predicted is None:
         raise AffnbError(path, "images alone", "write 15 values behind each, as in the annotations")
     table = pd.DataFrame(predicted, columns=list(LABEL_COLUMNS))
-    table = pd.DataFrame(dict(image=images, line=lines)).join(table)
+    table = pd.DataFrame(dict(image=map(plain_name, images), line=lines)).join(table)
 
     def line_of(wrong):
         return f"{path}, line {table.line[wrong.idxmax()]}"
@@ -96,7 +96,9 @@ def score_files(
         remedy = "give an annotation file, not a test list"
         raise AffnbError(truth, "holds no label to score against", remedy)
     values = np.where(values == MISSING, np.nan, values)
-    listed = pd.DataFrame(values, columns=list(LABEL_COLUMNS)).assign(image=images)
+    listed = pd.DataFrame(values, columns=list(LABEL_COLUMNS)).assign(
+        image=list(map(plain_name, images))
+    )
     different = listed.drop_duplicates(["image", *LABEL_COLUMNS])
     true = listed.drop_duplicates("image")
     made = read_predictions(predictions).set_index("image")
