@@ -688,7 +688,8 @@ def write_figure(folder, name: str, figure: Figure, beside: dict) -> None:
     label_toy(figure, beside.get("source"))
     figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # laid out once is enough
-    figure.dpi = rcParams["savefig.dpi"]
+    if rcParams["savefig.dpi"] != "figure":
+        figure.dpi = rcParams["savefig.dpi"]
     # `savefig` would draw twice, the first time for the layout's sake
     FigureCanvasAgg(figure).print_png(Path(folder) / f"{name}.png", metadata={"Software": None})
     write_json(Path(folder) / f"{name}.json", beside)
