@@ -186,6 +186,7 @@ def test_a_folder_that_cannot_be_used_is_refused_with_file_and_row(
     assert not list((tmp_path / "out").rglob("labels.parquet"))
 
 
+@pytest.mark.slow
 def test_a_profile_that_cannot_be_used_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     from affnb.engine import cli
 
@@ -952,6 +953,7 @@ def test_check_counts_what_is_there(folder, capsys):
     assert re.findall(r"\d+", last.removeprefix(str(folder))) == ["9", "2", "1"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_nothing_behind_and_says_what_would_be_done(tmp_path, capsys):
     assert (
         main(

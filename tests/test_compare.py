@@ -240,6 +240,7 @@ def equals(rng, seeds=3, people=0.1, luck=0.2, both=0.2, videos=40, frames=10):
     return arm(), arm()
 
 
+@pytest.mark.slow
 def test_false_finds_are_rare_with_seeds_drawn_and_many_without():
     rng = np.random.default_rng(0)
     repeats = 200
@@ -761,6 +762,7 @@ def test_a_large_table_takes_seconds():
     assert ((table.lo <= table.difference) & (table.difference <= table.hi)).all()
 
 
+@pytest.mark.slow
 def test_statsmodels_is_imported_when_it_is_needed():
     code = (
         "import sys, affnb.compare as c; assert 'statsmodels' not in sys.modules; c.holm([.1]);"

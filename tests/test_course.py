@@ -146,6 +146,15 @@ def test_copies_reach_the_project_from_within_and_from_outside(tmp_path, within)
     )
 
 
+def test_what_is_to_be_guessed_is_not_shown_in_the_copy():
+    lab = read(notebooks_below(ROOT / "nbs")["lab"])
+    guessed = {cell.id: cell for cell in lab.cells if tagged(cell, "guess")}
+    assert len(guessed) >= 3
+    assert all(cell.outputs for cell in guessed.values())
+    copy = {cell.id: cell for cell in student_copy(lab).cells}
+    assert not any(copy[name].outputs for name in guessed)
+
+
 def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):
     assert main(["course", str(tmp_path / "course")]) == 0
     assert f"student: {len(NBS)} notebooks" in capsys.readouterr().out

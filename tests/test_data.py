@@ -229,6 +229,7 @@ def test_a_file_that_is_absent(tmp_path):
     assert str(tmp_path) in error(read_annotations, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_lists_size_is_read_in_about_a_second(listing):
     rng = np.random.default_rng(0)
     n = 142_382

@@ -347,6 +347,7 @@ def test_the_same_seed_gives_the_same_picture():
     assert torch.equal(*pictures)
 
 
+@pytest.mark.slow
 def test_occlusion_is_rare_slides_and_hides_little():
     views = sample_views(4000, generator("hands"))
     there = views["occlusion"] > 0

@@ -458,6 +458,7 @@ def test_record_and_arrays(run, found):
     assert np.allclose(kept["maps"][kept["names"] == "VA"].astype(float).sum(), 1, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_the_same_faces_give_the_same_numbers_and_bytes(run, found):
     first, _ = save_focus(run, 0, found)
     before = (run.folder / "records" / "focus-seed0.npz").read_bytes()

@@ -722,6 +722,7 @@ def test_truth_is_read_in_double_precision(tmp_path):
     assert abs(found["CCC_valence"] - 2 * (x * y).mean() / spread) < 1e-12
 
 
+@pytest.mark.slow
 def test_who_scores_or_reports_does_not_wait_for_torch():
     "It takes seconds to import; neither labels nor records need it."
     modules = "affnb.metrics, affnb.engine.scoring, affnb.engine.report"

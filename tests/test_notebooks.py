@@ -67,7 +67,7 @@ def warm_processes():
 # the tour learns for two minutes; in `make test` it learns next to nothing, and what it asserts of
 # its results is left to `test_the_tour_shows_what_it_says`
 TOUR = "00_tour"
-SHORT = "clips, long_videos, validation_videos, epochs, trainings = 60, 8, 8, 1, 1"
+SHORT = "clips, long_videos, validation_videos, epochs, trainings = 100, 10, 8, 1, 1"
 
 
 def cells_of(path, short):

@@ -22,7 +22,7 @@ from affnb.engine.cli import main
 from affnb.engine.core import AU_NAMES, EXPRESSIONS, AffnbError, git_state
 from affnb.engine.data import HEADER, check_folder, open_picture, read_rows
 from affnb.engine.intake import Cropping, Division, take_in
-from affnb.engine.lists import NUMBERINGS, numbering
+from affnb.engine.lists import _MEANINGS, NUMBERINGS, numbering
 from affnb.engine.media import MOVING, STILL, UNREAD, film_frames, files_of_folder, find_sources
 from affnb.engine.media import read_picture, write_film
 from affnb.engine.predict import load_model, predict
@@ -67,6 +67,9 @@ def test_the_page_lists_what_the_program_knows():
         part = PAGE.split(title)[1].split("\n## ")[0]
         listed = {word for word in re.findall(r"`(\.\w+)`", part) if word != ".jpg"}
         assert listed | {".jpg"} == known | {".jpg"}
+    columns = PAGE.split("- Columns by name")[1].split("\n")[0].lower()
+    for words in _MEANINGS.values():
+        assert all(f"`{word}`" in columns for word in words.split())
     named = PAGE.split("not read, and named")[1].split("\n\n")[0]
     for ending, kind in UNREAD.items():
         assert kind in named if kind != "raw" else ending[1:].upper() in named, ending

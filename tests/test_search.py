@@ -115,6 +115,7 @@ def test_a_torn_log_and_a_stale_lock_are_mended(tmp_path, torn, share):
     assert not list((run.folder / "seed0" / "search").glob("*.lock"))
 
 
+@pytest.mark.slow
 def test_no_validation_label_reaches_a_choice(tmp_path):
     run = with_progressive(toy_run(tmp_path / "a", **FAST))
     other = with_progressive(toy_run(tmp_path / "b", **FAST))

@@ -59,7 +59,7 @@ def student_copy(
     notebook,  # as committed
 ) -> object:  # another notebook
     """The notebook without its solutions, its check cells closed; the outputs of what a student is
-    to run are gone as well.
+    to run or to guess are gone as well.
     """
     copied = copy.deepcopy(notebook)
     kept = []
@@ -69,7 +69,8 @@ def student_copy(
             cell["metadata"]["tags"] = ["answer"]
             if not cell["source"]:
                 continue
-        if cell["cell_type"] == "code" and (tagged(cell, "answer") or tagged(cell, "check")):
+        open_question = any(tagged(cell, tag) for tag in ("answer", "check", "guess"))
+        if cell["cell_type"] == "code" and open_question:
             cell |= dict(outputs=[], execution_count=None)
         if tagged(cell, "check"):
             cell["metadata"]["jupyter"] = {"source_hidden": True}
@@ -89,11 +90,11 @@ SESSIONS = {
     ),
     "3-time": (
         "Fusion, time, and a search",
-        ("08_fusion_and_time", "10_search", "engine/ablations", "engine/focus"),
+        ("08_fusion_and_time", "10_search"),
     ),
     "4-evidence": (
         "When is a difference shown?",
-        ("12_compare", "11_evaluate", "13_claims", "engine/predict"),
+        ("12_compare", "11_evaluate", "13_claims"),
     ),
 }
 _FORMULA = re.compile(r"\$\$.+?\$\$", re.S)
