@@ -90,7 +90,7 @@ SESSIONS = {
     ),
     "3-time": (
         "Fusion, time, and a search",
-        ("08_fusion_and_time", "10_search"),
+        ("08_fusion_and_time", "10_search", "engine/focus"),
     ),
     "4-evidence": (
         "When is a difference shown?",
