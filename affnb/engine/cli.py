@@ -786,6 +786,9 @@ def run_chain(
             raise AffnbError("stopped by the keyboard", remedy) from None
     if code:
         reap(str(run))  # what a killed Snakemake has left
+        for path in (run / "notebooks").glob("*.ipynb"):
+            if not path.stat().st_size:  # what it makes where a rule could write no log
+                path.unlink()
         snakemake_log = (run / "snakemake.log").read_text()
         if shutil.disk_usage(run).free < 1 << 20 or "No space left" in snakemake_log:
             remedy = "make room, and the same command goes on"
