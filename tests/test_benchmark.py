@@ -669,7 +669,7 @@ def test_faces_at_rest_read_at_chance(clips, rest):
     check_chance(read_labels(clips[0], rest))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_reader_would_notice(clips):
     """The same reader does see the face, and a cue of a few grey levels that is planted in the
     corners.

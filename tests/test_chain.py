@@ -410,6 +410,7 @@ def test_every_table_has_its_records_and_its_files(project):
     assert fusion.loc["sum:AU+EXPR+VA", "P"] == headline.loc["joint+fusion", "P"]
 
 
+@pytest.mark.nightly
 def test_an_arm_does_not_depend_on_other_arms_their_order_or_the_cores(project, tmp_path):
     "Arms of a table run backwards and some alone: the same entries. (One core or two: see below.)"
     whole = project.root / "data" / "runs" / "tiny"

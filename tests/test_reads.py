@@ -785,6 +785,7 @@ assert kernel_command("file", [])[0] == sys.executable
     }
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
     environment = {name: value for name, value in environment.items() if value is not None}
+    environment.pop("AFFNB_CHAIN", None)  # of an earlier test in this process
     figure = str(tmp_path / "figure.png")
     done = subprocess.run(
         [sys.executable, "-c", program, figure],
