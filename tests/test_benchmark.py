@@ -94,6 +94,7 @@ def test_same_seed_same_bytes_on_any_number_of_workers(folder, tmp_path):
     assert digest(tmp_path / "two") == digest(folder[0])
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_people_and_labels(folder, tmp_path):
     write_benchmark(tmp_path / "other", BenchmarkSize(**SMALL, seed=4))
     mine, other = (set(digest(path).values()) for path in (folder[0], tmp_path / "other"))

@@ -571,6 +571,7 @@ def test_what_a_killed_packing_of_other_data_left_is_thrown_away(tmp_path, monke
     assert not (tmp_path / ".p-unfinished").exists()
 
 
+@pytest.mark.slow
 def test_two_packings_at_once_wait_for_each_other(tmp_path):
     folder = write_folder(tmp_path / "f", {"a": clip(300)}, {"b": clip(3)})
     pack(folder, tmp_path / "whole", 16)

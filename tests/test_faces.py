@@ -211,6 +211,7 @@ def test_affect_is_weaker_than_the_units_it_resembles():
     ).all()
 
 
+@pytest.mark.slow
 def test_a_face_at_rest_has_level_brows_and_a_level_mouth():
     n = 48
     size = 192

@@ -157,6 +157,7 @@ def units_of(answer, run, regions, frames=None):
 # ---- planted models
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_only_a_units_region_is_found_there(run, regions):
     rows, mean = units_of(reads(regions), run, regions)
     shown = [row for row in rows if row["frames"]]
@@ -409,6 +410,7 @@ def test_halves_are_halves():
 # ---- a run
 
 
+@pytest.mark.slow
 def test_record_and_arrays(run, found):
     record, arrays = save_focus(run, 0, found)
     text = (run.folder / "records" / "focus-seed0.json").read_text()

@@ -407,6 +407,7 @@ def draw(rng, n, share=None):
     return predictions, targets, masks
 
 
+@pytest.mark.slow
 @given(answers, st.integers(1, 60))
 def test_scores_are_those_of_the_references(rng, n):
     predictions, targets, masks = draw(rng, n)
@@ -581,6 +582,7 @@ def test_augmentation_keeps_shape_range_and_labels(seed, per, B, T, strength):
     assert torch.allclose(grey, torch.full_like(x, 0.5), atol=1e-4)
 
 
+@pytest.mark.slow
 @given(
     lengths,
     st.integers(1, 9),

@@ -603,6 +603,7 @@ def test_the_cover_is_not_the_film(tmp_path):
     assert all(picture.mean() < 100 for *_, picture in read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["mkv", "avi", "ts"])
 def test_a_damaged_stretch_is_said_and_the_film_goes_on(ending, tmp_path, capsys):
     words = dict(codec="mjpeg", pix_fmt="yuvj420p") if ending != "ts" else dict(codec="mpeg2video")
@@ -686,6 +687,7 @@ def test_rows_are_written_as_they_come(faces, tmp_path, monkeypatch, capsys):
     assert f"{len(kept)} rows" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", ["none", "gru", "tcn", "transformer"])
 def test_blocks_change_no_answer(temporal, tmp_path, monkeypatch):
     "Two people, one of whom leaves and another comes; windows overlap."

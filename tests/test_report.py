@@ -408,6 +408,7 @@ def title_of(figures, name):
     return json.loads((figures / f"{name}.json").read_text())["caption"]
 
 
+@pytest.mark.slow
 def test_classes_are_held_against_a_constant_answer(tmp_path):
     "The title counts what is above it, and names what is not; without labels it says so."
     folder = make(tmp_path / "good", ["trivial", "joint", "progressive"], (0, 1), extras=False)
@@ -895,6 +896,7 @@ def test_longer_training_stands_below_the_headline(longer):
         assert table.loc[name].tolist() == table.loc[of].tolist()
 
 
+@pytest.mark.slow
 def test_the_caption_says_when_the_further_rows_came(longer, tmp_path):
     write_report(longer, tmp_path / "figures")
     path = tmp_path / "figures" / "table_headline.csv"

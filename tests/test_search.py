@@ -78,6 +78,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
         assert dev[kind] == max(*tried, dev["by hand"])
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_better_keeps_what_it_began_with(tmp_path, monkeypatch):
     run = with_progressive(toy_run(tmp_path, **FAST))
     monkeypatch.setattr(search, "by_hand", lambda *words: by_hand(*words) | dict(dev=99.0))
@@ -167,6 +168,7 @@ def test_a_label_that_an_arm_does_not_learn_changes_nothing(tmp_path):
     assert torch.equal(*weights)
 
 
+@pytest.mark.slow
 def test_order_and_company_change_no_arm(tmp_path, monkeypatch):
     run = toy_run(tmp_path, **FAST)
     names = ("layers-only", "sum:AU+VA", "gru@5", "same-EXPR", "gru@6 shuffled")
