@@ -304,6 +304,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'affnb.engine.core._TrainSettings': ('engine/core.html#_trainsettings', 'affnb/engine/core.py'),
                                    'affnb.engine.core._first_problem': ('engine/core.html#_first_problem', 'affnb/engine/core.py'),
                                    'affnb.engine.core._split': ('engine/core.html#_split', 'affnb/engine/core.py'),
+                                   'affnb.engine.core.ask_git': ('engine/core.html#ask_git', 'affnb/engine/core.py'),
                                    'affnb.engine.core.atomic': ('engine/core.html#atomic', 'affnb/engine/core.py'),
                                    'affnb.engine.core.derived_seed': ('engine/core.html#derived_seed', 'affnb/engine/core.py'),
                                    'affnb.engine.core.did_you_mean': ('engine/core.html#did_you_mean', 'affnb/engine/core.py'),

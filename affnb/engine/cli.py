@@ -39,7 +39,7 @@ from types import ModuleType
 import psutil
 from filelock import FileLock, Timeout
 from .core import AU_NAMES, EXPRESSIONS, AffnbError, Config, UsageError, atomic
-from .core import file_hash, git_state, notebooks_below
+from .core import ask_git, file_hash, git_state, notebooks_below
 from .core import end_with_process
 from .core import load_config, did_you_mean, notebook_hash, pick_device, project_root
 from .core import read_json
@@ -868,9 +868,10 @@ def committed(
         return None
     if git_state()["commit"] is None:
         return None
-    words = ["git", "show", f"HEAD:{path.format(plan['profile'])}"]
-    shown = subprocess.run(words, cwd=project_root(), capture_output=True, text=True)
-    return shown.stdout if shown.returncode == 0 else None
+    try:
+        return ask_git(project_root(), "show", f"HEAD:{path.format(plan['profile'])}")
+    except subprocess.CalledProcessError:
+        return None  # it has no such file
 
 
 def reproduced(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'AU_NAMES', 'EXPRESSIONS', 'AFFECT', 'AU_MEANINGS', 'Count', 'CountOrZero', 'Positive', 'PositiveOrZero',
            'Share', 'MACHINE_SETTINGS', 'TUNING', 'AffnbError', 'UsageError', 'did_you_mean', 'Config', 'project_root',
-           'load_config', 'training_settings', 'derived_seed', 'generator', 'seed_everything', 'pick_device',
+           'load_config', 'training_settings', 'derived_seed', 'generator', 'seed_everything', 'pick_device', 'ask_git',
            'git_state', 'processor', 'environment', 'name_os_errors', 'atomic', 'end_with_process', 'write_json',
            'read_json', 'read_arrays', 'text_hash', 'file_hash', 'notebooks_below', 'notebook_hash', 'make_record']
 
@@ -382,6 +382,17 @@ def pick_device(
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 # %% ../../nbs/engine/core.ipynb #87bebde4
+def ask_git(folder, *words) -> str:
+    """What git answers in a folder; raises `OSError` without git, `CalledProcessError` where it
+    fails.
+    """
+    # a hook of another repository names that repository for all that it calls
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(
+        ["git", *words], cwd=folder, capture_output=True, text=True, check=True, env=own
+    ).stdout
+
+
 def git_state(
     folder=None,  # a checkout; the project's where None
 ) -> dict:  # commit (or None) and dirty (or None outside a checkout)
@@ -389,20 +400,12 @@ def git_state(
     and must not pass for a commit of another repository that it was unpacked in.
     """
     folder = Path(folder or project_root()).resolve()
-    # a hook of another repository names that repository for all that it calls
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*words):
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=True, env=own
-        )
-        return done.stdout.strip()
-
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder:
+        top = ask_git(folder, "rev-parse", "--show-toplevel").strip()
+        if Path(top).resolve() != folder:
             return dict(commit=None, dirty=None)
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(changes))
+        changes = ask_git(folder, "status", "--porcelain", "--untracked-files=no").strip()
+        return dict(commit=ask_git(folder, "rev-parse", "HEAD").strip(), dirty=bool(changes))
     except (OSError, subprocess.CalledProcessError):
         return dict(commit=None, dirty=None)
 

@@ -90,7 +90,8 @@ def read_table(path) -> pd.DataFrame:  # texts, NaN where empty, by row of the f
     separator = None
     if marked := re.match(r'\s*"?sep=(.)"?[^\S\n]*\n', text):
         separator = marked[1]
-    header = text[marked.end() if marked else 0 :].lstrip("\n").partition("\n")[0]
+        text = "\n" * marked[0].count("\n") + text[marked.end() :]  # rows keep their numbers
+    header = text.lstrip("\n").partition("\n")[0]
     separator = separator or separator_of(header)
     rows = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
     names: list[str] = []
@@ -98,7 +99,7 @@ def read_table(path) -> pd.DataFrame:  # texts, NaN where empty, by row of the f
     try:
         for row in rows:
             cells = [cell.strip() for cell in row]
-            if not any(cells) or marked and not names and cells[0].startswith("sep="):
+            if not any(cells):
                 continue
             if not names:
                 names = _named(cells)

@@ -611,16 +611,17 @@ def predict_parts(
     notes = {"left out": [], "no face found": []}
     kept = []
     for rows in _answered(asking, sources, finder, looking.every, notes):
+        if rows.empty:
+            continue
         if draw:
             kept.append(rows)
-        if len(rows):
-            yield rows
+        yield rows
     if len(notes["left out"]) == len(sources):
         raise AffnbError("nothing could be read", notes["left out"][0])
     notes["left out"] += passed_over
     for kind, lines in notes.items():
         show_warnings(kind, _first_few(lines))
-    if draw:
+    if kept:
         _draw_all(draw, sources, pd.concat(kept, ignore_index=True), looking.every)
 
 
