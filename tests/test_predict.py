@@ -3,7 +3,6 @@ otherwise.
 """
 
 import json
-import math
 import os
 import shutil
 from dataclasses import asdict
@@ -13,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from affnb.engine.cli import main
 from affnb.engine.core import EXPRESSIONS, TASKS, UsageError, generator, load_config
 from affnb.faces import FaceKnobs, render, sample_identities
 from affnb.model import AffectModel, make_encoder, make_model
-from affnb.engine.predict import ANSWER_COLUMNS, TEMPLATE, UNITS, Face, cascade, cut_out, draw_faces
-from affnb.engine.predict import load_model, overlap, predict, write_answers, yunet
+from affnb.engine.detect import cascade
+from affnb.engine.predict import ANSWER_COLUMNS, UNITS, draw_faces
+from affnb.engine.predict import load_model, predict, write_answers
 from affnb.engine.media import film_frames, find_sources, write_video
 from in_step import ROOT
 from errors import assert_one_line
@@ -99,94 +98,7 @@ def model(folder):
     return AffectModel.from_pretrained(folder / "model")
 
 
-# ---------------------------------------------------------------- finding
-class Blobs(torch.nn.Module):
-    """A network with YuNet's outputs that finds bright squares of 32 pixels: made here, since the
-    real one cannot be fetched.
-    """
-
-    def forward(self, x):
-        found = {}
-        for stride in (8, 16, 32):
-            bright = torch.sigmoid(
-                0.5 * (F.avg_pool2d(x.mean(1, keepdim=True), stride) - 230)
-            ) * float(stride == 32)
-            sure = bright.flatten(2).transpose(1, 2)
-            zero = sure * 0
-            # from the cell's corner, in strides
-            points = torch.cat(
-                [zero + v for v in (-0.3, -0.3, 0.3, -0.3, 0, 0, -0.25, 0.35, 0.25, 0.35)], 2
-            )
-            found |= {
-                f"cls_{stride}": sure,
-                f"obj_{stride}": sure,
-                f"bbox_{stride}": torch.cat([zero + 0.5, zero + 0.5, zero, zero], 2),
-                f"kps_{stride}": points + 0.5,
-            }
-        return tuple(
-            found[f"{kind}_{stride}"]
-            for kind in ("cls", "obj", "bbox", "kps")
-            for stride in (8, 16, 32)
-        )
-
-
-@pytest.fixture(scope="module")
-def blobs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("yunet") / "blobs.onnx"
-    names = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)]
-    torch.onnx.export(
-        Blobs().eval(),
-        (torch.zeros(1, 3, 320, 320),),
-        str(path),
-        input_names=["input"],
-        output_names=names,
-        dynamo=False,
-        opset_version=13,
-    )
-    return path
-
-
-def test_a_yunet_file_gives_boxes_and_landmarks(blobs):
-    picture = np.zeros((320, 320, 3), np.uint8)
-    picture[96:128, 64:96] = 255
-    [face] = yunet(blobs)(picture)
-    assert np.allclose(face.box, (64, 96, 32, 32), atol=2)
-    assert face.score > 0.6
-    assert face.landmarks.shape == (5, 2)
-    assert (face.landmarks >= (64, 96)).all()
-    assert (face.landmarks <= (96, 128)).all()
-    assert face.landmarks[0, 0] < face.landmarks[1, 0]
-    assert yunet(blobs)(np.zeros((320, 320, 3), np.uint8)) == []
-
-
-def test_a_crop_has_its_landmarks_where_the_template_has_them():
-    "A face that is turned, small and off the middle comes out upright, in size and in place."
-    for angle, scale, shift in ((0.4, 0.5, (30, 90)), (-0.7, 2.2, (150, 80)), (0, 1, (0, 0))):
-        turn = scale * np.array(
-            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-        )
-        marks = 112 * TEMPLATE @ turn.T + shift + 120
-        picture = np.zeros((560, 560, 3), np.uint8)
-        for (x, y), colour in zip(marks, np.eye(3, dtype=np.uint8)[[0, 1, 2, 0, 1]] * 255):
-            r = max(2, round(4 * scale))
-            picture[round(y) - r : round(y) + r + 1, round(x) - r : round(x) + r + 1] = colour
-        crop = cut_out(picture, Face((*marks.min(0), *np.ptp(marks, 0)), 1.0, marks), 112).astype(
-            int
-        )
-        for (x, y), channel in zip(112 * TEMPLATE, (0, 1, 2, 0, 1)):
-            assert crop[round(y), round(x), channel] > 150, (angle, scale)
-
-
-def test_the_cascade_finds_most_drawn_faces_and_the_wall_none():
-    walls = drawn(12, seed=5)
-    found = [cascade()(wall) for wall in walls]
-    assert sum(len(faces) == 1 for faces in found) >= 5
-    assert cascade()(np.full((240, 240, 3), 150, np.uint8)) == []
-    for faces in found:
-        for face in faces:
-            assert overlap([face.box], [(55, 65, 130, 130)])[0, 0] > 0.4
-
-
+# ---------------------------------------------------------------- asking
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there: no real faces are looked for")
 def test_real_faces_are_found_and_asked_about(model, tmp_path, capsys):
     paths = sorted(REAL.glob("cropped_aligned/*/*.jpg"))[::20]
@@ -198,7 +110,6 @@ def test_real_faces_are_found_and_asked_about(model, tmp_path, capsys):
     assert len(predict(model, *paths, aligned=True)) == len(paths)
 
 
-# ---------------------------------------------------------------- asking
 def test_columns_say_what_they_hold(model, folder):
     table = predict(model, folder / "one.jpg")
     assert list(table.columns) == [

@@ -139,7 +139,7 @@ def test_the_api_says_what_the_docments_say(site):
     assert "def ccc(" in text
     assert "def bootstrap(" in text
     assert "affnb.metrics" in text
-    assert "a YuNet file; None: OpenCV" in re.sub(
+    assert "a name or a file, as `Finder` takes it" in re.sub(
         r"<[^>]+>", "", (site / "docs" / "api" / "engine.predict.html").read_text()
     ).replace("&#39;", "'")
 

@@ -1300,7 +1300,10 @@ def make_parser() -> _Parser:
     profile = _option("--profile", default="smoke")
     settings = _option("--set name=value", action="append", default=[], dest="settings")
     faces = (
-        _option("--detector FILE", "a YuNet .onnx file; default: OpenCV's cascade, which is weak"),
+        _option(
+            "--detector FILE",
+            "libfacedetection, cascade, or a YuNet file; default: the best installed",
+        ),
         _switch("--aligned", "pictures are face crops already"),
     )
     command(

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from .core import AFFECT, AU_NAMES, EXPRESSIONS, AffnbError, UsageError, atomic
 from .core import generator
 from .data import LISTS, check_inside, write_rows
+from .detect import Finder
 from .lists import LABEL_COLUMNS, NUMBERINGS, columns_by_meaning, expression_code
 from .lists import find_named, header_cells, is_given, meaning_of, nearly_named
 from .lists import numbering, read_table, read_text, to_numbers
 from .media import files_of_folder, printable, read_picture
-from .predict import make_finder
+from .watch import show_warnings
 
 # %% ../../nbs/engine/intake.ipynb #990503f5
 _SPLITS = dict(
@@ -325,7 +326,7 @@ def assign_splits(
 
 # %% ../../nbs/engine/intake.ipynb #aab799a7
 def _cut_picture(
-    path, find, cut, size: int
+    path, finder: Finder, size: int
 ) -> tuple[np.ndarray | None, str]:  # (size, size, 3) uint8, and a remark
     "The largest face of a picture, cut out; None where there is none."
     if not os.path.exists(path):
@@ -334,11 +335,11 @@ def _cut_picture(
     if picture is None:
         return None, problem
     image = np.asarray(picture)
-    faces = sorted(find(image), key=lambda face: face.box[2] * face.box[3])
+    faces = sorted(finder.find(image), key=lambda face: face.box[2] * face.box[3])
     if not faces:
         return None, "no face found"
     several = f"the largest of {len(faces)} faces" if len(faces) > 1 else ""
-    return cut(image, faces[-1], size), several
+    return finder.cut(image, faces[-1], size), several
 
 
 def _stay_inside(home, names, source) -> pd.Series:  # where each lies
@@ -391,7 +392,7 @@ def write_lists(folder, table) -> None:  # rows with image, split and the labels
 class Cropping:
     "How faces are found in pictures, and how they are cut out."
 
-    detector: str | None = None  # a YuNet file; None: OpenCV's cascade
+    detector: str | None = None  # a name or a file, as `Finder` takes it; None: the best there is
     aligned: bool = False  # pictures are crops already
     size: int = 112  # pixels per side of the crops
 
@@ -412,13 +413,12 @@ def _check_request(source: Path, folder: Path, images, share: float) -> None:
         raise AffnbError(source, "holds lists of videos", remedy)
 
 
-def _cut_all(table, home: Path, finder: tuple, size: int, folder: Path) -> list[str]:  # remarks
+def _cut_all(table, home: Path, finder: Finder, size: int, folder: Path) -> list[str]:  # remarks
     "Cuts the face of each row out of its source, into a folder; rows without one have no file."
     remarks = []
-    find, cut = finder
     rows = list(zip(table["image"], table["source"]))
     for image, name in tqdm(rows, desc="faces", disable=None):
-        crop, remark = _cut_picture(home / name, find, cut, size)
+        crop, remark = _cut_picture(home / name, finder, size)
         remarks.append(remark)
         if crop is not None:
             (folder / image).parent.mkdir(parents=True, exist_ok=True)
@@ -479,7 +479,8 @@ def take_in(
         table, ignored = read_labels(source, numbers)
         home = Path(images or source.parent)
         table["image"] = [find_named(home, name) for name in table["image"]]
-    finder = make_finder(cropping.detector, cropping.aligned)
+    finder = Finder(cropping.detector, cropping.aligned)
+    show_warnings("detector", finder.warnings)
     table = drop_repeated(table, _stay_inside(home, table["image"], source), source)
     named = bool(table["person"].notna().all())
     who, _ = pd.factorize(_people_of(table))
