@@ -299,6 +299,7 @@ def test_pictures_without_a_label_are_counted(guesses, truth, tmp_path):
         ("input,AU12\n,1\n", ", row 2", ["input", "empty"]),
         ("input,frame,AU12\nf.mp4,0,1\nf.mp4,1,1\n", ", row 2", ["f", "2", "film"]),
         ("input,AU45\np/1.jpg,1\n", "", ["nothing"]),
+        ("input,happiness\np/1.jpg,1\n", "", ["nothing"]),  # one of eight has no threshold
         ("input,AU12\n", "", ["no face"]),
     ],
 )
@@ -441,7 +442,7 @@ def test_a_gap_that_was_picked_is_corrected_for_it(answers, tmp_path, people):
     assert all(row["people"] < LEAST_VIDEOS and row["score"] is not None for row in bare)
     lines = group_lines(found, "third")
     assert any(line.startswith("no interval") for line in lines)
-    # people are named twice by a finer cut, so that three groups are large enough
+    # three groups that are large enough
     rng = np.random.default_rng(5)
     images = [f"{k:03d}/1.jpg" for k in range(24)]
     true = pd.DataFrame(-1.0, range(24), list(LABEL_COLUMNS)).assign(image=images, arousal=-5)
@@ -457,6 +458,7 @@ def test_a_gap_that_was_picked_is_corrected_for_it(answers, tmp_path, people):
     assert gap["level"] == pytest.approx(1 - 0.05 / 3)
     values = {row["group"]: row["score"] for row in of_three.rows}
     assert list(values) == ["below 8", "8 to below 16", "16 and above"]
+    assert {row["people"] for row in of_three.rows} == {8}, "an edge begins the upper group"
     assert gap["gap"] == pytest.approx(max(values.values()) - min(values.values()), abs=1e-6)
     assert "98.3%" in group_lines(of_three, "age")[-1]
 
@@ -466,7 +468,7 @@ def test_what_groups_do_not_share_is_said(answers, people):
     missing = np.isin(answers.people, PEOPLE[::2]) & (answers.targets["EXPR"] == 3)
     answers.masks["EXPR"][missing] = False
     found = score_groups(answers, read_groups(f"{people}:gender"))
-    said(found.notes, "female: no label of Fear", "counts 0")
+    said(found.notes, "female: no label of Fear", "counts 0 there")
 
 
 def test_who_is_in_no_group_is_named(answers, people):

@@ -289,6 +289,7 @@ def read_tool(
     units = {name: name for name in AU_NAMES if name in faces}
     units |= {name: f"{name} intensity" for name in graded}
     named = [name for name in EXPRESSIONS if name in faces]
+    named = named if len(named) > 1 else []  # of one alone, nothing says when it is meant
     words = ["expression"] if "expression" in faces else named
     used = [*units.values(), *words, *(name for name in AFFECT if name in faces)]
     faces = _answered(faces, used) if used else faces[:0]
@@ -473,10 +474,10 @@ def _match_tool(predictions, true: DataFrame, counts: dict) -> Answers:
         notes.append(
             f"without a label, left out: {len(unlabelled):,}, first {_some(unlabelled[:1])}"
         )
-    notes += _scored_or_not(true, made, predictions)
     codes = [EXPRESSIONS.index(name) for name in tool.expressions]
-    known = true["expression"].where(true["expression"].isin(codes))
-    guesses, targets, masks = _beside(true.assign(expression=known), made)
+    known = true.assign(expression=true["expression"].where(true["expression"].isin(codes)))
+    notes += _scored_or_not(known.loc[made.index], made, predictions)
+    guesses, targets, masks = _beside(known, made)
     units, means = _means_over(true.loc[made.index], made, tool)
     return Answers(
         guesses,
@@ -673,7 +674,7 @@ def _unlike(by_group: dict, answers: Answers) -> list:
         for group, there in shown.items():
             absent = [name for name in names if name in somewhere - there]
             if absent:
-                notes.append(f"{group}: no label of {', '.join(absent)}, which counts 0 there")
+                notes.append(f"{group}: no label of {', '.join(absent)} (F1 counts 0 there)")
     return notes
 
 
@@ -737,7 +738,7 @@ def group_lines(
         return "-" if row["low"] is None else f"{row['low']:7.4f} to {row['high']:7.4f}"
 
     lines = [f"by {title}; intervals of 95 %, by resampling people"]
-    wide = max(12, *(len(row["group"]) for row in scores.rows))
+    wide = max([12, *(len(row["group"]) for row in scores.rows)])
     gaps = {row["metric"]: row for row in scores.gaps}
     for metric in dict.fromkeys(row["metric"] for row in scores.rows):
         lines.append(f"{metric:{wide}}  people    score  interval")
