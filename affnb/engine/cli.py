@@ -1043,23 +1043,34 @@ def check_data(folder) -> None:
     )
 
 # %% ../../nbs/engine/cli.ipynb #d1380f76
-def print_score(predictions, truth, json_line: bool = False) -> None:
-    "Prints the official score of a prediction file."
-    from affnb.engine.scoring import score_files
+def print_score(
+    predictions,  # a submission, a table of another tool, or a folder of such tables
+    truth,  # an annotation file with labels
+    json_line: bool = False,
+    by: str | None = None,  # a column of people, such as people.csv:gender
+) -> None:
+    "Prints the score of predictions, what separates it from the challenge's, and that of groups."
+    from affnb.engine.scoring import group_lines, match_files, read_groups
+    from affnb.engine.scoring import score_answers, score_groups
 
-    scores = score_files(predictions, truth)
-    if scores["conflicting"]:
-        print(
-            f"WARNING: {truth}: {scores['conflicting']} of its rows list an image again with other"
-            " labels; the first are kept",
-            file=sys.stderr,
-        )
+    groups = read_groups(by) if by else None
+    answers = match_files(predictions, truth)
+    scores = score_answers(answers)
+    by_group = score_groups(answers, groups) if groups is not None else None
+    if answers.counts["conflicting"]:
+        conflicting = f"{answers.counts['conflicting']} of its rows list an image again with other"
+        print(f"WARNING: {truth}: {conflicting} labels; the first are kept", file=sys.stderr)
+    for note in answers.notes:
+        print(note, file=sys.stderr if json_line else sys.stdout)
     keys = ("P", "VA", "CCC_valence", "CCC_arousal", "EXPR", "EXPR_per_class", "AU", "AU_per_unit")
     if json_line:
-        return print(json.dumps({key: scores[key] for key in keys}))
+        grouped = {"by": dataclasses.asdict(by_group)} if by_group else {}
+        return print(json.dumps({key: scores[key] for key in keys} | grouped))
     for key in keys:
         values = scores[key] if isinstance(scores[key], (list, tuple)) else [scores[key]]
         print(f"{key:16s}{' '.join('-' if v is None else f'{v:.4f}' for v in values)}")
+    if by_group and groups is not None:
+        print("", *group_lines(by_group, groups.name), sep="\n")
 
 # %% ../../nbs/engine/cli.ipynb #9ac492a8
 def _find_records(
@@ -1339,9 +1350,18 @@ def make_parser() -> _Parser:
     command(
         "score",
         print_score,
-        "the official score of a prediction file",
-        _option("predictions"),
-        _option("truth"),
+        "the official score of a prediction file, or what a table of another tool allows of it",
+        _option(
+            "predictions",
+            "a file in the challenge's format; a CSV file of py-feat, OpenFace, LibreFace or"
+            " `affnb predict`; or a folder of such CSV files",
+        ),
+        _option("truth", "an annotation file, such as mine/validation_set_annotations.txt"),
+        _option(
+            "--by FILE:COLUMN",
+            "the score of each group of people, such as people.csv:gender, or people.csv:age:30,50"
+            " for numbers cut at 30 and 50",
+        ),
         _switch("--json", dest="json_line"),
     )
     command("report", make_report, "tables and figures again, from records", profile)

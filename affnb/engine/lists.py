@@ -13,6 +13,7 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 import pandas as pd
@@ -109,7 +110,7 @@ def read_table(path) -> pd.DataFrame:  # texts, NaN where empty, by row of the f
                 problem = f"{len(cells)} cells under {len(names)} names"
                 remedy = "one cell for each name, in quotes where it holds the separator"
                 raise AffnbError(f"{path}, row {rows.line_num}", problem, remedy)
-            table.append(cells[: len(names)])
+            table.append([cell or None for cell in cells[: len(names)]])
             places.append(rows.line_num)
     except csv.Error as error:
         problem = f"cannot be read as CSV ({error})"
@@ -118,11 +119,10 @@ def read_table(path) -> pd.DataFrame:  # texts, NaN where empty, by row of the f
         raise AffnbError(
             path, "cannot be read as CSV (it is empty)", "the first line names columns"
         )
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise AffnbError(path, f"two columns are called {name}", "leave one of them")
     made = pd.DataFrame(table, index=places, columns=names, dtype="str")
-    made = made.mask(made == "")
     nameless = [name for name in names if re.fullmatch(r"column \d+", name)]
     return made.drop(columns=[name for name in nameless if made[name].isna().all()])
 
