@@ -320,12 +320,12 @@ def _scores_in_words(run: Run, arm: str) -> str:
 
 
 _CALIBRATION = (
-    "Its probabilities are calibrated by one temperature per task, fitted on the dev people: it"
-    " changes no answer, but how sure the model says it is. The error is the mean distance between"
-    " a stated probability and the share of labels that bear it out (expected calibration error in"
-    " 15 bins), on the validation people, in brackets its 95 % interval from a bootstrap over their"
-    " videos. The epoch of each training was chosen on the same dev people. On people unlike these"
-    " the probabilities can be as far off as before."
+    "The logits of each task are divided by a temperature that was fitted on the dev people; 1"
+    " leaves them as they are. It changes no answer, but how sure the model says it is. The error"
+    " is the mean distance between a stated probability and the share of labels that bear it out"
+    " (expected calibration error in 15 bins), on the validation people, in brackets its 95 %"
+    " interval from a bootstrap over their videos. The epoch of each training was chosen on the"
+    " same dev people. On people unlike these the probabilities can be as far off as before."
 )
 
 
