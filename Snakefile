@@ -312,12 +312,13 @@ rule evaluate:
 rule model:
     input:
         sources("core", "weights", "model", "arms", "heads", "metrics", "records", "tables"),
-        sources("predict"),
+        sources("calibration", "predict"),
         needs(ARMS["progressive"], SEEDS[0]),
         RECORDED["headline"],
         expand(
             f"{RUN}/seed{SEEDS[0]}/{{model}}/model.safetensors", model=[*TASKS, "progressive"]
         ),
+        f"{RUN}/seed{SEEDS[0]}/progressive/predictions.safetensors",
     output:
         f"{RUN}/model/README.md",
     shell:

@@ -155,10 +155,12 @@ def test_executed_notebooks_are_kept_and_the_submission_has_its_format(project):
 
 
 def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
-    """Asked about the frames of validation videos, as crops: the predictions that are stored, but
-    for features that were stored in half precision; and the command, about a folder.
+    """Asked about the frames of validation videos, as crops: the predictions that are stored, by
+    its temperatures, but for features that were stored in half precision; and the command, about a
+    folder.
     """
     import numpy as np
+    from affnb.engine.calibration import apply_temperature
     from affnb.engine.core import EXPRESSIONS
     from affnb.engine.predict import UNITS, load_model, predict
     from affnb.engine.runs import open_run, rows_of
@@ -170,6 +172,8 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
     assert model.about["data"]["source"] == "synthetic"
     assert "drawn faces only" in card
     assert re.search(r"\.\d\d \[", card)
+    assert "expected calibration error" in card
+    assert set(model.about["temperature"]) == {"AU", "EXPR"}
     stored = dict(tensors(run.folder / "seed0" / "progressive" / "predictions.safetensors"))
     place = {row: k for k, row in enumerate(stored["rows"].tolist())}
     for _, video in list(rows_of(run, "validation").groupby("video"))[:3]:
@@ -181,9 +185,10 @@ def test_the_model_that_is_left_says_what_it_said_in_the_chain(project):
             ("EXPR", list(EXPRESSIONS)),
             ("AU", list(UNITS.values())),
         ):
-            assert (
-                np.abs(table[columns].to_numpy() - stored[task][at].float().numpy()).max() < 0.01
-            ), task
+            wanted = stored[task][at].float().numpy()
+            if task in model.about["temperature"]:
+                wanted = apply_temperature(task, wanted, model.about["temperature"][task])
+            assert np.abs(table[columns].to_numpy() - wanted).max() < 0.01, task
     faces = min((project.root / "data" / "benchmark").glob("*/cropped_aligned/*"))
     output = project.run(
         "predict", "data/models/tiny/progressive", str(faces), "--aligned", "-o", "answers.csv"

@@ -419,11 +419,17 @@ def test_a_model_folder_is_plain_and_whole(folder):
 
 
 @pytest.mark.nightly
-def test_what_is_exported_as_onnx_says_the_same(folder, model, tmp_path):
+def test_what_is_exported_as_onnx_says_the_same(folder, tmp_path):
+    "Of a model with temperatures: test_calibration holds AnswersModule against `predict`."
     import onnxruntime
     from affnb.engine.predict import AnswersModule
 
-    assert main(["export", str(folder / "model"), str(tmp_path / "model.onnx")]) == 0
+    shutil.copytree(folder / "model", tmp_path / "model")
+    about = json.loads((folder / "model" / "config.json").read_text())
+    about["temperature"] = dict(AU=0.6, EXPR=1.8)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(about))
+    model = load_model(tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "model.onnx")]) == 0
     frames = torch.randn(5, 4, 3, 32, 32)
     valid = torch.rand(5, 4) > 0.3
     valid[:, 0] = True
@@ -432,8 +438,10 @@ def test_what_is_exported_as_onnx_says_the_same(folder, model, tmp_path):
     )
     with torch.inference_mode():
         ours = AnswersModule(model)(frames, valid)
+        plain = AnswersModule(load_model(folder / "model"))(frames, valid)
     assert len(theirs) == 3
     assert all(np.abs(a.numpy() - b)[valid.numpy()].max() < 1e-4 for a, b in zip(ours, theirs))
+    assert all(np.abs(plain[k].numpy() - theirs[k]).max() > 0.001 for k in (0, 1))
 
 
 # ---------------------------------------------------------------- what happens otherwise
