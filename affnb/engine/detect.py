@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'CROP_MARGIN', 'DETECTORS', 'Face', 'cascade', 'yunet', 'libfacedetection', 'tilt_of', 'straighten',
-           'cut_out', 'squeeze', 'Finder', 'overlap', 'likeness_vector', 'Shots', 'Tracker']
+           'follow', 'cut_out', 'squeeze', 'Finder', 'overlap', 'likeness_vector', 'Shots', 'Tracker']
 
 # %% ../../nbs/engine/detect.ipynb #3788f7db
 import ctypes
@@ -129,10 +129,12 @@ def libfacedetection():  # a detector: (H, W, 3) uint8, RGB -> list of `Face`
     return find
 
 # %% ../../nbs/engine/detect.ipynb #f7347175
-_VIEW = 288  # pixels per side of a closer look
+_VIEW = {False: 288, True: 192}  # of photographs and of films: pixels per side of a closer look
 _WIDER = 1.35  # of a box: so much wider is the square that a closer look shows
 _LEVEL = 4.0  # degrees; eyes that are tilted by less are level
 _MOST_LOOKS = 4
+# of photographs and of films: a score that a face in another quarter turn hardly reaches
+_SURE = {False: 0.93, True: 0.9}
 
 
 def tilt_of(landmarks: np.ndarray) -> float:  # degrees; positive where the right eye is lower
@@ -141,15 +143,15 @@ def tilt_of(landmarks: np.ndarray) -> float:  # degrees; positive where the righ
     return math.degrees(math.atan2(y, x))
 
 
-def _look_closer(find, image: np.ndarray, face: Face, angle: float) -> tuple | None:
+def _look_closer(find, image: np.ndarray, face: Face, angle: float, side: int) -> tuple | None:
     "The face in a square that is turned by an angle, and the tilt that is left; None if lost."
     x, y, width, height = face.box
     centre = (x + width / 2, y + height / 2)
-    scale = _VIEW / (_WIDER * max(width, height))
+    scale = side / (_WIDER * max(width, height))
     into = cv2.getRotationMatrix2D(centre, angle, scale)
-    into[:, 2] += _VIEW / 2 - np.array(centre)
-    view = cv2.warpAffine(image, into, (_VIEW, _VIEW), borderMode=cv2.BORDER_REPLICATE)
-    middle = [seen for seen in find(view) if _holds(seen.box, (_VIEW / 2, _VIEW / 2))]
+    into[:, 2] += side / 2 - np.array(centre)
+    view = cv2.warpAffine(image, into, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    middle = [seen for seen in find(view) if _holds(seen.box, (side / 2, side / 2))]
     if not middle:
         return None
     seen = max(middle, key=lambda seen: seen.score)
@@ -163,11 +165,11 @@ def _holds(box, point) -> bool:
     return all(low < at < low + side for low, side, at in zip(box[:2], box[2:], point))
 
 
-def _levelled(find, image: np.ndarray, face: Face, angle: float) -> Face | None:
+def _levelled(find, image: np.ndarray, face: Face, angle: float, side: int) -> Face | None:
     "The face, looked at again and again until its eyes are level, from an angle on."
     best = None
     for _ in range(_MOST_LOOKS):
-        closer = _look_closer(find, image, face, angle)
+        closer = _look_closer(find, image, face, angle, side)
         if closer is None:
             break
         best, left = closer
@@ -181,7 +183,7 @@ def straighten(
     find,  # a detector
     image: np.ndarray,  # (H, W, 3) uint8
     face: Face,  # that it found there
-    sure: float = 0.93,  # a score from which on no other quarter turn is tried
+    moving: bool = False,  # a frame of a film: it is looked at in less detail
 ) -> Face:
     """The face with landmarks that are right however it is turned; the same face where the detector
     gives none.
@@ -189,11 +191,28 @@ def straighten(
     if face.landmarks is None:
         return face
     start = tilt_of(face.landmarks)
-    best = _levelled(find, image, face, start)
-    if best is None or best.score < sure:
-        tries = [best, *(_levelled(find, image, face, start + turn) for turn in (90, 180, 270))]
-        best = max((found for found in tries if found), key=lambda f: f.score, default=face)
-    return best
+    tries = [_levelled(find, image, face, start, _VIEW[moving])]
+    if tries[0] is None or tries[0].score < _SURE[moving]:
+        turns = (90, 180, 270)
+        tries += [_levelled(find, image, face, start + turn, _VIEW[moving]) for turn in turns]
+    return max((seen for seen in tries if seen), key=lambda seen: seen.score, default=face)
+
+
+def follow(
+    find,  # a detector
+    image: np.ndarray,  # (H, W, 3) uint8
+    face: Face,  # of the frame before, with landmarks
+) -> Face | None:
+    "The same face in the next frame of a film, where it has moved little; None if it is lost."
+    closer = _look_closer(find, image, face, tilt_of(face.landmarks), _VIEW[True])
+    if closer is None:
+        return None
+    seen, _ = closer
+    centre, now = face.landmarks.mean(0), seen.landmarks.mean(0)
+    spread, spread_now = np.std(face.landmarks - centre), np.std(seen.landmarks - now)
+    size = np.array(face.box[2:]) * np.clip(spread_now / max(spread, 1e-6), 0.8, 1.25)
+    middle = np.array(face.box[:2]) + np.array(face.box[2:]) / 2 + now - centre
+    return replace(seen, box=(*(middle - size / 2).tolist(), *size.tolist()))
 
 # %% ../../nbs/engine/detect.ipynb #67f295bd
 # where aligned faces have their landmarks (Deng et al. 2019)
@@ -253,10 +272,7 @@ def squeeze(image: np.ndarray, size: int) -> np.ndarray:  # (size, size, 3) uint
 
 # %% ../../nbs/engine/detect.ipynb #e2651025
 DETECTORS = {"libfacedetection": libfacedetection, "cascade": cascade}
-# of photographs and of films, which have thousands of frames: pixels of the longer side, and a
-# score that a face in another quarter turn hardly reaches
-_LONGEST = {False: 960, True: 480}
-_SURE = {False: 0.93, True: 0.9}
+_LONGEST = {False: 960, True: 480}  # of photographs and of films: pixels of the longer side
 _WEAK = (
     "faces are looked for with OpenCV's cascade, which misses tilted and turned heads:"
     f" {_WITHOUT}, or name YuNet with --detector"
@@ -292,6 +308,7 @@ class Finder:
             raise UsageError(where, "crops need no detector", "leave one of them out")
         self.aligned = aligned
         self.name, self.detect = ("crops", _whole) if aligned else _named_detector(detector)
+        self.has_landmarks = self.name not in ("crops", "cascade")
         self.warnings = [_WEAK] if self.name == "cascade" and detector is None else []
 
     def find(self, image: np.ndarray, moving: bool = False) -> list[Face]:
@@ -303,8 +320,14 @@ class Finder:
         sides = (max(1, round(shrink * width)), max(1, round(shrink * height)))
         small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA) if shrink < 1 else image
         faces = [_scaled(face, 1 / shrink) for face in self.detect(small)]
-        sure = _SURE[moving]
-        return [straighten(self.detect, image, face, sure) for face in _without_doubles(faces)]
+        return [straighten(self.detect, image, face, moving) for face in _without_doubles(faces)]
+
+    def follow(self, image: np.ndarray, faces: list[Face]) -> list[Face]:
+        "The faces of the frame before that are seen in this one; without landmarks, all faces."
+        if not self.has_landmarks:
+            return self.find(image, moving=True)
+        seen = [follow(self.detect, image, face) for face in faces]
+        return _without_doubles([face for face in seen if face])
 
     def cut(self, image: np.ndarray, face: Face, size: int) -> np.ndarray:
         "A face of that picture, as the model wants it: (size, size, 3) uint8."

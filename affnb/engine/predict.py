@@ -434,14 +434,22 @@ class Looking:
     every: int = 1  # of a film, each so many-th frame
 
 
+_SEARCH = 5  # frames from one search of a film to the next; between them faces are followed
+
+
 def _faces_of(source: Source, finder: Finder, size: int, every: int) -> Iterator:
     "Each frame's faces: a list of rows, crops and stretches, and the stretches that may go on."
     track = Tracker()
     begins_shot = Shots()
-    for frame, seconds, image in frames_of(source, every):
-        if source.moving and not finder.aligned and begins_shot(image):
+    faces = []
+    for k, (frame, seconds, image) in enumerate(frames_of(source, every)):
+        cut = source.moving and not finder.aligned and begins_shot(image)
+        if cut:
             track.begin_shot()
-        faces = finder.find(image, source.moving)
+        if cut or every > 1 or k % _SEARCH == 0:
+            faces = finder.find(image, source.moving)
+        else:
+            faces = finder.follow(image, faces)
         crops = [finder.cut(image, face, size) for face in faces]
         numbers = track([face.box for face in faces], [likeness_vector(crop) for crop in crops])
         rows = [
