@@ -16,24 +16,31 @@ import subprocess
 import sys
 import time
 import numpy as np
+import pandas as pd
 import psutil
 import torch
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import cast
 from dataclasses import asdict, replace
 from PIL import Image
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from .batches import Batch, Batches, assign_parts, targets_of
 from ..benchmark import Knobs
 from .rendering import BenchmarkSize, write_benchmark
-from .core import AffnbError, Config, environment, pick_device
+from .core import TASKS, AffnbError, Config, environment, generator, pick_device
 from .data import HEADER, check_folder, open_packed, pack
+from .detect import Finder
+from ..faces import centred_views, render, sample_identities, to_bytes
+from .media import film_frames, write_video
 from ..metrics import score, video_statistics
-from ..model import make_encoder, make_model
+from ..model import AffectModel, make_encoder, make_model
+from .predict import predict, predict_crops
 from .weights import count_flops
 from ..train import Learner, encode, make_loss, make_optimizer, half_precision, train_epoch
 from .runs import Run, Sampling, batches_of, rows_of, start_stage, write_plan
@@ -527,6 +534,88 @@ def _measure_utilisation(
         lines.append(_value_line(f"{encoder} at 224 px, memory", peak, "MB"))
     return lines
 
+# %% ../../nbs/engine/bench.ipynb #6595e1e4
+def _walking(frames: int) -> Iterator[np.ndarray]:
+    "Frames (360, 640, 3) of a drawn face that moves to and fro."
+    chance = generator(0, "bench", "film")
+    person = sample_identities(1, chance)
+    views = centred_views(1) | dict(occlusion=torch.full((1,), -1.0))
+    face = to_bytes(render(person, torch.zeros(1, 12), torch.zeros(1, 2), views, 240))[0]
+    for k in range(frames):
+        frame = np.full((360, 640, 3), (120, 140, 160), np.uint8)
+        left = round(200 + 150 * np.sin(k / 20))
+        frame[60:300, left : left + 240] = face
+        yield frame
+
+
+def _untrained(config: Config, folder: Path) -> AffectModel:
+    "A model folder of the profile's shape with random weights, opened."
+    encoders = [make_encoder(replace(config, pretrained="")) for _ in ("own", *config.fused)]
+    model = make_model(
+        config, TASKS, encoders[0], fusion=True, temporal=True, others=encoders[1:]
+    ).eval()
+    about = dict(settings=asdict(config), tasks=list(TASKS), fused=list(config.fused))
+    about |= dict(data=dict(source="real", hash="0", name="none"), arm="untrained", seed=0)
+    model.save_pretrained(folder, config=about)
+    return AffectModel.from_pretrained(folder)
+
+
+_PREDICTING = (
+    "import sys; from affnb.engine.predict import load_model, predict_parts;"
+    " list(map(len, predict_parts(load_model(sys.argv[1]), [sys.argv[2]], device='cpu')))"
+)
+_LEAST_RATE = 30  # frames per second of a film, which is how fast a camera makes them
+
+
+def _film_works(model: AffectModel, film: Path, frames: int) -> dict:  # for `rates`
+    "The parts of asking about a film, and all of it."
+    first, second = itertools.islice(_walking(2), 2)
+    size = model.about["settings"]["image_size"]
+    finder = Finder()
+    [face] = finder.find(first, moving=True)
+    crops = [finder.cut(first, face, size)] * 256
+    rows = pd.DataFrame(dict(input="film", face=0, frame=range(len(crops))))
+    return {
+        "film, decoding": (lambda: sum(1 for _ in film_frames(film)), frames),
+        f"film, searching ({finder.name})": (lambda: finder.find(first, moving=True), 1),
+        "film, following": (lambda: finder.follow(second, [face]), 1),
+        "film, cutting out": (lambda: finder.cut(first, face, size), 1),
+        "film, model": (lambda: predict_crops(model, rows, crops), len(crops)),
+        "film, whole": (lambda: predict(model, film, device="cpu"), frames),
+    }
+
+
+def _measure_asking(config: Config, folder, frames: int = 300, **turns) -> list[dict]:
+    """Rates of decoding, searching, following, cutting out, the model, and all of it, for a film
+    and for photographs, on one core; memory for a film and for one four times as long.
+    """
+    folder = Path(folder)
+    model = _untrained(config, folder / "model")
+    films = {times: folder / f"{times}.mp4" for times in (1, 4)}
+    for times, path in films.items():
+        write_video(path, _walking(times * frames), 30)
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    for k, frame in enumerate(_walking(8)):
+        Image.fromarray(frame[:, 80:560]).save(photographs / f"{k}.jpg", quality=95)
+    works = _film_works(model, films[1], frames)
+    works["photographs, whole"] = (lambda: predict(model, photographs, device="cpu"), 8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):  # that of the detector
+        measured = rates(works, **turns)
+    torch.set_num_threads(threads)
+    lines = [_rate_line(measured, name) for name in works]
+    for line in lines:
+        if line["part"] == "film, whole" and "film, searching (cascade)" not in works:
+            line["at_least"] = _LEAST_RATE
+    short, long = (watched(_PREDICTING, folder / "model", path)[1] for path in films.values())
+    return [
+        *lines,
+        _value_line("film, memory", short, "MB"),
+        _value_line("four times the film: memory", long / short, "times as much", 1.1),
+    ]
+
 # %% ../../nbs/engine/bench.ipynb #0f530c09
 def bench(
     config: Config,  # a profile's settings
@@ -557,6 +646,8 @@ def bench(
     lines += _measure_learning(run, **turns)
     say("compiling")
     lines += _measure_compiling(run, **turns)
+    say("asking")
+    lines += _measure_asking(config, folder / "asking", **turns)
     if device.type == "cuda":
         say("the GPU")
         lines += _measure_utilisation(run, **turns)

@@ -203,13 +203,14 @@ def follow(
     image: np.ndarray,  # (H, W, 3) uint8
     face: Face,  # of the frame before, with landmarks
 ) -> Face | None:
-    "The same face in the next frame of a film, where it has moved little; None if it is lost."
-    closer = _look_closer(find, image, face, tilt_of(face.landmarks), _VIEW[True])
-    if closer is None:
+    "The same face in the next frame of a film, where it has moved little; None where it is lost."
+    before = face.landmarks
+    closer = before is not None and _look_closer(find, image, face, tilt_of(before), _VIEW[True])
+    if not closer:
         return None
     seen, _ = closer
-    centre, now = face.landmarks.mean(0), seen.landmarks.mean(0)
-    spread, spread_now = np.std(face.landmarks - centre), np.std(seen.landmarks - now)
+    centre, now = before.mean(0), seen.landmarks.mean(0)
+    spread, spread_now = np.std(before - centre), np.std(seen.landmarks - now)
     size = np.array(face.box[2:]) * np.clip(spread_now / max(spread, 1e-6), 0.8, 1.25)
     middle = np.array(face.box[:2]) + np.array(face.box[2:]) / 2 + now - centre
     return replace(seen, box=(*(middle - size / 2).tolist(), *size.tolist()))
