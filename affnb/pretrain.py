@@ -88,7 +88,9 @@ def pretrain(run: Run, arm: str, seed: int):  # the trained autoencoder and its 
     key = text_hash(run.data["hash"], *map(file_hash, files), *code_hashes(run))
     folder = run.folder / f"seed{seed}" / arm
     stage = Stage("mae", seed, folder, config, config.mae_epochs, config.mae_lr, key)
-    history = fit(mae, faces, _mae_loss, _mae_judge(run, seed), stage)
+    history = []
+    if config.mae_epochs:
+        history = fit(mae, faces, _mae_loss, _mae_judge(run, seed), stage)
     frame = next(iter(faces.ordered())).frames[:1, 0]
     save_stage_outputs(run, arm, seed, mae, history, flops=count_flops(mae.encoder, frame))
     return mae, history

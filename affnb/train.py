@@ -89,6 +89,7 @@ def task_losses(
     outputs: dict,  # AU (B,T,12) and EXPR (B,T,8) logits, VA (B,T,2) in [-1, 1]; any of them
     batch: Batch,  # targets and masks
     weights: dict,  # from `class_weights`, on the same device
+    smoothing: float = 0.0,  # share of an expression's target that is spread over all eight
 ) -> dict:  # AU, EXPR, valence, arousal: scalars
     "The loss of each task, over the labelled elements only."
     targets = batch.targets
@@ -101,7 +102,8 @@ def task_losses(
         losses["AU"] = masked_mean(each, masks["AU"].float())
     if "EXPR" in outputs:
         logits = outputs["EXPR"].float().flatten(0, -2)
-        each = F.cross_entropy(logits, targets["EXPR"].flatten(), reduction="none")
+        truth = targets["EXPR"].flatten()
+        each = F.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing)
         counts = masks["EXPR"] * weights["EXPR"][targets["EXPR"]]
         losses["EXPR"] = masked_mean(each, counts.flatten())
     if "VA" in outputs:
@@ -281,7 +283,8 @@ def make_loss(run: Run, table: pd.DataFrame, config: Config):  # (model, batch) 
     weights = {task: value.to(run.device) for task, value in weights.items()}
 
     def loss_of(model, batch):
-        losses = task_losses(*whole_batch(model(batch), batch), weights)
+        outputs, whole = whole_batch(model(batch), batch)
+        losses = task_losses(outputs, whole, weights, config.label_smoothing)
         return total_loss(losses, config), losses
 
     return loss_of

@@ -54,10 +54,15 @@ def _longer(times: int) -> dict:
     return dict(epochs=lambda c: times * c.epochs)
 
 
+def _half(epochs: int) -> int:
+    "Half as many, rounded down; at least one of several, and none of none."
+    return max(min(1, epochs), epochs // 2)
+
+
 AUTOENCODERS = MappingProxyType(
     {
         "mae": Arm("autoencoder", {}),
-        "mae-half": Arm("autoencoder", dict(mae_epochs=lambda c: max(1, c.mae_epochs // 2))),
+        "mae-half": Arm("autoencoder", dict(mae_epochs=lambda c: _half(c.mae_epochs))),
         "mae-double": Arm("autoencoder", dict(mae_epochs=lambda c: 2 * c.mae_epochs)),
     }
 )

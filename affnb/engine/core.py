@@ -155,7 +155,8 @@ class _ModelSettings:
     # transformer blocks; -1: as the name says; 0: none, the stem alone
     depth: Annotated[int, Field(ge=-1)] = -1
     num_heads: CountOrZero = 0  # attention heads; 0: as the name says
-    stem: Literal["patch", "conv"] = "patch"  # conv: a small one, which small encoders need
+    # conv, residual: three convolutions or six, which small encoders need
+    stem: Literal["patch", "conv", "residual"] = "patch"
     # how tokens become one feature: their mean, or a weight per place and channel
     pool: Literal["mean", "places"] = "mean"
     drop_path: Share = 0.1  # stochastic depth
@@ -180,7 +181,7 @@ class _ModelSettings:
 class _TrainSettings:
     "Optimisation of every stage, and the machine."
 
-    mae_epochs: Count = 200  # masked autoencoder: epochs
+    mae_epochs: CountOrZero = 200  # masked autoencoder: epochs; 0: none, weights as they come
     mae_lr: Positive = 1.5e-4  # its peak learning rate
     mae_start: str = ""  # a .safetensors file to continue from
     epochs: Count = 20  # separate and joint training
@@ -208,6 +209,8 @@ class _TrainSettings:
     weighting: Literal["fixed", "uncertainty"] = "fixed"
     # 0: plain losses, as the paper; 1: classes weighted by inverse frequency
     balance: PositiveOrZero = 0.0
+    # share of an expression's target that is spread over all eight (Szegedy et al. 2016)
+    label_smoothing: Share = 0.0
     window: Count = 30  # frames per window of the temporal module
     stride: Count = 15  # frames between the starts of two windows
     head_epochs: Count = 20  # fusion and temporal module, on stored features
