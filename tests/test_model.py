@@ -546,6 +546,25 @@ def test_a_file_of_timms_own_model_loads_at_another_image_size(tmp_path):
         make_encoder(changed(pretrained=str(tmp_path / "timm.safetensors"), image_size=64))
 
 
+def test_weights_of_a_dinov2_load_with_their_scales_and_class_token(tmp_path):
+    "timm's model with patches of 14 pixels, made small: the same features, at two image sizes."
+    sizes = dict(embed_dim=48, depth=2, num_heads=3)
+    theirs = timm.create_model("vit_small_patch14_dinov2", img_size=70, num_classes=0, **sizes)
+    for values in (theirs.blocks[0].ls1.gamma, theirs.cls_token, theirs.norm.weight):
+        nn.init.normal_(values)
+    path = tmp_path / "dino.safetensors"
+    safetensors.torch.save_file(theirs.state_dict(), path)
+    settings = dict(encoder="vit_small_patch14_dinov2", stem="patch", pool="mean", patch_size=14)
+    settings |= dict(depth=2, pretrained=str(path))
+    ours = make_encoder(changed(**settings, image_size=70)).eval()
+    norm, theirs.norm = theirs.norm, nn.Identity()
+    tokens = theirs.eval().forward_features(images(2, 70))
+    assert torch.allclose(ours(images(2, 70)), norm(tokens[:, 1:].mean(1)), atol=1e-5)
+    smaller = make_encoder(changed(**settings, image_size=56))
+    assert smaller.pos_embed.shape[1] in (16, 17)
+    assert torch.equal(smaller.blocks[1].ls2.gamma, theirs.blocks[1].ls2.gamma)
+
+
 def test_weights_that_timm_does_not_have_say_so():
     # a model without published weights
     with pytest.raises(AffnbError) as error:

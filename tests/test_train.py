@@ -2,6 +2,7 @@
 killing and resuming, real runs.
 """
 
+import dataclasses
 import json
 import math
 import time
@@ -16,6 +17,7 @@ from affnb.engine.checkpoints import Stage
 from affnb.train import ccc_loss, class_weights, fit, learning_rate, make_optimizer, masked_mean
 from affnb.train import task_losses, total_loss
 from errors import assert_error
+from toy import SMALL
 
 PLAIN = {"AU": torch.ones(12), "EXPR": torch.ones(8)}
 
@@ -353,3 +355,43 @@ def test_masked_mean_of_nothing_is_zero_with_a_gradient():
     x = torch.ones(3, requires_grad=True)
     masked_mean(x, torch.zeros(3)).backward()
     assert (x.grad == 0).all()
+
+
+@pytest.mark.slow
+def test_without_epochs_the_autoencoder_hands_on_the_weights_that_it_was_given(tmp_path):
+    from affnb.benchmark import Knobs
+    from affnb.engine.bench import _packed_run
+    from affnb.engine.rendering import BenchmarkSize, write_benchmark
+    from affnb.engine.weights import read_weights, save_weights
+    from affnb.model import make_encoder
+    from affnb.pretrain import pretrain
+
+    counts = dict(clips=6, clip_frames=3, long_videos=2, long_frames=12, test_videos=0)
+    counts |= dict(validation_videos=2, validation_frames=12)
+    write_benchmark(
+        tmp_path / "faces", BenchmarkSize(size=32, seed=0, **counts), knobs=Knobs(draws=1)
+    )
+    given = make_encoder(SMALL)
+    save_weights(given, tmp_path / "given.safetensors")
+    start = dict(pretrained=str(tmp_path / "given.safetensors"), mae_epochs=0)
+    run = _packed_run(tmp_path, dataclasses.replace(SMALL, **start))
+    _, history = pretrain(run, "mae", 0)
+    assert history == []
+    left = read_weights(run.folder / "seed0" / "mae" / "model.safetensors")
+    for name, value in given.state_dict().items():
+        assert torch.equal(left[f"encoder.{name}"], value), name
+
+
+def test_smoothed_labels_ask_for_less_than_certainty():
+    sure = torch.full((1, 1, 8), -9.0)
+    sure[..., 3] = 9.0
+    batch = batch_of(1)
+    batch.targets["EXPR"][:] = 3
+    batch.masks["EXPR"][:] = True
+    plain, smoothed = (
+        task_losses({"EXPR": sure}, batch, PLAIN, smoothing)["EXPR"].item()
+        for smoothing in (0.0, 0.1)
+    )
+    assert plain < 1e-5
+    # seven eighths of a tenth of the target lie 18 below the largest logit
+    assert abs(smoothed - 0.1 * 7 / 8 * 18) < 1e-3
