@@ -11,7 +11,7 @@ import torch
 from .engine.arms import ENCODERS, arm_config, encoder_of
 from .engine.batches import Batch
 from .engine.core import TASKS, generator
-from .heads import only_tasks, train_head
+from .heads import fit_windows, only_tasks, train_head
 from .model import make_encoder
 from .engine.weights import count_flops, count_parameters, load_weights
 from .engine.runs import Run, as_program, labelled_tasks, launch_stage
@@ -97,7 +97,7 @@ def train_arm(
 ):  # model, history, predictions; None, [], {} where there is nothing to learn
     "Trains an arm, an encoder or a head arm; leaves files and record."
     launch_stage(run, "affnb.joint", seed, arm=arm)
-    run = replace(run, config=arm_config(run.config, arm))
+    run = fit_windows(replace(run, config=arm_config(run.config, arm)))
     features, predictions = None, {}
     if arm in ENCODERS:
         model, history = _train_encoder(run, arm, seed)

@@ -38,11 +38,12 @@ from .detect import Finder, Shots, Tracker, likeness_vector
 from .lists import LABEL_COLUMNS
 from .media import Source, find_sources, frames_of, paths_among, seconds_of_film
 from .media import write_film, write_video
-from ..heads import paths_of, predictions_of
-from ..metrics import interval, resample_counts
+from ..heads import fit_windows, paths_of, predictions_of
+from ..metrics import Statistics, interval, resample_counts
 from ..model import AffectModel, make_encoder, make_model
 from .weights import fill_module, read_weights
 from .tables import caption, format_score, read_records, readable, score_table
+from .tables import sums_of
 from .runs import Run, rows_of, start_stage
 from ..train import predict_rows as answers_of
 from .watch import show_warnings
@@ -52,7 +53,7 @@ def gather_model(
     run: Run, seed: int, arm: str = "progressive"
 ) -> tuple[AffectModel, dict]:  # the model, and what config.json says of it
     "An arm of engine/arms with its encoders; raises `AffnbError` where it learned nothing."
-    config = arm_config(run.config, arm)
+    config = fit_windows(replace(run, config=arm_config(run.config, arm))).config
 
     def encoder_weights(name):
         file = feature_file(name).replace("features.", "model.")
@@ -137,13 +138,27 @@ _ANSWERS = dict(
 )
 
 
+def _accuracy_in_words(sums: Statistics) -> str:
+    "How many expressions are named as their labels do; empty where none is labelled."
+    whole = dict(zip(sums.columns, sums.values.sum(0)))
+    if not whole["EXPR:n"]:
+        return ""
+    right = sum(whole[f"{name}:tp"] for name in EXPRESSIONS) / whole["EXPR:n"]
+    return (
+        f" Accuracy: {right:.1%} of {whole['EXPR:n']:,.0f} labelled faces got the expression of"
+        " their label; EXPR above is the mean F1, in which a rare expression counts as much as a"
+        " frequent one."
+    )
+
+
 def _scores_in_words(run: Run, arm: str) -> str:
     records = read_records(run.folder / "records")
     table = score_table(records, (arm,)) if arm in records.arms else None
     if table is None:
         return "It was not evaluated."
     rows = readable(table).to_markdown(index=False, disable_numparse=True)
-    return f"{rows}\n\n{caption(records, (arm,))}"
+    accuracy = _accuracy_in_words(sums_of(records.arms[arm])[0])
+    return f"{rows}\n\n{caption(records, (arm,))}{accuracy}"
 
 
 _CALIBRATION = (
