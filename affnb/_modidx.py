@@ -163,6 +163,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'affnb.engine.bench._measure_large': ('engine/bench.html#_measure_large', 'affnb/engine/bench.py'),
                                     'affnb.engine.bench._measure_learning': ( 'engine/bench.html#_measure_learning',
                                                                               'affnb/engine/bench.py'),
+                                    'affnb.engine.bench._measure_memory_of_films': ( 'engine/bench.html#_measure_memory_of_films',
+                                                                                     'affnb/engine/bench.py'),
                                     'affnb.engine.bench._measure_reading': ('engine/bench.html#_measure_reading', 'affnb/engine/bench.py'),
                                     'affnb.engine.bench._measure_scaling': ('engine/bench.html#_measure_scaling', 'affnb/engine/bench.py'),
                                     'affnb.engine.bench._measure_utilisation': ( 'engine/bench.html#_measure_utilisation',

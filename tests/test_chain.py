@@ -476,6 +476,7 @@ def test_an_unknown_table_is_refused(project):
     assert_one_line(output, "table_fusoin", "`fusion`")
 
 
+@pytest.mark.nightly
 def test_three_kills_change_no_weight(project, tmp_path):
     """SIGKILLs while an autoencoder and two encoders are trained, and while the next try plans:
     weights and predictions are those of the run that nobody disturbed (`make nightly` kills every
@@ -576,6 +577,7 @@ def test_a_storm_of_kills_changes_nothing(project, tmp_path):
     assert can_be_cut or not shutil.which("unshare"), "the network was not cut"
 
 
+@pytest.mark.nightly
 def test_a_new_arm_is_two_lines_and_only_it_is_trained(project):
     "The lines that docs/rerun.md shows: an arm, and its name behind a table's list."
     run = project.root / "data" / "runs" / "tiny"

@@ -13,8 +13,10 @@ from affnb.engine.core import AffnbError
 from affnb.engine.detect import TEMPLATE, Face, Finder, Shots, Tracker, cascade, cut_out
 from affnb.engine.detect import libfacedetection, likeness_vector, overlap
 from affnb.engine.detect import yunet
+from affnb.engine.media import write_video
+from affnb.engine.predict import load_model, predict
 from in_step import ROOT
-from test_predict import drawn
+from test_predict import drawn, small_model
 
 LONDON = ROOT.parent / "shared" / "london-faces"
 needs_london = pytest.mark.skipif(not LONDON.exists(), reason=f"{LONDON} is not there")
@@ -282,14 +284,13 @@ def cut_from(picture, left, top, side):
 
 @needs_network
 @needs_london
-@pytest.mark.parametrize("search", [1, 5])
-@pytest.mark.parametrize("pair", [("001", "135"), ("036", "099"), ("034", "002")])
+@pytest.mark.parametrize("pair,search", [("001 135", 5), ("036 099", 1)])
 def test_two_people_who_cross_keep_their_numbers(pair, search):
     one, other = (
         cut_from(
             np.asarray(Image.open(LONDON / "photographs" / f"{who}_neutral.jpg")), 130, 90, 230
         )
-        for who in pair
+        for who in pair.split()
     )
     rows = numbers_of(crossing(one, other, frames=44), Tracker(), search)
     assert set(rows[0]) == {0, 1}
@@ -297,6 +298,25 @@ def test_two_people_who_cross_keep_their_numbers(pair, search):
     assert rows[0][0] < rows[0][1]
     assert rows[-1][0] > rows[-1][1]
     assert any(len(row) == 1 for row in rows)  # the one in front hides the other
+
+
+@needs_network
+@needs_london
+def test_a_film_of_two_people_who_cross_has_two_faces(tmp_path):
+    one, other = (
+        cut_from(
+            np.asarray(Image.open(LONDON / "photographs" / f"{who}_neutral.jpg")), 130, 90, 230
+        )
+        for who in ("034", "002")
+    )
+    write_video(tmp_path / "crossing.mp4", crossing(one, other, frames=44), 25)
+    model, about = small_model(source="real")
+    model.save_pretrained(tmp_path / "model", config=about)
+    table = predict(load_model(tmp_path / "model"), tmp_path / "crossing.mp4")
+    assert set(table["face"]) == {0, 1}
+    for face, direction in ((0, 1), (1, -1)):
+        places = table.loc[table["face"] == face, "x"]
+        assert direction * (places.iloc[-1] - places.iloc[0]) > 250
 
 
 @pytest.mark.nightly

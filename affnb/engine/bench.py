@@ -587,18 +587,17 @@ def _film_works(model: AffectModel, film: Path, frames: int) -> dict:  # for `ra
 
 def _measure_asking(config: Config, folder, frames: int = 300, **turns) -> list[dict]:
     """Rates of decoding, searching, following, cutting out, the model, and all of it, for a film
-    and for photographs, on one core; memory for a film and for one four times as long.
+    and for photographs, on one core.
     """
     folder = Path(folder)
     model = _untrained(config, folder / "model")
-    films = {times: folder / f"{times}.mp4" for times in (1, 4)}
-    for times, path in films.items():
-        write_video(path, _walking(times * frames), 30)
+    film = folder / "film.mp4"
+    write_video(film, _walking(frames), 30)
     photographs = folder / "photographs"
     photographs.mkdir()
     for k, frame in enumerate(_walking(8)):
         Image.fromarray(frame[:, 80:560]).save(photographs / f"{k}.jpg", quality=95)
-    works = _film_works(model, films[1], frames)
+    works = _film_works(model, film, frames)
     works["photographs, whole"] = (lambda: predict(model, photographs, device="cpu"), 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -609,9 +608,19 @@ def _measure_asking(config: Config, folder, frames: int = 300, **turns) -> list[
     for line in lines:
         if line["part"] == "film, whole" and "film, searching (cascade)" not in works:
             line["at_least"] = _LEAST_RATE
-    short, long = (watched(_PREDICTING, folder / "model", path)[1] for path in films.values())
+    return lines
+
+
+def _measure_memory_of_films(folder, frames: int = 300) -> list[dict]:
+    "The peak of a process that asks the model of `_measure_asking`, for two lengths of a film."
+    folder = Path(folder)
+    peaks = {}
+    for times in (1, 4):
+        film = folder / f"{times}.mp4"
+        write_video(film, _walking(times * frames), 30)
+        peaks[times] = watched(_PREDICTING, folder / "model", film)[1]
+    short, long = peaks.values()
     return [
-        *lines,
         _value_line("film, memory", short, "MB"),
         _value_line("four times the film: memory", long / short, "times as much", 1.1),
     ]
@@ -648,6 +657,7 @@ def bench(
     lines += _measure_compiling(run, **turns)
     say("asking")
     lines += _measure_asking(config, folder / "asking", **turns)
+    lines += _measure_memory_of_films(folder / "asking")
     if device.type == "cuda":
         say("the GPU")
         lines += _measure_utilisation(run, **turns)
