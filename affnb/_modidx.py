@@ -884,6 +884,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'affnb.engine.predict._draw_all': ('engine/predict.html#_draw_all', 'affnb/engine/predict.py'),
                                       'affnb.engine.predict._faces_of': ('engine/predict.html#_faces_of', 'affnb/engine/predict.py'),
                                       'affnb.engine.predict._first_few': ('engine/predict.html#_first_few', 'affnb/engine/predict.py'),
+                                      'affnb.engine.predict._is_grey': ('engine/predict.html#_is_grey', 'affnb/engine/predict.py'),
                                       'affnb.engine.predict._keep_apart': ('engine/predict.html#_keep_apart', 'affnb/engine/predict.py'),
                                       'affnb.engine.predict._model_card': ('engine/predict.html#_model_card', 'affnb/engine/predict.py'),
                                       'affnb.engine.predict._parquet_writer': ( 'engine/predict.html#_parquet_writer',

@@ -136,6 +136,24 @@ def test_a_model_of_one_task_answers_that_task_alone(tmp_path, folder):
     assert list(table.columns) == [*ANSWER_COLUMNS, "expression", *EXPRESSIONS]
 
 
+def test_a_model_of_grey_pictures_is_asked_about_grey_ones(tmp_path):
+    model, about = small_model(source="real")
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    grey = np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
+    answers = {}
+    for learned_from_grey in (False, True):
+        folder = tmp_path / f"{learned_from_grey}"
+        model.save_pretrained(folder, config=about | dict(grey=learned_from_grey))
+        ask = load_model(folder)
+        answers[learned_from_grey] = [
+            predict(ask, given, aligned=True)[list(EXPRESSIONS)].to_numpy()
+            for given in (picture, grey)
+        ]
+    assert not np.allclose(*answers[False], atol=1e-6)
+    assert np.array_equal(*answers[True])
+    assert np.allclose(answers[True][0], answers[False][1])
+
+
 def test_a_video_is_followed_and_asked_along_time(model, folder):
     table = predict(model, folder / "walk.mp4")
     assert table["frame"].tolist() == sorted(table["frame"])

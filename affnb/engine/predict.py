@@ -49,6 +49,13 @@ from ..train import predict_rows as answers_of
 from .watch import show_warnings
 
 # %% ../../nbs/engine/predict.ipynb #99479717
+def _is_grey(run: Run) -> bool:
+    "Whether the pictures that the run learned from have no colours."
+    rows = rows_of(run, "train")["row"].to_numpy()
+    some = run.frames[rows[:: max(1, len(rows) // 200)]]  # (n, H, W, 3)
+    return bool((some.max(-1).values.int() - some.min(-1).values.int()).float().mean() < 1)
+
+
 def gather_model(
     run: Run, seed: int, arm: str = "progressive"
 ) -> tuple[AffectModel, dict]:  # the model, and what config.json says of it
@@ -88,7 +95,7 @@ def gather_model(
     }
     fill_module(model, seen | head, f"{arm}, seed {seed}")
     about = dict(settings=asdict(config), tasks=list(tasks), fused=list(fused), arm=arm)
-    about |= dict(seed=seed, data=run.data, profile=config.profile)
+    about |= dict(seed=seed, data=run.data, profile=config.profile, grey=_is_grey(run))
     return model.eval(), about | dict(affnb=metadata.version("affnb"))
 
 # %% ../../nbs/engine/predict.ipynb #0f81f4eb
@@ -213,6 +220,8 @@ def _model_card(run: Run, about: dict, calibration: str) -> str:
         parts += f"The features of {len(fused)} further encoders ({', '.join(fused)}) are fused. "
     if settings["temporal"] != "none":
         parts += f"A {settings['temporal']} looks along windows of {settings['window']} frames."
+    if about["grey"]:
+        parts += " It has seen grey pictures alone, so that `predict` takes the colours out."
     drawn = data["source"] == "synthetic"
     origin = (
         f"{data['name']} (hash {data['hash']}), real faces. The licence of the data holds for the"
@@ -326,6 +335,8 @@ def predict_crops(
     table[list(LABEL_COLUMNS)] = np.nan
     length = min(c.window, int(who.value_counts().max())) if c.temporal != "none" else 1
     index, valid = make_windows(table, length, min(c.stride, length))
+    if model.about.get("grey"):  # it has never seen a colour
+        crops = [np.asarray(Image.fromarray(crop).convert("L").convert("RGB")) for crop in crops]
     batches = Batches(
         torch.from_numpy(np.stack(crops)),
         table,
