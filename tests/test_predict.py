@@ -138,7 +138,7 @@ def test_a_model_of_one_task_answers_that_task_alone(tmp_path, folder):
 
 def test_a_model_of_grey_pictures_is_asked_about_grey_ones(tmp_path):
     model, about = small_model(source="real")
-    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     grey = np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
     answers = {}
     for learned_from_grey in (False, True):
