@@ -196,25 +196,23 @@ def eyes_of(stem) -> np.ndarray:  # (2, 2) left and right, x and y, in the neutr
 
 
 def finding_table(detector, step: int) -> list:
-    "Per angle: share found, share with landmarks of the eyes where they are, median error."
+    """Per angle: the share of photographs whose face is found, and how far the landmarks of the
+    eyes are from the eyes, in the neutral ones, for which somebody has marked them.
+    """
     finder = Finder(detector)
-    paths = sorted((LONDON / "photographs").glob("*.jpg"))[::step]
     lines = []
     for degrees in ANGLES:
-        errors = []
-        for path in paths:
+        found, errors = [], []
+        for path in sorted((LONDON / "photographs").glob("*.jpg"))[::step]:
             picture, matrix = turned(np.asarray(Image.open(path).convert("RGB")), degrees)
             eyes = eyes_of(path.stem) @ matrix[:, :2].T + matrix[:, 2]
             apart = np.linalg.norm(eyes[1] - eyes[0])
             faces = [face for face in finder.find(picture) if holds_face(face, eyes, apart)]
-            off = math.inf
-            for face in faces:
-                off = math.nan
-                if face.landmarks is not None:
-                    off = np.linalg.norm(face.landmarks[:2] - eyes, axis=1).max() / apart
-            errors.append(off)
-        errors = np.array(errors)
-        lines.append((degrees, np.isfinite(errors).mean(), (errors < 0.25).mean(), errors))
+            found.append(bool(faces))
+            if faces and path.stem.endswith("neutral"):
+                off = [np.linalg.norm(face.landmarks[:2] - eyes, axis=1).max() for face in faces]
+                errors.append(min(off) / apart)
+        lines.append((degrees, np.mean(found), np.array(errors)))
     return lines
 
 
@@ -226,9 +224,10 @@ def holds_face(face, eyes, apart) -> bool:
 
 
 def check_finding(step):
-    print("\ndegrees  found  eyes right  median error of the eyes (eye distances)")
-    for degrees, found, right, errors in finding_table("libfacedetection", step):
-        print(f"{degrees:7}  {found:5.3f}  {right:10.3f}  {np.median(errors):6.3f}")
+    print("\ndegrees  found  eyes within a quarter  median error (distances of the eyes)")
+    for degrees, found, errors in finding_table("libfacedetection", step):
+        right = (errors < 0.25).mean()
+        print(f"{degrees:7}  {found:5.3f}  {right:21.3f}  {np.median(errors):12.3f}", flush=True)
         assert found >= ANGLES[degrees]
         assert right >= ANGLES[degrees] - 0.03
 
@@ -236,7 +235,7 @@ def check_finding(step):
 @needs_network
 @needs_london
 def test_turned_photographs_are_found_and_their_eyes():
-    check_finding(step=12)
+    check_finding(step=11)
 
 
 @pytest.mark.nightly
