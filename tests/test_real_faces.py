@@ -14,7 +14,7 @@ from affnb.engine.tables import read_records, sums_of
 from in_step import ROOT
 from project import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+pytestmark = pytest.mark.slow
 
 REAL, FERPLUS, LONDON = (
     ROOT.parent / "shared" / name for name in ("real-faces", "ferplus", "london-faces")
@@ -62,6 +62,7 @@ def accuracy_of(out, arm) -> float:
     return sum(whole[f"{name}:tp"] for name in EXPRESSIONS) / whole["EXPR:n"]
 
 
+@pytest.mark.nightly
 @there(REAL)
 def test_real_faces(tmp_path):
     """Photographs that have expressions alone: dashes elsewhere, and models above a linear one on
@@ -84,6 +85,7 @@ def test_real_faces(tmp_path):
     assert records["metrics"]["P"] is None
 
 
+@pytest.mark.nightly
 @there(FERPLUS, LONDON)
 def test_twelve_thousand_faces_teach_a_smile_that_others_smile(tmp_path):
     "From random weights; and the people of another set, whom the model has never seen."
