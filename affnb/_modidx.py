@@ -468,7 +468,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'affnb/engine/detect.py'),
                                      'affnb.engine.detect.likeness_vector': ( 'engine/detect.html#likeness_vector',
                                                                               'affnb/engine/detect.py'),
-                                     'affnb.engine.detect.overlap': ('engine/detect.html#overlap', 'affnb/engine/detect.py'),
                                      'affnb.engine.detect.squeeze': ('engine/detect.html#squeeze', 'affnb/engine/detect.py'),
                                      'affnb.engine.detect.straighten': ('engine/detect.html#straighten', 'affnb/engine/detect.py'),
                                      'affnb.engine.detect.tilt_of': ('engine/detect.html#tilt_of', 'affnb/engine/detect.py'),

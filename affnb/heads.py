@@ -155,9 +155,9 @@ def fit_windows(run: Run) -> Run:
     table = rows_of(run, "train", "head")
     for length in range(c.window, 0, -1):
         stride = max(1, c.stride * length // c.window)
-        if length == 1 or make_windows(table, length, stride)[1].mean() >= _LEAST_FILLED:
-            return run.changed(window=length, stride=stride)
-    return run
+        if make_windows(table, length, stride)[1].mean() >= _LEAST_FILLED:
+            break  # at the latest with windows of one frame, which are full
+    return run.changed(window=length, stride=stride)
 
 
 def _step_batches(run: Run, table, seed: int, features, live: bool, learning: bool):

