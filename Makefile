@@ -42,8 +42,8 @@ slides: $(READY)     ## the decks of the four sessions alone: _docs/slides/index
 fuzz: $(READY)       ## hostile files for the reader and `affnb score`, for MINUTES (10)
 	AFFNB_FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -m fuzz
 
-lab: $(READY)        ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir nbs
+lab: $(READY)        ## JupyterLab on the notebooks; course copies are one folder up
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs
 
 notebooks: $(READY)  ## run smoke, put its outputs into nbs/, export, render README
 	$(BIN)/affnb reproduce

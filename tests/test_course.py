@@ -146,6 +146,26 @@ def test_copies_reach_the_project_from_within_and_from_outside(tmp_path, within)
     )
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_every_link_of_the_copies_and_of_the_syllabus_leads_somewhere(tmp_path, within, inside):
+    course = (within if inside else tmp_path) / "course"
+    write_course(course)
+    address = re.compile(r"""(?:\]\(|src="|srcset=")(?![a-z]+:|#)([^)"#\s]+)""")
+    dead = []
+    links = 0
+    for page in (course / "syllabus.md", *course.rglob("*.ipynb")):
+        texts = [page.read_text()]
+        if page.suffix == ".ipynb":
+            texts = [cell.source for cell in read(page).cells if cell.cell_type == "markdown"]
+        for link in address.findall("\n".join(texts)):
+            links += 1
+            if not (page.parent / link).exists():
+                dead.append((page.name, link))
+    assert dead == []
+    assert links > 500
+    assert "](student/03_metrics.ipynb)" in (course / "syllabus.md").read_text()
+
+
 def test_what_is_to_be_guessed_is_not_shown_in_the_copy():
     lab = read(notebooks_below(ROOT / "nbs")["lab"])
     guessed = {cell.id: cell for cell in lab.cells if tagged(cell, "guess")}

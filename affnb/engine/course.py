@@ -11,7 +11,7 @@ import copy
 import itertools
 import os
 import re
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 import nbformat
 from .core import AffnbError, UsageError, atomic, notebooks_below, project_root
@@ -181,15 +181,46 @@ def write_decks(folder) -> None:
         nbformat.write(deck(title, notebooks), folder / f"{session}.ipynb")
 
 # %% ../../nbs/engine/course.ipynb #49219314
-def _readdressed(notebook, here: Path, root: Path) -> object:
-    """The notebook with `../` in links and strings pointing to the project, from the folder where
-    the copy lies.
-    """
-    up = Path(os.path.relpath(root, here)) if here.is_relative_to(root) else root
-    link = re.compile(r"""(?<=[\("'])(?:\.\./)+(?=(?:data|figures|docs|profiles|nbs)\b|[A-Z]+\b)""")
+# a relative address in Markdown: of a link, an image, or an image in HTML
+_LINK = re.compile(r"""(?:(?<=\]\()|(?<=src=")|(?<=srcset="))(?![a-z]+:)([^)"#\s]+)""")
+# an address in code that leads up to the project
+_UPWARDS = re.compile(r"""(?<=[("'])(?:\.\./)+(?=(?:data|figures|docs|profiles|nbs)\b)""")
+
+
+@dataclass(frozen=True)
+class _Move:
+    "From where a page comes, to where its copy goes, and which notebooks are copied with it."
+
+    page: Path
+    copy: Path
+    root: Path  # of the project
+    copies: dict  # notebook in the project -> its copy
+
+    def address(self, path: Path) -> str:
+        "How the copy reaches a path: from folder to folder within the project, else in full."
+        if self.copy.is_relative_to(self.root) or path in self.copies.values():
+            return Path(os.path.relpath(path, self.copy.parent)).as_posix()
+        return path.as_posix()
+
+    def link(self, found: re.Match) -> str:
+        target = Path(os.path.normpath(self.page.parent / found[1]))
+        return self.address(self.copies.get(target, target))
+
+    def text(self, text: str) -> str:
+        "Markdown whose links lead from the copy to what they led to from the page."
+        return _LINK.sub(self.link, text)
+
+    def code(self, source: str) -> str:
+        "Code whose paths lead from the copy to the project."
+        return _UPWARDS.sub(lambda _: f"{self.address(self.root)}/", source)
+
+
+def _readdressed(notebook, move: _Move) -> object:
+    "The notebook with its links and paths as they are where its copy lies."
     copied = copy.deepcopy(notebook)
     for cell in copied["cells"]:
-        cell["source"] = link.sub(lambda _: f"{up.as_posix()}/", cell["source"])
+        change = move.text if cell["cell_type"] == "markdown" else move.code
+        cell["source"] = change(cell["source"])
     return copied
 
 
@@ -216,16 +247,19 @@ def write_course(
         for name, notebook in notebooks.items()
         if names or any(tagged(cell, "check") for cell in notebook.cells)
     }
+    syllabus = root / "docs" / "teach.md"
+    made = {
+        who: {paths[name].resolve(): folder / who / f"{name}.ipynb" for name in taught}
+        for who in ("student", "teacher")
+    }
     with atomic(folder) as place:
         for who, copy_for in (("student", student_copy), ("teacher", copy.copy)):
-            for name, notebook in taught.items():
-                file = Path(who, f"{name}.ipynb")
-                (place / file).parent.mkdir(parents=True, exist_ok=True)
-                copied = _readdressed(copy_for(notebook), (folder / file).parent, root)
-                nbformat.write(copied, place / file)
-        syllabus = root / "docs" / "teach.md"
+            for (page, file), notebook in zip(made[who].items(), taught.values()):
+                there = place / file.relative_to(folder)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                move = _Move(page, file, root, made[who])
+                nbformat.write(_readdressed(copy_for(notebook), move), there)
         if syllabus.exists():
-            shutil.copy(syllabus, place / "syllabus.md")
-    return {
-        who: [folder / who / f"{name}.ipynb" for name in taught] for who in ("student", "teacher")
-    }
+            move = _Move(syllabus, folder / "syllabus.md", root, made["student"])
+            (place / "syllabus.md").write_text(move.text(syllabus.read_text()))
+    return {who: list(copies.values()) for who, copies in made.items()}

@@ -42,6 +42,7 @@ _ARROWS = (
     *(("joint", "features"), ("EXPR", "features"), ("VA", "features"), ("AU", "features")),
     *(("features", "fusion"), ("fusion", "time"), ("time", "answers")),
 )
+_STEPS = ((242, 22), (410, 22), (578, 22), (748, 22), (696, 51))  # where their numbers stand
 _PEOPLE = (  # group, what it does, and its line: from, to, height, and where its words stand
     ("encoder split", "trains the encoders", 176, 644, 292, "start"),
     ("head split", "trains the heads", 692, 940, 292, "start"),
@@ -121,8 +122,8 @@ def draw_system(
         f' fill="{ink}">{_SEARCH.title}</text>'
     )
     steps = [
-        f'<text x="{x}" y="22" class="step" fill="{grey}">{step}</text>'
-        for x, step in ((242, "1"), (410, "2"), (578, "3"), (748, "4"), (938, "5"))
+        f'<text x="{x}" y="{y}" class="step" fill="{grey}">{step}</text>'
+        for step, (x, y) in enumerate(_STEPS, start=1)
     ]
     style = (
         "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}"
