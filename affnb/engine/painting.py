@@ -293,7 +293,7 @@ def _sided(s, p, a, *names):
 def head_shape(s, p, a):
     "Coordinates on the head, and its squared radius: 1 on the outline."
     ny = (s.y + 0.1) / torch.where(s.y > -0.1, p.chin + 0.1 + 0.187 * a.AU26, p.crown)
-    low = ny.clamp(0, 1.2) ** 2
+    low = ny.clamp(0.0, 1.2) ** 2
     nx = s.x / (p.head_width * (1 - (p.jaw + 0.05 * a.AU26) * low))
     return nx, ny, nx**2 + ny**2 - p.square * low * nx**2
 
@@ -637,7 +637,11 @@ def camera(image, view, generator=None):
 
 # %% ../../nbs/engine/painting.ipynb #38660c3b
 def occlude(image, view):
-    "Paints the thing that reaches in front of the face, where there is one."
+    """Paints the thing that reaches in front of the face, where there is one; a view without
+    `occlusion` has none.
+    """
+    if "occlusion" not in view:
+        return image
     who = (view["occlusion"] > 0).nonzero().flatten()
     if len(who) == 0:
         return image

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'UNITS', 'gather_model', 'leave_model', 'load_model', 'answer_types', 'predict_crops', 'Looking',
            'predict_parts', 'predict', 'draw_faces', 'check_place', 'table_kind', 'write_answers', 'AnswersModule',
-           'export_onnx']
+           'write_onnx', 'export_onnx']
 
 # %% ../../nbs/engine/predict.ipynb #56875505
 import contextlib
@@ -762,35 +762,46 @@ class AnswersModule(torch.nn.Module):
         )
 
 
-def export_onnx(model: AffectModel, path) -> None:
-    """Writes the model as ONNX, for any number of windows; raises `AffnbError` where onnx is not
-    installed.
-    """
+def write_onnx(
+    module: torch.nn.Module,
+    path,
+    examples: dict,  # name of an input -> a tensor like those to come
+    outputs,  # names
+    lengths=None,  # name of an input -> {dimension: a `torch.export.Dim`}, where any length goes
+) -> None:
+    "Writes a module as ONNX; raises `AffnbError` where onnx is not installed."
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise AffnbError("ONNX", "onnx and onnxscript are not installed", "pip install affnb[onnx]")
-    s = model.about["settings"]
     fast = torch.backends.mha.get_fastpath_enabled()
-    length = s["window"] if s["temporal"] != "none" else 1
-    example = (
-        torch.zeros(2, length, 3, s["image_size"], s["image_size"]),
-        torch.ones(2, length, dtype=torch.bool),
-    )
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operation that ONNX does not have
     try:
         with atomic(path) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                AnswersModule(model).eval(),
-                example,
+                module.eval(),
+                tuple(examples.values()),
                 str(temporary),
-                input_names=["frames", "valid"],
-                output_names=list(model.heads.tasks),
+                input_names=list(examples),
+                output_names=list(outputs),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                dynamic_shapes=dict(
-                    frames={0: torch.export.Dim("windows")}, valid={0: torch.export.Dim("windows")}
-                ),
+                dynamic_shapes=lengths,
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def export_onnx(model: AffectModel, path) -> None:
+    """Writes the model as ONNX, for any number of windows; raises `AffnbError` where onnx is not
+    installed.
+    """
+    s = model.about["settings"]
+    length = s["window"] if s["temporal"] != "none" else 1
+    examples = dict(
+        frames=torch.zeros(2, length, 3, s["image_size"], s["image_size"]),
+        valid=torch.ones(2, length, dtype=torch.bool),
+    )
+    windows = {0: torch.export.Dim("windows")}
+    lengths = dict.fromkeys(examples, windows)
+    write_onnx(AnswersModule(model), path, examples, model.heads.tasks, lengths)
