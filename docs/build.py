@@ -1,4 +1,6 @@
-"""Builds the site, or the slides, from what is committed: nothing is run, nothing is fetched.
+"""Builds the site, or the slides, from what is committed: no notebook is run. One thing is fetched,
+once, by npm: onnxruntime-web, which runs the models in the living pages (docs/package-lock.json
+has its hash). Without npm the site is built all the same, with pictures in place of explorers.
 
     python docs/build.py site OUT      OUT/index.html, with the slides in OUT/slides
     python docs/build.py slides OUT    OUT/1-labels.html and the decks of the other sessions
@@ -8,7 +10,9 @@ that links between notebooks, tables and pages hold as they are; what has to be 
 from the docments, results, gallery, commands) is written there.
 """
 
+import base64
 import contextlib
+import gzip
 import html
 import importlib
 import inspect
@@ -16,6 +20,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 import nbformat
@@ -24,6 +29,7 @@ from sphinx.cmd.build import build_main
 from affnb.engine.cli import make_parser
 from affnb.engine.core import notebooks_below
 from affnb.engine.course import SESSIONS, first_sentence, write_decks
+from affnb.engine.living import write_living
 
 ROOT = Path(__file__).resolve().parent.parent
 # the largest first
@@ -258,6 +264,55 @@ def write_commands(source):
     (source / "docs" / "commands.md").write_text("\n".join(lines))
 
 
+# ---------------------------------------------------------------- the living pages
+LOADED_AS_IT_IS = "ort.wasm.min.js"
+RUNTIME = (LOADED_AS_IT_IS, "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+
+
+def install_runtime(place) -> Path | None:
+    "The folder of onnxruntime-web, installed by npm where it is not yet; None where it cannot be."
+    for name in ("package.json", "package-lock.json"):
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "docs" / name, place)
+    folder = place / "node_modules" / "onnxruntime-web" / "dist"
+    wanted = json.loads((place / "package.json").read_text())["dependencies"]["onnxruntime-web"]
+    installed = folder.parent / "package.json"
+    if installed.exists() and json.loads(installed.read_text())["version"] == wanted:
+        return folder
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+    try:
+        subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
+        print(
+            "docs: onnxruntime-web could not be installed by npm, so that pictures stand in the"
+            f" place of the explorers: {' '.join(why)}",
+            file=sys.stderr,
+        )
+        return None
+    return folder
+
+
+def stage_living(source, place):
+    """What the explorers run, each file packed in a script of its own: a page that was opened
+    without a server may load scripts and nothing else.
+    """
+    runtime = install_runtime(place)
+    if runtime is None:
+        return
+    folder = source / "_static" / "living"
+    write_living(folder)
+    for name in RUNTIME:
+        shutil.copy(runtime / name, folder)
+    for path in sorted(folder.iterdir()):
+        if path.name == LOADED_AS_IT_IS:
+            continue
+        text = base64.b64encode(gzip.compress(path.read_bytes(), mtime=0)).decode()
+        script = f'(window.affnbFiles ??= {{}})["{path.name}"] = "{text}";\n'
+        path.with_name(f"{path.name}.js").write_text(script)
+        path.unlink()
+
+
 # ---------------------------------------------------------------- all of it
 def run_sphinx(builder, source, out):
     with contextlib.redirect_stdout(io.StringIO()):
@@ -302,6 +357,12 @@ def build_slides(out):
     run_sphinx("revealjs", source, out)
 
 
+def front_page(text) -> str:
+    "The text of docs/index.md, with links as they are from the folder above."
+    text = re.sub(r"\]\((?=[\w-]+\.md)", "](docs/", text).replace("](../", "](")
+    return re.sub(PICTURE, light_and_dark, text.replace('"../', '"'))
+
+
 def build_site(out):
     source = begin(out)
     shutil.copytree(
@@ -309,9 +370,7 @@ def build_site(out):
         source / "docs",
         ignore=shutil.ignore_patterns("*.py", "_static", "index.md", "__pycache__"),
     )
-    (source / "index.md").write_text(
-        (ROOT / "docs" / "index.md").read_text().replace("LARGEST", PROFILES[0])
-    )
+    (source / "index.md").write_text(front_page((ROOT / "docs" / "index.md").read_text()))
     for name in ("CONTRIBUTING", "CHANGELOG"):
         (source / f"{name}.md").write_text(
             "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()
@@ -323,6 +382,7 @@ def build_site(out):
     write_results(source)
     write_api(source)
     write_commands(source)
+    stage_living(source, ROOT / "_docs" / "npm")
     run_sphinx("html", source, out)
     build_slides(Path(out) / "slides")
     shutil.rmtree(Path(out) / "slides-source")

@@ -117,7 +117,7 @@ class FrameAnswers(nn.Module):
 
 class WindowAnswers(nn.Module):
     """Features (N, T, 4, D) of T frames in a row -> what the progressive model says of each frame:
-    AU (N, T, 12) and EXPR (N, T, 8), calibrated, and VA (N, T, 2).
+    AU (N, T, 12), EXPR (N, T, 8) and VA (N, T, 2), not calibrated.
     """
 
     def __init__(self, model):
@@ -125,14 +125,12 @@ class WindowAnswers(nn.Module):
         self.fusion = model.fusion
         self.temporal = model.temporal
         self.heads = model.heads
-        self.temperatures = model.about["temperature"]
 
     def forward(self, features):
         valid = torch.ones_like(features[:, :, 0, 0], dtype=torch.bool)
         fused = self.fusion(features[:, :, 0], features[:, :, 1:])
         outputs = self.heads(self.temporal(fused, valid))
-        tempered = {task: outputs[task] / self.temperatures.get(task, 1.0) for task in TASKS}
-        return tuple(_likely(task, tempered[task]) for task in TASKS)
+        return tuple(_likely(task, outputs[task]) for task in TASKS)
 
 # %% ../../nbs/engine/living.ipynb #68386a34
 _SLIDERS = dict(  # parts of a view that a reader can move
@@ -247,4 +245,5 @@ def write_living(
         with atomic(folder / f"face-{size}.onnx") as temporary:
             shutil.copyfile(example / f"face-{size}.onnx", temporary)
     numbers = page_numbers() | dict(curves=read_json(example / "thresholds.json"))
+    numbers["temperature"] = models["progressive"].about["temperature"]
     write_json(folder / "living.json", numbers)
