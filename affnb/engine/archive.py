@@ -541,7 +541,7 @@ Every file is compared with the one in `figures/`, byte for byte, and the first 
 named, tables with the largest difference. Nothing is trained: the tables come from the records. On
 another processor, or with other versions, the last digits of an interval may be rounded otherwise.
 
-To get such an environment, in the order of effort:
+To get such an environment, in a copy of this folder and in the order of effort:
 
 1. `uv sync --project code --frozen --no-install-project`, then `code/.venv/bin/python rebuild.py`.
    uv installs what `uv.lock` names and nothing whose hash differs.
