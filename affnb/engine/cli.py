@@ -1255,6 +1255,21 @@ def _hand_out(folder, notebooks) -> None:
         print(f"{Path(folder) / who}: {_count_noun(len(paths), 'notebook')}")
 
 
+def _archive(folder, profile: str, out) -> None:
+    from affnb.engine.archive import find_published, write_archive
+
+    print(*write_archive(folder, find_published(profile, out)), sep="\n")
+    print(f"{folder}: README.md in it says how to check and rebuild it")
+
+
+def _rebuild(folder, out, only) -> None:
+    from affnb.engine.archive import rebuild
+
+    made = rebuild(folder, out, only)
+    print(f"code: {Path(__file__).resolve().parent.parent}")
+    print(f"{_count_noun(len(made), 'file')} in {out}, byte for byte those of the archive")
+
+
 def _export_folder(run_dir, folder) -> None:
     from affnb.engine.predict import leave_model
 
@@ -1421,6 +1436,22 @@ def make_parser() -> _Parser:
         "student and teacher copies of the notebooks",
         folder,
         _option("notebooks NOTEBOOK", "such as 03_metrics; default: all with exercises", nargs="*"),
+    )
+    command(
+        "archive",
+        _archive,
+        "an RO-Crate of a run: code, records, tables, figures, models, locked packages",
+        _option("folder DIR", "the folder to make, or NAME.zip"),
+        profile,
+        _option("--out DIR", "where the run was put with `affnb reproduce --out`"),
+    )
+    command(
+        "rebuild",
+        _rebuild,
+        "tables and figures of an archive again, compared byte for byte",
+        _option("folder DIR", "what `affnb archive` has made"),
+        _option("out OUT", "where they go; default: rebuilt", nargs="?", default="rebuilt"),
+        _option("--only TABLE", "one table, such as table_headline"),
     )
     command(
         "bench",
