@@ -1,4 +1,4 @@
-# make reproduce | check | test | nightly | docs | slides | lab | fuzz | notebooks | newest
+# make reproduce | check | test | nightly | docs | slides | paper | lab | fuzz | notebooks | newest
 # Each sets up .venv if it is missing.
 SHELL  := bash
 PYTHON ?= python3
@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 SHARED := --dist loadfile --no-loadscope-reorder
 CHAINS := tests/test_chain.py tests/test_real_faces.py tests/test_site.py
 
-.PHONY: reproduce static check test nightly docs slides fuzz lab notebooks newest
+.PHONY: reproduce static check test nightly docs slides paper fuzz lab notebooks newest
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)  ## the whole chain, smoke profile: tables and figures
@@ -38,6 +38,9 @@ docs: $(READY)       ## the site, from what is committed: _docs/site/index.html
 
 slides: $(READY)     ## the decks of the four sessions alone: _docs/slides/index.html
 	@$(BIN)/python docs/build.py slides _docs/slides
+
+paper: $(READY)      ## a replication report of the published results: _docs/paper.pdf
+	@$(BIN)/affnb paper _docs/paper.pdf
 
 fuzz: $(READY)       ## hostile files for the reader and `affnb score`, for MINUTES (10)
 	AFFNB_FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -m fuzz

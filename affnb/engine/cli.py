@@ -1096,6 +1096,13 @@ def make_report(profile: str = "smoke") -> None:
         print(path)
 
 
+def _set_paper(out, records, author) -> None:
+    from affnb.engine.paper import write_paper
+
+    folder, pages = write_paper(out, records, author or "")
+    print(f"{out}: {_count_noun(pages, 'page')}, from the records in {folder}")
+
+
 def keep_luck(
     folder,  # records of a run of several seeds
     profile: str = "smoke",  # beside whose published records it is kept
@@ -1380,6 +1387,17 @@ def make_parser() -> _Parser:
         _switch("--json", dest="json_line"),
     )
     command("report", make_report, "tables and figures again, from records", profile)
+    command(
+        "paper",
+        _set_paper,
+        "a replication report as a PDF: of the published results, or of a run of your own",
+        _option("out OUT.pdf", "the file; default: paper.pdf", nargs="?", default="paper.pdf"),
+        _option(
+            "--records DIR",
+            "records of a run, such as trial/data/records/smoke; default: the largest published",
+        ),
+        _option("--author NAME", "who hands it in", default=None),
+    )
     records = (
         "records of a run of 3 seeds or more, such as data/runs/NAME/records after"
         " `affnb reproduce --seeds 1,2,3,4,5 --only table_headline`"

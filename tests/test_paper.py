@@ -1,0 +1,307 @@
+"""The replication report: no number in its prose, every source named, one changed record, the same
+bytes, a run of one's own, and clear refusals.
+"""
+
+import re
+import shutil
+import sys
+import time
+import pytest
+import typst
+from affnb.claims import CLAIMS, CONTROLS
+from affnb.engine.cli import main
+from affnb.engine.core import AffnbError, UsageError, read_json, write_json
+from affnb.engine.paper import check_published, largest_published, paper_content, rerun_command
+from affnb.engine.paper import set_paper, write_paper
+from affnb.engine.report import write_report
+from affnb.engine.tables import read_records, toy_labels, write_toy_table
+from errors import assert_error, assert_one_line
+from in_step import ROOT
+from test_report import NOISE, make
+
+TEMPLATE = ROOT / "affnb" / "engine" / "paper.typ"
+NUMBER_WORDS = r"""three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen
+|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety
+|hundreds?|thousands?|millions?|dozens?|percent|twice|thrice""".replace("\n", "")
+
+
+def typed_numbers(template: str) -> list:
+    """Numbers that the prose of a template says itself. The prose begins at the line `// prose`.
+    In a formula the digits 0, 1 and 2 may stand, as constants and indices; elsewhere a digit may
+    only follow a letter, as in the name ABAW7 or in the key of a reference. Words for numbers
+    above two are numbers.
+    """
+    _, line, prose = template.partition("\n// prose\n")
+    assert line, "no prose"
+    formulas = re.findall(r"\$[^$]*\$", prose)
+    found = [f for f in formulas if re.search(r"[3-9]|\d[\d.,]*\d|\.\d", f)]
+    plain = re.sub(r"\$[^$]*\$", " ", prose)
+    found += re.findall(r"(?<![A-Za-z\d])\d.{,20}", plain)
+    return found + re.findall(rf"\b(?:{NUMBER_WORDS})\b", plain, re.IGNORECASE)
+
+
+def test_no_number_is_typed_by_hand():
+    assert typed_numbers(TEMPLATE.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The score is .53.",
+        "It reaches 2.06 in P.",
+        "Seven claims are shown.",
+        "a gain of 5 %",
+        "$d = .03$",
+        "over $12$ units",
+        "$d = 0.5$",
+        '#text(size: 9pt)[x] and #said("outcome") 4',
+    ],
+)
+def test_a_number_typed_by_hand_is_found(words):
+    assert typed_numbers(f"{TEMPLATE.read_text()}\n{words}\n")
+
+
+@pytest.fixture(scope="module")
+def published():
+    "Records, figures and content of the largest published profile."
+    records, figures = largest_published(ROOT)
+    read = read_records(records)
+    return read, figures, paper_content(read, figures, ROOT / "_docs")
+
+
+def test_the_published_report_has_eight_to_twelve_pages_within_a_minute(tmp_path):
+    start = time.perf_counter()
+    folder, pages = write_paper(tmp_path / "paper.pdf")
+    assert time.perf_counter() - start < 60
+    assert folder.name == "laptop"
+    assert 8 <= pages <= 12
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
+    assert [path.name for path in tmp_path.iterdir()] == ["paper.pdf"]
+
+
+def test_the_template_asks_for_nothing_that_is_not_there(published):
+    _, _, content = published
+    text = TEMPLATE.read_text()
+    for call, held in {
+        "said": content["said"],
+        "n": content["numbers"],
+        "setting": content["settings"],
+        "part": content["parts"],
+        "stage": content["claims"]["findings"],
+        "picture": content["figures"],
+        "listing": content["tables"],
+    }.items():
+        asked = set(re.findall(rf'\b{call}\("([^"]+)"', text))
+        assert asked, call
+        assert asked <= set(held), call
+    assert set(content["figures"]) == set(re.findall(r'picture\("(\w+)"', text))
+    assert set(content["tables"]) == set(re.findall(r'listing\("(\w+)"', text))
+
+
+def sources(content):
+    "Of every table and figure of a report, its name and where it is from."
+    for kind in ("tables", "figures"):
+        yield from ((name, item["source"]) for name, item in content[kind].items())
+    yield "claims", content["claims"]["source"]
+
+
+def test_every_table_and_figure_names_notebook_records_and_command(published):
+    records, _, content = published
+    listed = dict(sources(content))
+    assert len(listed) >= 12
+    for name, source in listed.items():
+        assert (ROOT / "_docs" / source["notebook"]["link"]).is_file(), name
+        if name != "system":
+            first = source["first"]
+            assert (ROOT / "_docs" / first["link"].replace("%2B", "+")).resolve().is_file(), name
+            assert (records.folder / first["words"]).is_file(), name
+            assert int(source["number"].split()[0].replace(",", "")) > 0
+            assert source["place"]["words"] == "data/records/laptop"
+            assert source["command"].startswith(("affnb reproduce --profile laptop", "affnb luck"))
+
+
+def test_the_first_page_has_the_verdicts_and_all_claims_have_a_row(published, tmp_path):
+    from affnb.engine.paper import _lay_out
+
+    _, figures, content = published
+    rows = content["claims"]["rows"]
+    assert sorted(row["number"] for row in rows) == sorted(number for number, *_ in CLAIMS)
+    assert {row["number"] for row in rows if row["control"]} == set(sum(CONTROLS.values(), ()))
+    template = _lay_out(content, figures, tmp_path)
+    compiler = typst.Compiler(str(template), root=str(tmp_path), ignore_system_fonts=True)
+    _, warnings = compiler.compile_with_warnings(format="pdf")
+    assert [str(warning) for warning in warnings] == []
+    asked = compiler.query("<verdict-pages>", field="value", one=True)
+    assert re.sub(r"\s", "", asked) == "[1]"
+
+
+def test_the_command_names_what_a_run_changed():
+    record = read_json(ROOT / "data" / "records" / "smoke" / "arm-joint-seed0.json")
+    changes = dict(temporal="lstm", seeds=[3, 4], device="cuda", fused=["AU"])
+    config = record["config"] | changes
+    assert rerun_command(record | dict(config=config)) == (
+        "affnb reproduce --profile smoke --set fused=AU --set temporal=lstm --seeds 3,4"
+    )
+    assert rerun_command(record | dict(source="real"), "fusion_pairs").endswith(
+        "--data DIR --only table_fusion"
+    )
+
+
+# ---------------------------------------------------------------- one changed record
+ARMS = ("scratch", "separate", "joint", "progressive", "trivial", "pixels")
+
+
+def content_of(folder, place):
+    "What a report of these records says, with tables and figures made anew."
+    write_report(folder, place)
+    return paper_content(read_records(folder), place, folder)
+
+
+def leaves(value, path=()):
+    "Every number, text and flag of nested dictionaries and lists, by its place."
+    if isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def differing(one, other):
+    "The places at which two reports differ."
+    before = dict(leaves(one))
+    after = dict(leaves(other))
+    return {path for path in before | after if before.get(path) != after.get(path)}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    "Records of a small run, and what its report says."
+    folder = tmp_path_factory.mktemp("small") / "records"
+    make(folder, ARMS, (0, 1))
+    return folder, content_of(folder, folder.parent / "figures")
+
+
+def test_a_changed_record_changes_what_depends_on_it(small, tmp_path):
+    folder, before = small
+    records = tmp_path / "records"
+    shutil.copytree(folder, records)
+    path = records / "train-joint-seed0.json"
+    write_json(path, read_json(path) | dict(seconds=4000.0))
+    moved = paper_content(read_records(folder), folder.parent / "figures", records)
+    after = content_of(records, tmp_path / "figures")
+    changed = differing(before, after) - differing(before, moved)
+    changed = {path for path in changed if "source" not in path and "link" not in path}
+    changed -= {path for path in changed if path[0] in ("records", "commands", "settings_source")}
+    row = [row[0] for row in before["tables"]["cost"]["rows"]].index("joint")
+    column = before["tables"]["cost"]["columns"].index("seconds")
+    assert changed == {("tables", "cost", "rows", row, column), ("said", "cost")}
+
+
+def test_another_score_changes_its_row_and_no_other_arm(small, tmp_path):
+    folder, before = small
+    records = tmp_path / "records"
+    make(records, ARMS, (0, 1), noise=NOISE | dict(scratch=0.85), extras=False)
+    after = content_of(records, tmp_path / "figures")
+    rows = [{r[0]: r for r in c["tables"]["headline"]["rows"]} for c in (before, after)]
+    assert rows[0]["scratch"] != rows[1]["scratch"]
+    for arm in ("separate", "joint", "progressive"):
+        assert rows[0][arm] == rows[1][arm]
+    for name in ("numbers", "settings", "title", "kind", "versions"):
+        assert before[name] == after[name], name
+    pairs = [
+        {(r[0], r[1]): r for c in content["compared"] for r in c["rows"]}
+        for content in (before, after)
+    ]
+    assert pairs[0]["joint", "scratch"] != pairs[1]["joint", "scratch"]
+    assert pairs[0]["separate", "joint"][2]["words"] == pairs[1]["separate", "joint"][2]["words"]
+
+
+def test_the_same_records_give_the_same_bytes(small, tmp_path):
+    folder, content = small
+    for name in ("one", "other"):
+        set_paper(content, folder.parent / "figures", tmp_path / name / "paper.pdf")
+    assert (tmp_path / "one/paper.pdf").read_bytes() == (tmp_path / "other/paper.pdf").read_bytes()
+    set_paper(content | dict(author="A. Student"), folder.parent / "figures", tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").read_bytes() != (tmp_path / "one/paper.pdf").read_bytes()
+
+
+def test_tables_that_are_not_those_of_the_records_are_refused(small, tmp_path):
+    folder, _ = small
+    check_published(read_records(folder), folder.parent / "figures")
+    make(tmp_path / "records", ARMS, (0, 1), noise=NOISE | dict(joint=0.69), extras=False)
+    with pytest.raises(AffnbError) as caught:
+        check_published(read_records(tmp_path / "records"), folder.parent / "figures")
+    table = folder.parent / "figures" / "table_headline.csv"
+    assert_error(caught, table, ["joint", "AU"], "affnb report")
+
+
+# ---------------------------------------------------------------- a run of one's own
+def a_task(folder):
+    return make(folder, ARMS, (0,), tasks=("EXPR",), extras=False)
+
+
+def real_faces(folder):
+    return make(folder, ARMS, (0, 1), source="real", extras=False)
+
+
+def a_table(folder):
+    noises = {"layers-only": 1.0, "sum:AU+EXPR+VA": 0.8}
+    pairs = [["sum:AU+EXPR+VA", "layers-only"]]
+    folder.mkdir()
+    write_toy_table(folder, "fusion", noises, pairs, labels=toy_labels(12))
+    return folder
+
+
+@pytest.mark.parametrize("run", [a_task, real_faces, a_table], ids=lambda run: run.__name__)
+def test_a_run_of_ones_own_has_a_report(run, tmp_path, capsys):
+    records = run(tmp_path / "records")
+    out = tmp_path / "report.pdf"
+    assert main(["paper", str(out), "--records", str(records), "--author", "A. Student"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"report\.pdf: \d+ pages", said)
+    assert out.read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records", "report.pdf"]
+
+
+def test_no_face_of_a_person_is_in_a_report(tmp_path):
+    made = content_of(real_faces(tmp_path / "records"), tmp_path / "figures")
+    assert "video" not in made["figures"]
+    assert made["tables"]["headline"]["source"]["command"].count("--data DIR") == 1
+
+
+@pytest.mark.slow
+def test_the_records_of_smoke_have_a_report(tmp_path):
+    folder, pages = write_paper(tmp_path / "paper.pdf", ROOT / "data" / "records" / "smoke")
+    assert folder.name == "smoke"
+    assert 8 <= pages <= 12
+
+
+# ---------------------------------------------------------------- refusals
+def test_what_cannot_be_done_is_one_line(small, tmp_path, capsys, monkeypatch):
+    folder, _ = small
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.pdf").mkdir()
+    out = tmp_path / "paper.pdf"
+    for words, code, facts in [
+        ([out, "--records", tmp_path / "nowhere"], 1, ["nowhere", "affnb reproduce"]),
+        ([out, "--records", tmp_path / "empty"], 1, ["empty", "affnb reproduce"]),
+        ([tmp_path / "paper.docx", "--records", folder], 2, ["paper.docx", ".pdf"]),
+        ([tmp_path / "folder.pdf", "--records", folder], 1, ["folder.pdf"]),
+        ([tmp_path / "file" / "paper.pdf", "--records", folder], 1, ["file", "cannot be"]),
+        ([out, "--recrods", folder], 2, ["--recrods"]),
+    ]:
+        assert main(["paper", *map(str, words)]) == code, words
+        assert_one_line(capsys.readouterr().err, *facts)
+    monkeypatch.setitem(sys.modules, "typst", None)
+    assert main(["paper", str(out), "--records", str(folder)]) == 1
+    assert_one_line(capsys.readouterr().err, "typst", "pip install affnb[paper]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "folder.pdf"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_name_that_is_no_pdf_is_refused_before_the_work(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        write_paper(tmp_path / "paper", tmp_path / "nowhere")
+    assert_error(caught, tmp_path / "paper", "PDF", ".pdf")
