@@ -265,8 +265,7 @@ def write_commands(source):
 
 
 # ---------------------------------------------------------------- the living pages
-LOADED_AS_IT_IS = "ort.wasm.min.js"
-RUNTIME = (LOADED_AS_IT_IS, "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def install_runtime(place) -> Path | None:
@@ -305,8 +304,6 @@ def stage_living(source, place):
     for name in RUNTIME:
         shutil.copy(runtime / name, folder)
     for path in sorted(folder.iterdir()):
-        if path.name == LOADED_AS_IT_IS:
-            continue
         text = base64.b64encode(gzip.compress(path.read_bytes(), mtime=0)).decode()
         script = f'(window.affnbFiles ??= {{}})["{path.name}"] = "{text}";\n'
         path.with_name(f"{path.name}.js").write_text(script)

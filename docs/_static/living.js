@@ -10,8 +10,9 @@
   const TASKS = ["AU", "EXPR", "VA"];
   const SIDE = 48; // pixels of a face, as the models see it
   const LARGE = 192; // and as the reader does
+  const RUNTIME = ["ort.wasm.min.js", "ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs"];
 
-  // ------------------------------------------------------------------ files and sessions
+  // ------------------------------------------------------------------ files and workers
   function addScript(name) {
     return new Promise((done, failed) => {
       const script = document.createElement("script");
@@ -22,15 +23,6 @@
     });
   }
 
-  // a script that holds a packed file: all that a page may load that was opened without a server
-  async function readFile(name) {
-    await addScript(`${name}.js`);
-    const packed = Uint8Array.from(atob(window.affnbFiles[name]), letter => letter.charCodeAt(0));
-    delete window.affnbFiles[name];
-    const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Uint8Array(await new Response(unpacked).arrayBuffer());
-  }
-
   function once(make) {
     const made = new Map();
     return name => {
@@ -39,32 +31,83 @@
     };
   }
 
-  const knowledge = once(async () => JSON.parse(new TextDecoder().decode(await readFile("living.json"))));
-
-  const runtime = once(async () => {
-    await addScript("ort.wasm.min.js");
-    const [wasm, glue] = await Promise.all(
-      ["ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs"].map(readFile));
-    ort.env.wasm.numThreads = 1;
-    ort.env.wasm.wasmBinary = wasm.buffer;
-    const script = new Blob([glue], { type: "text/javascript" });
-    ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(script) };
+  // a script that holds a packed file: all that a page may load that was opened without a server
+  const readFile = once(async name => {
+    await addScript(`${name}.js`);
+    const packed = Uint8Array.from(atob(window.affnbFiles[name]), letter => letter.charCodeAt(0));
+    delete window.affnbFiles[name];
+    const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(unpacked).arrayBuffer());
   });
 
-  const session = once(async name => {
-    await runtime();
-    const bytes = await readFile(`${name}.onnx`);
-    return ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  const knowledge = once(async () => JSON.parse(new TextDecoder().decode(await readFile("living.json"))));
+
+  // what a worker does: it holds sessions of onnxruntime-web, and runs them
+  function work() {
+    const sessions = {};
+    const tasks = {
+      begin({ wasm, glue }) {
+        ort.env.wasm.numThreads = 1;
+        ort.env.wasm.wasmBinary = wasm.buffer;
+        const script = new Blob([glue], { type: "text/javascript" });
+        ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(script) };
+      },
+      async load({ name, bytes }) {
+        sessions[name] = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+      },
+      async run({ name, inputs }) {
+        const given = {};
+        for (const [part, { data, dims }] of Object.entries(inputs)) given[part] = new ort.Tensor("float32", data, dims);
+        const outputs = await sessions[name].run(given);
+        return Object.fromEntries(Object.entries(outputs).map(([part, { data, dims }]) => [part, { data, dims }]));
+      },
+    };
+    let turn = Promise.resolve();
+    onmessage = ({ data: { id, task, ...words } }) => {
+      turn = turn.then(() => tasks[task](words)).then(
+        answer => postMessage({ id, answer }), error => postMessage({ id, error: String(error) }));
+    };
+  }
+
+  // one worker draws and another asks, so that the next face is drawn while the last is looked at
+  const worker = once(async () => {
+    if (typeof WebAssembly === "undefined") throw new Error("it has no WebAssembly");
+    const [library, wasm, glue] = await Promise.all(RUNTIME.map(readFile));
+    const script = new Blob([library, `\n(${work})();`], { type: "text/javascript" });
+    const hired = new Worker(URL.createObjectURL(script));
+    const waiting = new Map();
+    hired.onmessage = ({ data: { id, answer, error } }) => {
+      const { done, failed } = waiting.get(id);
+      waiting.delete(id);
+      if (error) failed(new Error(error));
+      else done(answer);
+    };
+    hired.onerror = event => waiting.forEach(({ failed }) => failed(new Error(event.message)));
+    let id = 0;
+    const ask = (task, words) => new Promise((done, failed) => {
+      waiting.set(++id, { done, failed });
+      hired.postMessage({ id, task, ...words });
+    });
+    await ask("begin", { wasm, glue });
+    return ask;
+  });
+
+  // a graph, ready to run: inputs by name, {data, dims} -> outputs by name
+  const graph = once(async name => {
+    const ask = await worker(name.startsWith("face") ? "draws" : "looks");
+    await ask("load", { name, bytes: await readFile(`${name}.onnx`) });
+    return inputs => ask("run", { name, inputs });
   });
 
   // ------------------------------------------------------------------ drawing and asking
-  const asTensor = values => new ort.Tensor("float32", Float32Array.from(values), [1, values.length]);
+  const asRow = values => ({ data: Float32Array.from(values), dims: [1, values.length] });
 
   // a face: {person, units, affect, view}, each a list of numbers -> an ImageData
   async function drawFace(face, size) {
     const inputs = {};
-    for (const part of ["person", "units", "affect", "view"]) inputs[part] = asTensor(face[part]);
-    const drawn = (await (await session(`face-${size}`)).run(inputs)).face.data;
+    for (const part of ["person", "units", "affect", "view"]) inputs[part] = asRow(face[part]);
+    const draw = await graph(`face-${size}`);
+    const drawn = (await draw(inputs)).face.data;
     const picture = new ImageData(size, size);
     const plane = size * size;
     for (let place = 0; place < plane; place++) {
@@ -87,14 +130,15 @@
         }
       }
     });
-    const shape = [pictures.length, 3, SIDE, SIDE];
-    return (await session("frames")).run({ pixels: new ort.Tensor("float32", pixels, shape) });
+    const look = await graph("frames");
+    return look({ pixels: { data: pixels, dims: [pictures.length, 3, SIDE, SIDE] } });
   }
 
   // windows of `length` frames, their features one after another -> AU, EXPR and VA of each frame
   async function askWindows(features, length, sizes) {
-    const shape = [features.length / (length * sizes[0] * sizes[1]), length, ...sizes];
-    return (await session("windows")).run({ features: new ort.Tensor("float32", features, shape) });
+    const count = features.length / (length * sizes[0] * sizes[1]);
+    const look = await graph("windows");
+    return look({ features: { data: features, dims: [count, length, ...sizes] } });
   }
 
   function rowOf(tensor, number) {
@@ -129,32 +173,25 @@
     };
   }
 
-  // sessions answer one question at a time
-  let queue = Promise.resolve();
-  function inTurn(work) {
-    queue = queue.then(work, work);
-    return queue;
-  }
-
   // of many calls while the work is done, only the last one is answered
-  function latestOnly(work, failed) {
+  function latestOnly(task, failed) {
     let wanted = false;
-    let working = false;
-    return async () => {
-      wanted = true;
-      if (working) return;
-      working = true;
+    let working = null;
+    async function go() {
       try {
         while (wanted) {
           wanted = false;
-          await inTurn(work);
-          await new Promise(requestAnimationFrame);
+          await task();
         }
       } catch (error) {
         failed(error);
-      } finally {
-        working = false;
       }
+      working = null;
+    }
+    return () => {
+      wanted = true;
+      working ??= go();
+      return working;
     };
   }
 
@@ -358,11 +395,10 @@
       affect: affect.map(slider => slider.value),
       view: views.map(slider => slider.value),
     });
-    const answer = latestOnly(async () => {
-      const now = face();
-      const picture = await drawFace(now, SIDE);
+    let drawn = null;
+    const look = latestOnly(async () => {
+      const { now, picture } = drawn;
       const said = await askAll(picture);
-      show(canvas, picture);
       table.fill("truth", { AU: now.units, VA: now.affect });
       for (const model of MODELS) table.fill(model, said[model]);
       const strong = known.units.filter((_, k) => now.units[k] >= known.active).map(([name]) => name);
@@ -371,9 +407,16 @@
         likeliest(known, said.joint)}; the model of expressions alone ${likeliest(known, said.separate)}.`);
       element.affnb = { picture, answers: said, count: (element.affnb?.count ?? 0) + 1 };
     }, failed);
+    const draw = latestOnly(async () => {
+      const now = face();
+      const picture = await drawFace(now, SIDE);
+      drawn = { now, picture };
+      show(canvas, picture);
+      look();
+    }, failed);
     const refine = latestOnly(async () => show(canvas, await drawFace(face(), LARGE)), failed);
     function changed() {
-      answer();
+      draw();
       clearTimeout(rest);
       rest = setTimeout(refine, 200);
     }
@@ -385,7 +428,7 @@
     const middle = make("div", { class: "living-sliders" }, ...[...shown, ...more].map(slider => slider.element));
     element.append(make("div", { class: "living-columns" }, left, middle, table.element), speaker.element);
     set(known.faces.find(one => one.name === "Happiness"));
-    return queue;
+    return draw().then(look);
   }
 
   // ------------------------------------------------------------------ where it looks
@@ -463,8 +506,7 @@
     const left = make("div", { class: "living-left" }, canvas, expression.element, person.element, model.element);
     const middle = make("div", { class: "living-sliders" }, across.element, down.element, size.element);
     element.append(make("div", { class: "living-columns" }, left, middle, table.element), speaker.element);
-    draw();
-    return queue;
+    return draw();
   }
 
   // ------------------------------------------------------------------ time
@@ -572,8 +614,7 @@
     const right = make("div", { class: "living-wide" }, strip, frame.element, window_.element, place,
       legend([["truth", "label"], ["progressive", "progressive model, this window"], ["single", "one frame at a time"]]));
     element.append(make("div", { class: "living-columns" }, left, right), speaker.element);
-    answer();
-    return queue;
+    return answer();
   }
 
   // ------------------------------------------------------------------ thresholds
@@ -716,7 +757,7 @@
     };
     try {
       const known = await knowledge();
-      if (kind !== "threshold") await runtime();
+      if (kind !== "threshold") await worker("looks");
       element.append(explorer);
       explorer.hidden = true;
       await EXPLORERS[kind](explorer, known, failed);
