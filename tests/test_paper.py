@@ -270,7 +270,7 @@ def test_no_face_of_a_person_is_in_a_report(tmp_path):
     assert made["tables"]["headline"]["source"]["command"].count("--data DIR") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_records_of_smoke_have_a_report(tmp_path):
     folder, pages = write_paper(tmp_path / "paper.pdf", ROOT / "data" / "records" / "smoke")
     assert folder.name == "smoke"
