@@ -122,7 +122,7 @@ def _farthest(accepts, value, step) -> float:
             break
         step *= 2
         good, bad = bad, value + step
-    for _ in range(60):
+    for _ in range(30):
         middle = (good + bad) // 2 if whole else (good + bad) / 2
         if middle in (good, bad):
             break
@@ -132,7 +132,7 @@ def _farthest(accepts, value, step) -> float:
 
 def _interval(accepts, value) -> tuple:  # the lowest and the highest number that is accepted
     size = abs(value) or 1
-    steps = [1e-9 * size, 1] if isinstance(value, int) else [1e-9 * size]
+    steps = [1e-6 * size, 1] if isinstance(value, int) else [1e-6 * size]
     return tuple(
         end(_farthest(accepts, value, sign * step) for step in steps)
         for sign, end in ((-1, min), (1, max))
