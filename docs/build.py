@@ -30,6 +30,8 @@ from affnb.engine.cli import make_parser
 from affnb.engine.core import notebooks_below
 from affnb.engine.course import SESSIONS, first_sentence, write_decks
 from affnb.engine.living import write_living
+from notebook_page import add_questions, read_chain, repository, title_of, top_of_page
+from notebook_page import what_is_asked, with_top
 
 ROOT = Path(__file__).resolve().parent.parent
 # the largest first
@@ -53,17 +55,38 @@ def light_and_dark(picture) -> str:
     )
 
 
-def stage_notebook(path, target):
-    """A page of a notebook: solutions folded, every picture with a text that stands for it; of the
-    README what it says, not how.
+def prompts(cell, show, hide):
+    "What the reader clicks on to open and to close what is folded of a cell."
+    cell.metadata["mystnb"] = dict(code_prompt_show=show, code_prompt_hide=hide)
+
+
+def fold(cell):
+    "Closes what answers a question: a solution, its check, the output of what is to be guessed."
+    tags = cell.metadata["tags"]
+    if "solution" in tags:
+        tags.append("hide-cell")
+        asked = what_is_asked(cell.source)
+        which = f" of exercise {asked[0]}" if asked else ""
+        prompts(cell, f"Show the solution{which}", f"Hide the solution{which}")
+    elif "check" in tags:
+        tags.append("hide-cell")
+        prompts(cell, "Show the check", "Hide the check")
+    elif "guess" in tags:
+        tags.append("hide-output")
+        prompts(cell, "Guess first, then look", "Hide what came out")
+
+
+def stage_notebook(name, source, top):
+    """A page of a notebook: `top` under its title, questions under its exercises, what answers them
+    folded, every picture with a text that stands for it; of the README what it says, not how.
     """
-    notebook = nbformat.read(path, 4)
+    notebook = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", 4)
     heading = ""
     said = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(PICTURE, light_and_dark, cell.source)
-    if path.stem in ("index", "results"):
+    if name in ("index", "results"):
         # "affnb" is the first page
         notebook.cells[0].source = notebook.cells[0].source.replace("# affnb", "# The README", 1)
         notebook.cells = [
@@ -95,14 +118,34 @@ def stage_notebook(path, target):
         cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)  # what nbdev reads
         if not cell.source:
             tags.append("remove-cell")
-        if "solution" in tags:
-            tags.append("hide-cell")
+        fold(cell)
         if any(mime.startswith("image/") for o in cell.outputs for mime in o.get("data", {})):
-            cell.metadata["mystnb"] = {
-                "image": {"alt": f"Figure of the section {heading}. {said}".replace("\n", " ")}
+            cell.metadata.setdefault("mystnb", {})["image"] = {
+                "alt": f"Figure of the section {heading}. {said}".replace("\n", " ")
             }
+    if top:
+        notebook.cells[0].source = with_top(notebook.cells[0].source, top)
+    notebook.cells = add_questions(name, notebook.cells)
+    target = source / "nbs" / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
+
+
+def stage_notebooks(source):
+    notebooks = notebooks_below(ROOT / "nbs")
+    chain = read_chain()
+    home = repository()
+    titles = {name: title_of(name) for name in notebooks}
+    for name in notebooks:
+        top = "" if name == "index" else top_of_page(name, chain, titles, home)
+        stage_notebook(name, source, top)
+
+
+def copy_notebooks(out):
+    "What the pages offer for download: the notebooks as they are committed, with their outputs."
+    for name, path in notebooks_below(ROOT / "nbs").items():
+        if name != "index":
+            shutil.copy(path, Path(out) / "nbs" / f"{name}.ipynb")
 
 
 # ---------------------------------------------------------------- tables and figures
@@ -372,8 +415,7 @@ def build_site(out):
         (source / f"{name}.md").write_text(
             "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()
         )
-    for name, path in notebooks_below(ROOT / "nbs").items():
-        stage_notebook(path, source / "nbs" / f"{name}.ipynb")
+    stage_notebooks(source)
     stage_figures(source)
     write_gallery(source)
     write_results(source)
@@ -381,6 +423,7 @@ def build_site(out):
     write_commands(source)
     stage_living(source, ROOT / "_docs" / "npm")
     run_sphinx("html", source, out)
+    copy_notebooks(out)
     build_slides(Path(out) / "slides")
     shutil.rmtree(Path(out) / "slides-source")
     shutil.rmtree(Path(out) / "slides-source-doctrees")

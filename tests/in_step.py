@@ -7,6 +7,7 @@ README:  nbs/index.ipynb, executed afresh, renders to exactly the committed READ
 results: nbs/results.ipynb, executed afresh, has the outputs that are committed.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -20,16 +21,38 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("index", "results")  # notebooks of words and published results: no lesson, no exercises
 
 
+def run_cells(root, name, notebook, timeout):
+    "Executes the cells of a notebook where its file lies under `root`."
+    from nbclient import NotebookClient
+
+    folder = {"metadata": {"path": str((root / "nbs" / name).parent)}}
+    NotebookClient(notebook, resources=folder, timeout=timeout).execute()
+    notebook.metadata.pop("widgets", None)  # the state of sliders, which need a kernel
+
+
 def execute(root, name, timeout=120):  # seconds, of each cell
     "A notebook, executed on what is published under `root`."
     import nbformat
-    from nbclient import NotebookClient
 
     notebook = nbformat.read(root / "nbs" / f"{name}.ipynb", 4)
-    settings = dict(timeout=timeout, store_widget_state=False)
-    folder = {"metadata": {"path": str((root / "nbs" / name).parent)}}
-    NotebookClient(notebook, resources=folder, **settings).execute()
+    run_cells(root, name, notebook, timeout)
     return notebook
+
+
+KEEP = "from affnb.engine.course import keep_answers as _keep_answers\n_kept = _keep_answers()"
+TELL = "import json as _json\nprint(_json.dumps(_kept))"
+
+
+def execute_and_keep(root, name, timeout):
+    "An executed notebook, and what its checks accept, as `keep_answers` gives it."
+    import nbformat
+
+    notebook = nbformat.read(root / "nbs" / f"{name}.ipynb", 4)
+    first, last = (nbformat.v4.new_code_cell(source) for source in (KEEP, TELL))
+    notebook.cells = [first, *notebook.cells, last]
+    run_cells(root, name, notebook, timeout)
+    notebook.cells = notebook.cells[1:-1]
+    return notebook, json.loads("".join(output.get("text", "") for output in last.outputs))
 
 
 def written(notebook) -> list[str]:
