@@ -255,7 +255,7 @@ def how_to_run(name: str, chain: Chain, home: str | None) -> str:
     if rules:
         table = chain.smallest_table(rules[0])
         only = f" --only table_{table}" if table else ""
-        lines.append(f".venv/bin/affnb reproduce{only}   # the rule `{rules[0]}`, in its chain")
+        lines.append(f".venv/bin/affnb reproduce{only}   # its rule, and what that needs")
     lines += [f"make lab   # JupyterLab: open {Path(name).name}.ipynb", "```"]
     if home:
         lines += ["", "In Colab, paste this as the first cell:", "", "```text"]

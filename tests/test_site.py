@@ -3,44 +3,13 @@ pictures, tables, contrast, no network.
 """
 
 import re
-import shutil
-import subprocess
-import sys
-import time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 import pytest
-from affnb.engine.data import lock_folder
 from affnb.engine.core import notebooks_below
 from in_step import ROOT
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, request):
-    "Built once, whichever process of pytest-xdist asks first."
-    beside = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):
-        beside = beside.parent
-    out = beside / "docs" / "site"
-    out.parent.mkdir(exist_ok=True)
-    with lock_folder(out.parent / "lock"):
-        if not (out / "slides" / "index.html").exists():
-            start = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "docs/build.py", "site", str(out)],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-            assert time.perf_counter() - start < 300, "`make docs` in under five minutes"
-    return out
 
 
 class Page(HTMLParser):
@@ -163,18 +132,6 @@ def test_slides_hold_what_is_marked(site):
 
 
 # ---------------------------------------------------------------- in a browser
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no chromium here: the site is not opened (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def visit(browser, paths, **options):
     """Page after page in one window, and what went wrong on each: errors on the console, requests
     that leave the folder.
