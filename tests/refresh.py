@@ -1,5 +1,6 @@
 """Refreshes what is committed of the notebooks: their outputs, the package, README.md, the weights
-of the example run, and the answers that the site's questions compare with. Run by `make notebooks`.
+of the example run, what the living pages draw and show, and the answers that the site's questions
+compare with. Run by `make notebooks`.
 
     python tests/refresh.py                        all of it
     python tests/refresh.py --readme               README.md and nbs/results.ipynb alone
@@ -19,11 +20,15 @@ import nbformat
 from affnb.engine.core import notebooks_below, read_json, text_hash, write_json
 from affnb.engine.course import tagged
 from affnb.engine.example import MODELS
+from affnb.engine.living import threshold_curves, write_faces
+from affnb.engine.predict import leave_model
+from affnb.engine.runs import open_run
 from in_step import PAGES, ROOT, execute, execute_and_keep, render_readme
 
 NBS = ROOT / "nbs"
 RUN = ROOT / "data" / "runs" / "smoke" / "notebooks"
-ANSWERS = ROOT / "data" / "example" / "answers.json"
+EXAMPLE = ROOT / "data" / "example"
+ANSWERS = EXAMPLE / "answers.json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STAGES = {
     "06_pretrain": "06_pretrain-mae-seed0",
@@ -103,6 +108,18 @@ def keep(name):
     return notebook
 
 
+def refresh_example():
+    "What the example run and the living pages need of the smoke profile's run."
+    run = ROOT / "data" / "runs" / "smoke"
+    for name in MODELS:
+        weights = run / "seed0" / name / "model.safetensors"
+        shutil.copyfile(weights, EXAMPLE / f"{name}.safetensors")
+    shutil.rmtree(EXAMPLE / "progressive", ignore_errors=True)
+    leave_model(run, EXAMPLE / "progressive")
+    write_json(EXAMPLE / "thresholds.json", threshold_curves(open_run(run), "progressive", 0))
+    write_faces(EXAMPLE)
+
+
 def main():
     if "--answers" in sys.argv:
         named = sys.argv[sys.argv.index("--answers") + 1 :]
@@ -110,9 +127,7 @@ def main():
             keep(name)
         return
     if "--readme" not in sys.argv:
-        for name in MODELS:
-            weights = ROOT / "data" / "runs" / "smoke" / "seed0" / name / "model.safetensors"
-            shutil.copyfile(weights, ROOT / "data" / "example" / f"{name}.safetensors")
+        refresh_example()
         for name, path in notebooks_below(NBS).items():
             if name in STAGES:
                 notebook = take_outputs(name, RUN / f"{STAGES[name]}.ipynb")

@@ -8,6 +8,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (image.closest("a")) continue;
     const link = document.createElement("a");
     link.href = image.src;
+    for (const scheme of ["only-light", "only-dark"]) link.classList.toggle(scheme, image.classList.contains(scheme));
     image.replaceWith(link); link.append(image);
   }
   for (const table of document.querySelectorAll("table.sortable")) {
