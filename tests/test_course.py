@@ -5,6 +5,7 @@ a class.
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import nbformat
@@ -244,7 +245,7 @@ def test_commands_in_the_pages_are_commands():
     for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
         for block in re.findall(r"```bash\n(.+?)```", page.read_text(), re.S):
             for line in re.findall(r"^\.venv/bin/affnb ([^#\n]+)", block, re.M):
-                parser.parse_args(line.split())
+                parser.parse_args(shlex.split(line))
                 seen += 1
         for word in re.findall(r"`affnb ([a-z]+)", page.read_text()):
             assert re.search(rf"\b{word}\b", parser.format_help()), word
