@@ -200,6 +200,20 @@ def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys)
     assert_error(error, tmp_path / "file", remedy=None)
 
 
+def test_what_a_solution_is_asked_for_gives_nothing_away():
+    "The comment that a student sees is one sentence: a line ends where the next word had no room."
+    for name, path in NBS.items():
+        for cell in read(path).cells:
+            if not tagged(cell, "solution") or cell.cell_type != "code":
+                continue
+            lines = place_to_write(cell.source).splitlines()
+            asked = [line for line in lines if line.startswith("# ")]
+            if asked[1:] and asked[1].startswith('# "'):
+                continue  # a condition on the answer, quoted from the exercise
+            for line, following in zip(asked, asked[1:]):
+                assert len(line) + len(following.split()[1]) + 1 > 98, (name, following)
+
+
 def test_a_check_never_stumbles(capsys):
     import numpy as np
 
