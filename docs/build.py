@@ -30,12 +30,13 @@ from affnb.engine.cli import make_parser
 from affnb.engine.core import notebooks_below
 from affnb.engine.course import SESSIONS, first_sentence, write_decks
 from affnb.engine.living import write_living
+from affnb.engine.paper import PUBLISHED
 from notebook_page import add_questions, read_chain, repository, title_of, top_of_page
 from notebook_page import what_is_asked, with_top
 
 ROOT = Path(__file__).resolve().parent.parent
 # the largest first
-PROFILES = [name for name in ("full", "laptop", "smoke") if (ROOT / "figures" / name).is_dir()]
+PROFILES = [name for name in PUBLISHED if (ROOT / "figures" / name).is_dir()]
 
 
 # ---------------------------------------------------------------- notebooks
@@ -313,8 +314,8 @@ RUNTIME = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threa
 
 def install_runtime(place) -> Path | None:
     "The folder of onnxruntime-web, installed by npm where it is not yet; None where it cannot be."
+    place.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json"):
-        place.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "docs" / name, place)
     folder = place / "node_modules" / "onnxruntime-web" / "dist"
     wanted = json.loads((place / "package.json").read_text())["dependencies"]["onnxruntime-web"]

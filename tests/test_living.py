@@ -19,6 +19,7 @@ from affnb.engine.living import person_rows
 from affnb.engine.predict import UNITS, predict_crops
 from affnb.faces import sample_identities, sample_views
 from in_step import ROOT
+from test_site import new_page
 
 EXAMPLE = ROOT / "data" / "example"
 MODELS = ("separate", "joint", "progressive")
@@ -92,28 +93,13 @@ def served(site):
 @contextlib.contextmanager
 def opened(browser, address, **options):
     "A page; afterwards nothing may have gone wrong on it, nor been asked for elsewhere."
-    context = browser.new_context(**options)
-    page = context.new_page()
+    own = (address.split("/docs/living")[0].split("/index")[0], "blob:", "data:")
+    page, wrong = new_page(browser, own, **options)
     page.set_default_timeout(90_000)
-    wrong = []
-    page.on(
-        "console",
-        lambda said: wrong.append(f"{said.text} {said.location}") if said.type == "error" else None,
-    )
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    own = address.split("/docs/living")[0].split("/index")[0]
-
-    def only_own(route):
-        if route.request.url.startswith((own, "blob:", "data:")):
-            route.continue_()
-        else:
-            wrong.append(f"asks for {route.request.url}")
-            route.abort()
-
-    page.route("**", only_own)
+    page.route(lambda url: not url.startswith(own), lambda route: route.abort())
     page.goto(address)
     yield page
-    context.close()
+    page.context.close()
     assert wrong == []
 
 

@@ -132,10 +132,8 @@ def test_slides_hold_what_is_marked(site):
 
 
 # ---------------------------------------------------------------- in a browser
-def visit(browser, paths, **options):
-    """Page after page in one window, and what went wrong on each: errors on the console, requests
-    that leave the folder.
-    """
+def new_page(browser, own=("file:", "data:", "blob:"), **options):
+    "A page, and what goes wrong on it: errors on the console, requests for what is not its own."
     page = browser.new_context(**options).new_page()
     wrong = []
     page.on(
@@ -144,12 +142,14 @@ def visit(browser, paths, **options):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on(
         "request",
-        lambda request: (
-            wrong.append(request.url)
-            if not request.url.startswith(("file:", "data:", "blob:"))
-            else None
-        ),
+        lambda request: wrong.append(request.url) if not request.url.startswith(own) else None,
     )
+    return page, wrong
+
+
+def visit(browser, paths, **options):
+    "Page after page in one window, and what went wrong on each."
+    page, wrong = new_page(browser, **options)
     for path in paths:
         page.goto(path.as_uri())
         yield page, wrong

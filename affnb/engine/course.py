@@ -174,9 +174,7 @@ def acceptance(
     return entry
 
 
-def keep_answers() -> (
-    dict
-):  # number of an exercise -> `acceptance` of its answer; filled by `check`
+def keep_answers() -> dict:  # number of an exercise -> `acceptance`; `check` fills it
     "From now on, keeps what `check` finds right, where it can be typed."
     kept: dict = {}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'GAINS', 'NEUTRAL', 'windows_of', 'post_step', 'source_of', 'word_of', 'judge', 'largest_differences',
-           'resamples_warning', 'count_verdicts', 'findings_text', 'first_half', 'best_by_half', 'judge_best',
+           'resamples_warning', 'count_verdicts', 'findings_text', 'first_half', 'best_by_half', 'judge_best', 'joined',
            'claim_words', 'beyond', 'claims_summary', 'link_tables', 'focus_arrays', 'focus_table', 'focus_pairs',
            'write_toy_focus', 'focus_words', 'Focus', 'Results', 'judge_all', 'results_of', 'caption_start',
            'claim_tables', 'empty_table', 'claims_text']
@@ -391,8 +391,8 @@ _SPOKEN = dict(zip(VERDICTS, VERDICTS)) | {
 }
 
 
-def _joined(words) -> str:
-    "A list in words."
+def joined(words) -> str:
+    "Such as: AU, EXPR and VA."
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -402,7 +402,7 @@ def _verdict_words(verdicts: dict) -> str:  # verdicts: task -> verdict
     if set(verdicts.values()) == {"not tested"}:
         return "not tested"
     groups = {word: [task for task, v in verdicts.items() if v == word] for word in _SPOKEN}
-    parts = [f"{_SPOKEN[word]} in {_joined(tasks)}" for word, tasks in groups.items() if tasks]
+    parts = [f"{_SPOKEN[word]} in {joined(tasks)}" for word, tasks in groups.items() if tasks]
     return "; ".join(parts)
 
 
@@ -434,9 +434,9 @@ def beyond(
             held.append(task)
     names = f"its control{'s' * (len(controls) > 1)} ({', '.join(controls)})"
     if not held:
-        return f"; of these, in none beyond {names}: {_joined(left)}"
-    but = f", but not in {_joined(left)}" if left else ""
-    return f"; of these, beyond {names} in {_joined(held)}{but}"
+        return f"; of these, in none beyond {names}: {joined(left)}"
+    but = f", but not in {joined(left)}" if left else ""
+    return f"; of these, beyond {names} in {joined(held)}{but}"
 
 
 def claims_summary(
@@ -1114,8 +1114,8 @@ def _claims_tables(results: Results):  # yields what `write_table` takes
     words = [
         caption_start(records, "", next(j for j in results.judged.values() if len(j.pairs))),
         _words_explained(len(claims), claims=True),
-        f"The arms of {_joined(ONE_THING)} differ in one thing (1c at equal compute), those of"
-        f" {_joined(several)} in several. {_joined(ADDED)} were added after the first results had"
+        f"The arms of {joined(ONE_THING)} differ in one thing (1c at equal compute), those of"
+        f" {joined(several)} in several. {joined(ADDED)} were added after the first results had"
         " been seen. unsettled: shown or reversed, but the weaker arm gains more than"
         f" {format_score(MARGIN)} when it is trained for twice as long (column `doubling`,"
         " in the order of the tasks, empty where no twin was trained; for joint-long the"

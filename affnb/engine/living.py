@@ -36,6 +36,7 @@ from ..evaluate import THRESHOLDS, answers_of, f1_by_threshold
 from ..faces import centred_views, render, repeated, sample_identities, sample_views, to_bytes
 from ..heads import predictions_of
 from ..model import make_encoder, make_model
+from ..train import LIKELY
 
 # %% ../../nbs/engine/living.ipynb #8fd1e4e8
 SIGHTS = tuple(name for name in VIEWS if not name.startswith("occlu"))  # of a view, in order
@@ -75,21 +76,13 @@ def example_models(
     config = load_config("smoke")
     models = {}
     for name in (*TASKS, "joint"):
-        settings = config if name in TASKS else arm_config(config, name)
-        settings = replace(settings, pretrained="", temporal="none")
+        settings = replace(arm_config(config, name), pretrained="", temporal="none")
         tasks = (name,) if name in TASKS else TASKS
         model = make_model(settings, tasks, make_encoder(settings))
         load_weights(model, folder / f"{name}.safetensors")
         model.about = dict(settings=asdict(settings), tasks=list(tasks))
         models[name] = model.eval()
     return models | dict(progressive=load_model(folder / "progressive").eval())
-
-
-def _likely(task: str, outputs):
-    "What a head says, as a reader is told: probabilities, or affect as it is."
-    if task == "VA":
-        return outputs
-    return outputs.sigmoid() if task == "AU" else outputs.softmax(-1)
 
 
 class FrameAnswers(nn.Module):
@@ -110,7 +103,7 @@ class FrameAnswers(nn.Module):
         answers = []
         for name, model in self.models.items():
             outputs = model.heads(features[name])
-            answers += [_likely(task, outputs[task]) for task in model.heads.tasks]
+            answers += [LIKELY[task](outputs[task]) for task in model.heads.tasks]
         fused = [self.encoder(frames), *(features[task] for task in TASKS)]
         return *answers, torch.stack(fused, 1)
 
@@ -130,7 +123,7 @@ class WindowAnswers(nn.Module):
         valid = torch.ones_like(features[:, :, 0, 0], dtype=torch.bool)
         fused = self.fusion(features[:, :, 0], features[:, :, 1:])
         outputs = self.heads(self.temporal(fused, valid))
-        return tuple(_likely(task, outputs[task]) for task in TASKS)
+        return tuple(LIKELY[task](outputs[task]) for task in TASKS)
 
 # %% ../../nbs/engine/living.ipynb #68386a34
 _SLIDERS = dict(  # parts of a view that a reader can move
@@ -173,11 +166,12 @@ def page_numbers(people: int = 12) -> dict:
     "What the pages know besides the graphs: names, people, views, sliders, expressions, a video."
     knobs = Knobs()
     drawn = sample_identities(people, generator(0, "page", "people"))
-    views = [dict(name=name, centre=VIEWS[name][0]) for name in SIGHTS]
-    for view in views:
-        centre, spread = VIEWS[view["name"]]
-        low = 0.0 if view["name"] == "blur" else centre - 2.5 * spread
-        view |= dict(low=low, high=centre + 2.5 * spread, label=_SLIDERS.get(view["name"], ""))
+    views = []
+    for name in SIGHTS:
+        centre, spread = VIEWS[name]
+        low = 0.0 if name == "blur" else centre - 2.5 * spread
+        ends = dict(low=low, high=centre + 2.5 * spread)
+        views.append(dict(name=name, centre=centre, label=_SLIDERS.get(name, ""), **ends))
     expressions = [
         dict(name=name, units=np.asarray(units).round(2).tolist(), affect=[float(v) for v in va])
         for name, units, va in typical_faces(knobs)
@@ -232,18 +226,17 @@ def write_living(
     size = models["progressive"].about["settings"]["image_size"]
     width = models["progressive"].about["settings"]["width"]
     folder.mkdir(parents=True, exist_ok=True)
-    frames, windows, length = Dim("frames"), Dim("windows"), Dim("length", max=4096)
     pixels = dict(pixels=torch.full((2, 3, size, size), 100.0))
     names = FrameAnswers.OUTPUTS
-    lengths = dict(pixels={0: frames})
+    lengths = dict(pixels={0: Dim("frames")})
     write_onnx(FrameAnswers(models), folder / "frames.onnx", pixels, names, lengths)
     features = dict(features=torch.zeros(2, 3, 1 + len(TASKS), width))
-    lengths = dict(features={0: windows, 1: length})
+    lengths = dict(features={0: Dim("windows"), 1: Dim("length", max=4096)})
     answers = WindowAnswers(models["progressive"])
     write_onnx(answers, folder / "windows.onnx", features, TASKS, lengths)
-    for size in FACE_SIZES:
-        with atomic(folder / f"face-{size}.onnx") as temporary:
-            shutil.copyfile(example / f"face-{size}.onnx", temporary)
+    for name in (f"face-{side}.onnx" for side in FACE_SIZES):
+        with atomic(folder / name) as temporary:
+            shutil.copyfile(example / name, temporary)
     numbers = page_numbers() | dict(curves=read_json(example / "thresholds.json"))
     numbers["temperature"] = models["progressive"].about["temperature"]
     write_json(folder / "living.json", numbers)

@@ -25,7 +25,8 @@ from ..compare import FINER, MARGIN, VERDICTS, smallest_found, verdict
 from .core import AU_NAMES, EXPRESSIONS, MACHINE_SETTINGS, TASKS, AffnbError, UsageError
 from .core import atomic
 from .core import load_config, project_root, read_json, write_json
-from .findings import claims_summary, findings_text, resamples_warning
+from .findings import claims_summary, findings_text, joined
+from .findings import resamples_warning
 from .report import LUCK, finding_text, half_width, read_luck, write_report
 from .system import draw_system
 from .tables import ABLATIONS, ARMS, SCORES, STAGES, Records, format_score, kind_of
@@ -82,6 +83,10 @@ def rerun_command(
     return " ".join(words)
 
 # %% ../../nbs/engine/paper.ipynb #c1b0b9b8
+def _plural(n: int, word: str) -> str:
+    return f"{n:,} {word}{'s' * (n != 1)}"
+
+
 @dataclass(frozen=True)
 class _Places:
     "Where a report lies, and what it leads to."
@@ -111,7 +116,7 @@ class _Places:
         files = beside["records"]
         return dict(
             notebook=self.pointer(notebook, self.root and self.root / notebook),
-            number=f"{len(files):,} file{'s' * (len(files) != 1)}",
+            number=_plural(len(files), "file"),
             place=self.pointer(self.name_of(self.records), self.records),
             first=self.pointer(files[0], self.records / files[0]) if files else None,
             command=rerun_command(record, name),
@@ -121,10 +126,6 @@ class _Places:
 def _default(function, name: str) -> float:
     "What a function takes an argument to be when it is not given."
     return inspect.signature(function).parameters[name].default
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n:,} {word}{'s' * (n != 1)}"
 
 
 def _seeds_of(records: Records) -> int:
@@ -310,12 +311,6 @@ def _compared(records: Records, places: _Places) -> list:  # of tables, with wha
     return tables
 
 # %% ../../nbs/engine/paper.ipynb #8c258d27
-def _joined(words) -> str:
-    "A list in words."
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def _caption_of(places: _Places, name: str) -> list:  # lines; none where there is no such figure
     path = places.figures / f"{name}.json"
     return read_json(path)["caption"].split("\n") if path.exists() else []
@@ -351,7 +346,7 @@ def _cost_text(records: Records, places: _Places) -> str:
     sized = [f"{arm} has {n:,.0f} parameters" for arm, n in sizes.items()]
     trained = _plural(int(table["n_seeds"].sum()), "training")
     took = f"{trained} took {minutes:,.1f} minutes in all"
-    return f"Of the arms, {_joined(sized)}; {took}." if sized else _sentence(took)
+    return f"Of the arms, {joined(sized)}; {took}." if sized else _sentence(took)
 
 
 def _commit_text(record: dict) -> str:
@@ -374,10 +369,10 @@ def _claim_sentences(claims: dict, places: _Places, records: Records) -> dict:
         "counts": _sentence(f"the verdicts of all {rows} comparisons with controls: {counts}"),
         "resamples-warning": resamples_warning(rows, FINER * records.resamples).strip(),
         "one-thing": (
-            f"The arms of {_joined(ONE_THING)} differ in one thing, those of the other claims in"
-            f" several, for which there are the controls {_joined(sum(CONTROLS.values(), ()))}."
+            f"The arms of {joined(ONE_THING)} differ in one thing, those of the other claims in"
+            f" several, for which there are the controls {joined(sum(CONTROLS.values(), ()))}."
         ),
-        "added": f"{_joined(ADDED)} were added after the first results had been seen.",
+        "added": f"{joined(ADDED)} were added after the first results had been seen.",
     }
 
 
@@ -508,7 +503,7 @@ def paper_content(
             number=f"{len(files):,}",
             place=places.pointer(places.name_of(records.folder), records.folder),
         ),
-        versions=_joined(named) if named else "versions that are not known",
+        versions=joined(named) if named else "versions that are not known",
         device=first.get("device", "a device that is not known"),
         commands=_commands(first, places),
     )

@@ -23,7 +23,8 @@ from pandas import DataFrame
 from ..compare import MARGIN, pair_rows
 from .core import AU_MEANINGS
 from ..claims import PARTS, TASK_METRICS, Judged
-from .findings import Results, count_verdicts, focus_words, post_step, windows_of
+from .findings import Results, count_verdicts, focus_words, joined, post_step
+from .findings import windows_of
 from .tables import STYLE, empty_panel, format_score, sidecar
 from .watch import floors
 
@@ -341,16 +342,11 @@ _LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 _SHUFFLED = dict(marker="x", color="black", ms=6, mew=1.4, ls="none")
 
 
-def _joined(words) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def _tasks_by_verdict(rows: DataFrame, spoken: dict) -> str:
     "In which tasks there is which verdict, in words; spoken: verdict -> words before the tasks."
     groups = {word: rows.task[rows.verdict == word].tolist() for word in spoken}
     return "; ".join(
-        f"{spoken[word]} in {_joined(tasks)}" for word, tasks in groups.items() if tasks
+        f"{spoken[word]} in {joined(tasks)}" for word, tasks in groups.items() if tasks
     )
 
 
@@ -589,9 +585,9 @@ def _search_title(table: DataFrame) -> str:
         rows = table[table.rival == rival]
         tasks = rows.task[rows.verdict == "shown"].unique().tolist()
         lost = rows.task[rows.verdict == "reversed"].unique().tolist()
-        part = f"{words} in {_joined(tasks) if tasks else 'no task'}"
+        part = f"{words} in {joined(tasks) if tasks else 'no task'}"
         if lost:
-            part += f" (and is below it in {_joined(lost)})"
+            part += f" (and is below it in {joined(lost)})"
         parts += [part] if len(rows) else []
     return f"A search is shown to beat {' and '.join(parts)}\n{counts}"
 

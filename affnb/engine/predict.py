@@ -45,6 +45,7 @@ from .weights import fill_module, read_weights
 from .tables import caption, format_score, read_records, readable, score_table
 from .tables import sums_of
 from .runs import Run, rows_of, start_stage
+from ..train import LIKELY
 from ..train import predict_rows as answers_of
 from .watch import show_warnings
 
@@ -755,9 +756,8 @@ class AnswersModule(torch.nn.Module):
 
     def forward(self, frames, valid):
         outputs = self.model(SimpleNamespace(frames=frames, valid=valid, features=None))
-        likely = dict(AU=torch.sigmoid, EXPR=lambda x: x.softmax(-1), VA=lambda x: x)
         return tuple(
-            likely[task](outputs[task] / self.temperatures.get(task, 1.0))
+            LIKELY[task](outputs[task] / self.temperatures.get(task, 1.0))
             for task in self.model.heads.tasks
         )
 

@@ -200,7 +200,7 @@
   const freshName = () => `living-${++names}`;
 
   function make(tag, attributes = {}, ...children) {
-    const svg = ["svg", "path", "line", "circle", "text", "g"].includes(tag);
+    const svg = ["svg", "path", "line", "text"].includes(tag);
     const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     element.append(...children);
@@ -278,17 +278,17 @@
       make("thead", {}, head), make("tbody", {}, ...lines));
     return {
       element,
-      fill(column, answers, signed = () => false) {
+      fill(column, answers, signed = false) {
         const place = columns.indexOf(column);
         rows.forEach((row, k) => {
           const value = answers[row.task] ? answers[row.task][row.index] : null;
           const cell = cells[k][place];
           if (value === null || value === undefined) {
             cell.textContent = "–";
-            cell.style.setProperty("--bar", "0 100%");
+            cell.style.setProperty("--end", "0%");
             return;
           }
-          const both = row.task === "VA" || signed(row);
+          const both = row.task === "VA" || signed;
           const [from, to] = both ? [0.5, 0.5 + value / 2] : [0, value];
           const start = Math.max(0, Math.min(from, to)) * 100;
           const width = Math.min(1, Math.abs(to - from)) * 100;
@@ -474,7 +474,7 @@
       for (const task of TASKS) change[task] = said[name][task].map((value, k) => value - whole.answers[name][task][k]);
       table.fill("whole", whole.answers[name]);
       table.fill("covered", said[name]);
-      table.fill("change", change, () => true);
+      table.fill("change", change, true);
       const all = answerRows(known).map(row => ({ ...row, by: change[row.task][row.index] }));
       const most = all.reduce((one, other) => Math.abs(other.by) > Math.abs(one.by) ? other : one);
       speaker.say(`The square changes ${most.name} most, by ${most.by.toFixed(2)}.`);
