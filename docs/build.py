@@ -2,8 +2,10 @@
 once, by npm: onnxruntime-web, which runs the models in the living pages (docs/package-lock.json
 has its hash). Without npm the site is built all the same, with pictures in place of explorers.
 
-    python docs/build.py site OUT      OUT/index.html, with the slides in OUT/slides
-    python docs/build.py slides OUT    OUT/1-labels.html and the decks of the other sessions
+    python docs/build.py site OUT [PAGE ...]    OUT/index.html, with the slides in OUT/slides
+    python docs/build.py slides OUT             OUT/1-labels.html and the decks of other sessions
+
+Where pages are named, such as nbs/lab or docs/living, all are read and only these are written.
 
 Pages are laid out in OUT's neighbour `OUT-source`, as the project is (nbs/, figures/, docs/), so
 that links between notebooks, tables and pages hold as they are; what has to be written (the API
@@ -355,13 +357,26 @@ def stage_living(source, place):
 
 
 # ---------------------------------------------------------------- all of it
-def run_sphinx(builder, source, out):
+def run_sphinx(builder, source, out, pages=()):
+    """Builds all pages; a warning of Sphinx ends the process. Or those that are named, of all that
+    are read: of these Sphinx warns that they are not all, so that warnings are only printed.
+    """
+    named = [
+        str(path)
+        for page in pages
+        for path in (source / f"{page}.md", source / f"{page}.ipynb")
+        if path.exists()
+    ]
+    if len(named) < len(pages):
+        sys.exit(
+            f"{out}: not built: {len(pages) - len(named)} of these pages do not exist: "
+            + ", ".join(pages)
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         code = build_main(
             [
                 "-q",
-                "-W",
-                "--keep-going",
+                *([] if named else ["-W", "--keep-going"]),
                 "-b",
                 builder,
                 "-t",
@@ -370,6 +385,7 @@ def run_sphinx(builder, source, out):
                 f"{source}-doctrees",
                 str(source),
                 str(out),
+                *named,
             ]
         )
     if code:
@@ -412,7 +428,7 @@ def share_mathjax(slides):
     shutil.rmtree(slides / "_static" / "mathjax")
 
 
-def build_site(out):
+def build_site(out, pages=()):
     source = begin(out)
     shutil.copytree(
         ROOT / "docs",
@@ -431,7 +447,7 @@ def build_site(out):
     write_api(source)
     write_commands(source)
     stage_living(source, ROOT / "_docs" / "npm")
-    run_sphinx("html", source, out)
+    run_sphinx("html", source, out, pages)
     copy_notebooks(out)
     build_slides(Path(out) / "slides")
     share_mathjax(Path(out) / "slides")
@@ -440,7 +456,12 @@ def build_site(out):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("site", "slides"):
+    what, *rest = sys.argv[1:] or [""]
+    if not rest or what not in ("site", "slides") or (what == "slides" and len(rest) > 1):
         sys.exit(__doc__)
-    dict(site=build_site, slides=build_slides)[sys.argv[1]](Path(sys.argv[2]).resolve())
-    print(f"{Path(sys.argv[2]).resolve()}/index.html")
+    out = Path(rest[0]).resolve()
+    if what == "site":
+        build_site(out, rest[1:])
+    else:
+        build_slides(out)
+    print(f"{out}/index.html")
