@@ -27,7 +27,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'affnb.compare': { 'affnb.compare._draw_further': ('compare.html#_draw_further', 'affnb/compare.py'),
                                'affnb.compare._metric_row': ('compare.html#_metric_row', 'affnb/compare.py'),
                                'affnb.compare._one_p': ('compare.html#_one_p', 'affnb/compare.py'),
-                               'affnb.compare._shared_trainings': ('compare.html#_shared_trainings', 'affnb/compare.py'),
                                'affnb.compare.agreement': ('compare.html#agreement', 'affnb/compare.py'),
                                'affnb.compare.compare': ('compare.html#compare', 'affnb/compare.py'),
                                'affnb.compare.contrast': ('compare.html#contrast', 'affnb/compare.py'),
