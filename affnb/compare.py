@@ -112,7 +112,7 @@ def verdict(
         return "undecided"
     return "shown" if difference > 0 else "reversed"
 
-# %% ../nbs/12_compare.ipynb #6602cdf2
+
 def smallest_found(
     error,  # (...) standard errors of differences
     rows: int = 1,  # of the table, for which p is corrected
@@ -147,27 +147,12 @@ def kept_scores(
 
     return scores
 
-# %% ../nbs/12_compare.ipynb #c700c7fe
-def pair_terms(arm: str, against: str) -> dict:
+# %% ../nbs/12_compare.ipynb #66a8909d
+def pair_terms(arm: str, against: str) -> dict:  # arm -> weight
+    "The contrast of two arms; of an arm with itself, nothing."
     return {arm: 1, against: -1} if arm != against else {arm: 0}
 
 
-def _shared_trainings(terms: dict, statistics: dict) -> dict:  # arm -> [Statistics], by seed
-    "The trainings of the seeds that all arms have; raises `AffnbError` for different videos."
-    shared = sorted(set.intersection(*(set(statistics.get(arm, {})) for arm in terms)))
-    if not shared:
-        return {}
-    sums = {arm: [statistics[arm][s] for s in shared] for arm in terms}
-    first = next(iter(sums.values()))
-    if any(each[0].names != first[0].names for each in sums.values()):
-        raise AffnbError(
-            f"paired comparison ({', '.join(terms)})",
-            "the arms were scored on different videos",
-            "compare runs on the same data only",
-        )
-    return sums
-
-# %% ../nbs/12_compare.ipynb #66a8909d
 def contrast(
     terms: dict,  # arm -> weight; of a pair {arm: 1, against: -1}
     statistics: dict,  # arm -> {seed: Statistics}
@@ -175,10 +160,18 @@ def contrast(
     seed: int,  # of the draw
     scores,  # from `kept_scores`
 ) -> tuple:  # of dicts by metric: (S,) of the shared seeds; (1,) their mean; (n,) resamples
-    "A weighted sum of arms' scores, drawn alike for all; empty where they share no seed."
-    sums = _shared_trainings(terms, statistics)
-    if not sums:
+    """A weighted sum of arms' scores, drawn alike for all; empty where they share no seed. Raises
+    `AffnbError` for different videos.
+    """
+    shared = sorted(set.intersection(*(set(statistics.get(arm, {})) for arm in terms)))
+    if not shared:
         return {}, {}, {}
+    sums = {arm: [statistics[arm][s] for s in shared] for arm in terms}
+    first = next(iter(sums.values()))
+    if any(each[0].names != first[0].names for each in sums.values()):
+        where = f"paired comparison ({', '.join(terms)})"
+        problem = "the arms were scored on different videos"
+        raise AffnbError(where, problem, "compare runs on the same data only")
 
     def total(seeds, *which):
         each = {arm: mean_scores(sums[arm][seeds], *which, scores) for arm in terms}
@@ -187,7 +180,6 @@ def contrast(
             for metric in each[next(iter(terms))]
         }
 
-    first = next(iter(sums.values()))
     counts, drawn = draws(first, n, seed)
     once = np.ones((1, counts.shape[1]))
     alone = [total(slice(k, k + 1), once, None) for k in range(len(first))]
@@ -219,28 +211,13 @@ def row_of(
         seeds_agree=agreement(each, value),
     )
 
-# %% ../nbs/12_compare.ipynb #b9655aff
+
 def _metric_row(metric: str, each: dict, mean: dict, resamples: dict) -> dict:
     "The row of what `contrast` gives, in one metric; NaN where there is nothing to compare."
     nothing = np.array([np.nan])
     return dict(metric=metric) | row_of(
         each.get(metric, ()), mean.get(metric, nothing)[0], resamples.get(metric, nothing)
     )
-
-
-def pair_rows(
-    pair: tuple,  # the arm that is claimed to be better, and the one it is compared with
-    statistics: dict,  # arm -> {seed: Statistics}
-    metrics,  # which of `COMPARABLE`
-    n: int,  # resamples
-    seed: int,  # of the draw
-    scores,  # from `kept_scores`
-) -> list:  # a dict per metric; NaN where there is nothing to compare
-    "One pair, compared on the seeds that both arms have."
-    arm, against = pair
-    parts = contrast(pair_terms(arm, against), statistics, n, seed, scores)
-    labels = dict(arm=arm, against=against)
-    return [labels | _metric_row(metric, *parts) for metric in metrics]
 
 # %% ../nbs/12_compare.ipynb #122698a0
 # so many times the resamples, where p is below so many times the smallest one
@@ -265,6 +242,21 @@ def _draw_further(
                 columns.append(resamples[metric])
 
 # %% ../nbs/12_compare.ipynb #4fed28dd
+def pair_rows(
+    pair: tuple,  # the arm that is claimed to be better, and the one it is compared with
+    statistics: dict,  # arm -> {seed: Statistics}
+    metrics,  # which of `COMPARABLE`
+    n: int,  # resamples
+    seed: int,  # of the draw
+    scores,  # from `kept_scores`
+) -> list:  # a dict per metric; NaN where there is nothing to compare
+    "One pair, compared on the seeds that both arms have."
+    arm, against = pair
+    parts = contrast(pair_terms(arm, against), statistics, n, seed, scores)
+    labels = dict(arm=arm, against=against)
+    return [labels | _metric_row(metric, *parts) for metric in metrics]
+
+
 def contrast_rows(
     contrasts,  # of (labels of the row, terms as `contrast` takes them, metrics)
     statistics: dict,  # arm -> {seed: Statistics}
@@ -398,7 +390,7 @@ def nan_mean(values, axis: int = 1) -> ndarray:
     there = ~np.isnan(values)
     return np.where(there, values, 0).sum(axis) / np.where(there.any(axis), there.sum(axis), np.nan)
 
-# %% ../nbs/12_compare.ipynb #70de2f3c
+
 def mean_and_each(
     sums: ndarray,  # (V, K, R) by video, of K things
     counts: ndarray,  # (V, K) how many each is a sum of

@@ -14,11 +14,10 @@ from .core import AFFECT, AU_NAMES, EXPRESSIONS, TASKS, atomic
 from .lists import LABEL_COLUMNS
 from .data import find_lists, read_annotations, write_rows
 from .watch import show_warnings
-from ..evaluate import POST_STEPS, SplitPredictions, answers_of, data_folder, drawn_parameters
-from ..evaluate import split_videos, three_ways
+from ..evaluate import POST_STEPS, SplitPredictions, answers_of, split_videos, three_ways
 from ..heads import predictions_of, save_arm_records
 from ..metrics import score, video_statistics
-from .runs import Run, rows_of
+from .runs import Run, data_folder, drawn_parameters, rows_of
 
 # %% ../../nbs/engine/describe.ipynb #1d598dc6
 def _shares_of(targets: dict, masks: dict) -> dict:
