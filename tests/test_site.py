@@ -6,7 +6,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+import nbformat
 import pytest
+from markdown_it import MarkdownIt
 from affnb.engine.core import notebooks_below
 from in_step import ROOT
 
@@ -105,6 +107,31 @@ def test_internal_links_resolve_and_nothing_is_fetched(site, pages):
     check_links(site, pages, all_are_built=False)
 
 
+def links_in(text):
+    "What the links and pictures of a Markdown text lead to."
+    for block in MarkdownIt().parse(text):
+        for token in block.children or ():
+            yield from (token.attrs[name] for name in ("href", "src") if name in token.attrs)
+
+
+def test_links_in_what_pages_are_made_from_lead_to_files(site):
+    "Of all pages, whether they were built or not."
+    source = Path(f"{site}-source")
+    texts = {path: path.read_text() for path in source.rglob("*.md")}
+    for path in source.rglob("*.ipynb"):
+        cells = nbformat.read(path, 4).cells
+        texts[path] = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    seen = 0
+    for path, text in texts.items():
+        for link in links_in(text):
+            parts = urlparse(link)
+            if parts.path and not parts.scheme:
+                target = path.parent / unquote(parts.path)
+                assert target.exists(), f"{path.relative_to(source)}: {link} leads nowhere"
+                seen += 1
+    assert seen > 500
+
+
 @pytest.mark.nightly
 def test_links_of_all_pages_resolve_and_nothing_is_fetched(whole_site, all_pages):
     check_links(whole_site, all_pages, all_are_built=True)
@@ -150,7 +177,6 @@ def test_the_api_says_what_the_docments_say(site):
 
 
 def test_slides_hold_what_is_marked(site):
-    import nbformat
     from affnb.engine.course import SESSIONS
 
     for session, (title, names) in SESSIONS.items():
