@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNNAMED', 'REASONS', 'Knobs', 'video_lengths', 'frame_gaps', 'kind_shares', 'expression_episodes', 'Labels',
-           'cut_videos', 'label_process', 'annotation_table', 'listed_rows', 'calibration_table']
+           'label_process', 'cut_videos', 'annotation_table', 'listed_rows', 'calibration_table']
 
 # %% ../nbs/02_benchmark.ipynb #04463951
 import numpy as np
@@ -211,16 +211,6 @@ class Labels:
     shown: Tensor  # (V, T, 2) valence and arousal as shown
 
 
-def cut_videos(
-    labels: Labels, lengths
-) -> list:  # one Labels a video, of numpy arrays without the first axis
-    "The first rows of each video."
-    return [
-        Labels(*(getattr(labels, f.name)[i, :n].numpy() for f in fields(Labels)))
-        for i, n in enumerate(lengths.tolist())
-    ]
-
-# %% ../nbs/02_benchmark.ipynb #ac9060cf
 def label_process(
     n_videos: int,  # V
     n_frames: int,  # T
@@ -247,6 +237,16 @@ def label_process(
     )
 
 # %% ../nbs/02_benchmark.ipynb #17a7d917
+def cut_videos(
+    labels: Labels, lengths
+) -> list:  # one Labels a video, of numpy arrays without the first axis
+    "The first rows of each video."
+    return [
+        Labels(*(getattr(labels, f.name)[i, :n].numpy() for f in fields(Labels)))
+        for i, n in enumerate(lengths.tolist())
+    ]
+
+
 def annotation_table(
     videos: list,  # (name, Labels) pairs
     training: bool,  # whether action units and affect may be missing too

@@ -114,7 +114,7 @@ def differences_table(
     table[[*_DIGITS]] += 0.0
     return table[["arm", "against", "task", *_DIGITS, "verdict", "n_seeds", "seeds_agree"]]
 
-# %% ../nbs/13_claims.ipynb #8a6305f3
+
 @dataclass(frozen=True)
 class Judged:
     "A table with its verdicts, and what it was computed from."
