@@ -387,7 +387,7 @@ def test_words_for_expressions():
 @pytest.mark.skipif(
     not REAL.exists(), reason=f"{REAL} is not there: the page is not walked on photographs"
 )
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_page_from_photographs_to_a_table(tmp_path, monkeypatch, capsys):
     """Every command of docs/own_faces.md, on photographs; the training itself is test_real_faces',
     so that here it is planned only, and test_scoring runs those beside other tools.

@@ -48,7 +48,7 @@ def test_the_renderer_as_a_graph_draws_what_render_draws(size):
 
 
 def test_the_published_models_are_of_one_run():
-    models = example_models()
+    models = loaded_models()
     progressive = models["progressive"]
     assert progressive.about["fused"] == list(TASKS)
     for task, encoder in zip(TASKS, progressive.others):
@@ -148,9 +148,12 @@ def predicted(model, crops) -> dict:  # task -> (frames, answers)
     return {task: table[names].to_numpy() for task, names in columns.items() if names[0] in table}
 
 
+loaded_models = functools.cache(example_models)
+
+
 def assert_as_predicted(answers, crops):
     "The page's answers of one picture are within 1e-4 of `predict` on the same pixels."
-    models = example_models()
+    models = loaded_models()
     separate = {task: predicted(models[task], crops)[task] for task in TASKS}
     wanted = dict(separate=separate, joint=predicted(models["joint"], crops))
     wanted["progressive"] = predicted(models["progressive"], crops)
@@ -299,7 +302,7 @@ def test_a_picture_stands_where_nothing_can_run(browser, served):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_who_does_not_see_can_use_them(living, scheme):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -467,7 +467,7 @@ def test_without_a_script_the_exercises_stand_as_text(browser, site):
 
 
 @slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_questions_have_names_contrast_and_room(browser, site, scheme):
     "Answered wrongly, which shows all that there is, on a screen of 400 pixels."
     from axe_playwright_python.sync_playwright import Axe

@@ -355,6 +355,7 @@ OVER = """async () => {   // what of a deck does not fit on the screen
 }"""
 
 
+@pytest.mark.nightly
 def test_nothing_on_a_slide_runs_over_the_edge(browser, site):
     from affnb.engine.course import SESSIONS
 
