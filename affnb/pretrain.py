@@ -24,8 +24,9 @@ from .engine.weights import count_flops, load_weights
 from .model import reconstruct
 from .engine.parallel import mean_over_processes, rank, sum_over_processes, world
 from .engine.checkpoints import Stage
-from .engine.runs import Run, Sampling, as_program, batches_of, launch_stage, rows_of
-from .train import code_hashes, fit, save_stage_outputs
+from .engine.runs import Run, Sampling, as_program, batches_of, code_hashes, launch_stage
+from .engine.runs import rows_of
+from .train import fit, save_stage_outputs
 
 # %% ../nbs/06_pretrain.ipynb #89cfa9e6
 def _mae_loss(

@@ -24,8 +24,7 @@ from affnb.engine.core import (
 from .engine.core import write_json
 from .heads import arm_entry, save_arm_records, paths_of, predictions_of, stored_features
 from .heads import train_head
-from .engine.runs import Run, labelled_tasks
-from .train import code_hashes
+from .engine.runs import Run, code_hashes, labelled_tasks
 
 # %% ../nbs/10_search.ipynb #0da3df56
 def _possible(name: str, target: str, tasks) -> list:  # of `SPACE`

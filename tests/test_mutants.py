@@ -84,7 +84,7 @@ MUTANTS = {
     ),
     "the autoencoder's loss is over all patches": (
         "model",
-        "F.mse_loss(take_tokens(prediction, hidden).float(), target)",
+        "F.mse_loss(prediction.take_along_dim(hidden, 1).float(), target)",
         "F.mse_loss(prediction.float(), self.target(images)[0])",
         MODEL,
     ),

@@ -30,7 +30,7 @@ def toy_run(folder, **settings):
     last = next(i for i, source in enumerate(sources) if "def toy_run(" in source)
     for source in sources[:last]:
         # imports, and what the toy is made of; other exported cells are imported by the test
-        if source.startswith(("#| export", "import ", "def toy_")):
+        if source.startswith(("#| default_exp", "#| export", "import ", "def toy_")):
             exec(source, names)
     exec(sources[last].split("\nplace = ")[0], names)
     return names["toy_run"](folder).changed(**settings)

@@ -23,8 +23,7 @@ from affnb.engine.core import (
 )
 from ..heads import change_of, arm_entry, save_arm_records, paths_of, predictions_of, train_head
 from .weights import count_parameters
-from .runs import Run
-from ..train import code_hashes
+from .runs import Run, code_hashes
 
 # %% ../../nbs/engine/ablations.ipynb #3671c8c3
 def _settings_of(run: Run, arm: str, seed: int) -> Config:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'write_plan', 'open_run', 'start_stage', 'data_folder', 'drawn_parameters', 'rows_of', 'labelled_tasks',
-           'Sampling', 'evaluation_batch', 'batches_of', 'store_outputs', 'launch_stage', 'as_program']
+           'Sampling', 'evaluation_batch', 'batches_of', 'code_hashes', 'store_outputs', 'launch_stage', 'as_program']
 
 # %% ../../nbs/engine/runs.ipynb #9ae5b0ee
 import argparse
@@ -206,6 +206,23 @@ def batches_of(
         part=rank(),
         parts=world(),
     )
+
+# %% ../../nbs/engine/runs.ipynb #adf60176
+# the modules and the notebooks whose code decides what a training gives
+_MODULES = (
+    *("core", "lists", "data", "batches", "metrics", "records", "parallel", "runs"),
+    *("checkpoints", "weights", "model", "train", "heads"),
+)
+_STAGES = ("06_pretrain", "07_separate", "09_joint")
+
+
+def code_hashes(run: Run) -> list[str]:
+    """What the pictures show, and what the code said when the run was planned: a checkpoint of
+    other pictures or other code is another experiment's.
+    """
+    paths = sorted((run.folder / "sources").glob("*.txt"))
+    code = [path.read_text() for path in paths if path.stem in _MODULES + _STAGES]
+    return [run.data.get("content", ""), *code]
 
 # %% ../../nbs/engine/runs.ipynb #434ea7b2
 def store_outputs(
