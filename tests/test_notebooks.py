@@ -156,6 +156,76 @@ def test_a_chapter_is_read_in_a_sitting(name):
     assert 1200 <= words <= 2500
 
 
+def exported(cell) -> bool:
+    return cell.cell_type == "code" and re.match(r"#\| export", cell.source.strip()) is not None
+
+
+def defined_by(cell) -> list:
+    "The public functions and classes of an exported cell."
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [node.name for node in ast.parse(cell.source).body if isinstance(node, kinds)]
+    return [name for name in names if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", [*CHAPTERS, "lab"])
+def test_each_function_is_shown_at_work_before_the_next_is_written(name):
+    shown = ""
+    missing = []
+    for cell in reversed(nbformat.read(ALL[name], 4).cells):
+        if exported(cell):
+            missing += [n for n in defined_by(cell) if not re.search(rf"\b{n}\b", shown)]
+            shown = ""
+        elif cell.cell_type == "code":
+            shown += f"\n{cell.source}"
+    assert not missing
+
+
+def lines_of_code(source) -> int:
+    "How many lines a reader has to think through: no empty ones, comments, signatures, docstrings."
+    skipped = set()
+    for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "pass", source, flags=re.M))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            first = node.body[0]
+            end = first.end_lineno if ast.get_docstring(node) else first.lineno - 1
+            skipped |= set(range(node.lineno + 1, end + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in skipped
+        for number, line in lines
+    )
+
+
+def test_what_a_reader_thinks_through_is_counted():
+    source = """
+# a remark
+def twice(
+    x,  # a number
+):
+    "Two times x."
+
+    return 2 * x
+
+
+twice(
+    4
+)
+"""
+    assert lines_of_code(source) == 5
+
+
+@pytest.mark.parametrize("name", [*CHAPTERS, "lab"])
+def test_a_cell_shows_one_idea(name):
+    "In at most 25 lines of code, and 40 with signatures and docstrings; of what is for reading."
+    cells = [
+        cell.source
+        for cell in nbformat.read(ALL[name], 4).cells
+        if cell.cell_type == "code"
+        and not {"check", "solution"} & set(cell.metadata.get("tags", []))
+    ]
+    assert not [source for source in cells if lines_of_code(source) > 25]
+    assert not [source for source in cells if len(source.strip().splitlines()) > 40]
+
+
 def test_chapters_are_few_and_the_first_one_trains_a_model():
     assert len(CHAPTERS) <= 14
     first = nbformat.read(ALL[CHAPTERS[0]], 4).cells
