@@ -392,7 +392,7 @@ def nan_mean(values, axis: int = 1) -> ndarray:
 
 
 def mean_and_each(
-    sums: ndarray,  # (V, K, R) by video, of K things
+    sums: ndarray,  # (V, K, R) by video, of K units
     counts: ndarray,  # (V, K) how many each is a sum of
     weights,  # (B, V) how often each video counts
 ) -> ndarray:  # (B, 1 + K, R): the mean over things first; NaN where a collection has none
@@ -401,7 +401,7 @@ def mean_and_each(
     return np.concatenate([nan_mean(each)[:, None], each], 1)
 
 
-LEAST_VIDEOS = 6  # videos: not even if all of fewer agree is that less likely than .05 by chance
+LEAST_VIDEOS = 6  # all of fewer videos may agree by chance with a probability above .05
 
 
 def halves_of(

@@ -316,14 +316,14 @@ class Fusion(nn.Module):
         self.mix = nn.Sequential(*layers)
 
     def forward(self, x, features):
-        "(B, T, D), (B, T, K, F) -> (B, T, D)."
+        "(B, T, D), (B, T, K, D) -> (B, T, D)."
         if features is None or features.shape[-2] != self.n_features:
             there = 0 if features is None else features.shape[-2]
             problem = f"{there} stored features a frame, {self.n_features} expected"
             remedy = "store the features of every task in the setting `fused`"
             raise AffnbError("fusion", problem, remedy)
         if self.kind == "concat":
-            return self.mix(torch.cat([x, features.flatten(-2)], -1))  # (B, T, D + K*F) before
+            return self.mix(torch.cat([x, features.flatten(-2)], -1))  # (B, T, D + K*D) before
         if self.kind == "gate":
             features = features * self.gate(x).sigmoid()[..., None]  # times (B, T, K, 1)
         return self.mix(x + features.sum(-2))

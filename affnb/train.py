@@ -309,7 +309,7 @@ def train_frames(
     """
     seed_everything(seed, name, "weights")
     config = run.config
-    # pretrained weights enter through stage 0; scratch stays scratch
+    # published weights are where the autoencoder begins; `scratch` begins at random
     encoder = make_encoder(replace(config, pretrained=""))
     if start is not None:
         load_weights(encoder, start, prefix="encoder.")

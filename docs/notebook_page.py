@@ -199,11 +199,11 @@ def place_in_chain(name: str, chain: Chain, titles: dict) -> str:
         source = f"sources/{module.rpartition('.')[2]}.txt"
         users = dict.fromkeys(job.rule for job in chain.jobs if module and source in job.reads)
         if not users:
-            return "no part of it: no rule runs it, and none runs again when it changes."
+            return "the chain does not run this notebook."
         rules = ", ".join(f"`{rule}`" for rule in users)
         return (
-            f"no rule of its own; its module `affnb.{module}` is used by the rules {rules}, which"
-            " run again when it changes."
+            f"no rule runs this notebook. Rules that use its module `affnb.{module}` run again when"
+            f" it changes: {rules}."
         )
     rule = jobs[0].rule
     files = [file for job in jobs for file in job.reads if file in chain.rule_of]
@@ -232,8 +232,8 @@ def time_it_takes(kept: dict) -> str:
     parts = []
     if kept.get("chain"):
         jobs = list(kept["chain"].values())
-        each = "a job" if len(jobs) > 1 else "its job"
-        parts.append(f"{span(jobs)} {each} in the published {PROFILE} run")
+        each = "each of its jobs" if len(jobs) > 1 else "its job"
+        parts.append(f"{each} took {span(jobs)} in the published {PROFILE} run")
     if "seconds" in kept:
         where = "all cells on the example run" if kept.get("chain") else "all cells"
         parts.append(f"{where}, {duration(kept['seconds'])} on {kept['cores']} cores")

@@ -237,7 +237,7 @@ def test_every_stage_has_its_rule_what_it_needs_and_what_it_leaves(chain, titles
     assert "needs `pack`" in notebook_page.place_in_chain("06_pretrain", chain, titles)
     assert "`separate`" in notebook_page.place_in_chain("engine/focus", chain, titles)
     assert "`report`" in notebook_page.place_in_chain("13_claims", chain, titles)
-    assert "no part" in notebook_page.place_in_chain("lab", chain, titles)
+    assert "does not run" in notebook_page.place_in_chain("lab", chain, titles)
 
 
 def test_the_command_runs_the_rule_and_little_else(chain, titles):
