@@ -140,6 +140,7 @@ def expression_episodes(
         since = since + gap
         starts = left <= 0
         kind = torch.where(starts, torch.where(luck() < knobs.favourite, favourite, draw()), kind)
+        # 5 frames and the sum of two exponential times; then, how much of it is over at this row
         length = 5 - knobs.episode / 2 * torch.log((luck() * luck()).clamp(min=1e-9))
         passed = luck() * (torch.minimum(length, gap) if i else length)
         left = torch.where(starts, length - passed, left)

@@ -204,6 +204,7 @@ def _class_counts(which, videos, pred, true, mask) -> ndarray:  # (V, 8, 3): hit
 
 def _unit_counts(which, videos, pred, true, mask) -> ndarray:  # (V, 12, 3): hit, false, missed
     "Counts of each action unit in each video."
+    # numbers each video, unit and outcome: 0 neither, 1 false alarm, 2 missed, 3 hit
     kind = 4 * (12 * which[:, None] + np.arange(12)) + 2 * (true > 0) + (pred >= 0.5)
     table = np.bincount(kind[mask], minlength=48 * videos).reshape(videos, 12, 4)
     return table[..., [3, 1, 2]]
