@@ -8,7 +8,7 @@ slides = tags.has("slides")  # noqa: F821  (Sphinx defines it)
 extensions = [
     "myst_nb",
     "sphinx-mathjax-offline",
-    *(["sphinx_revealjs"] if slides else ["sphinx_copybutton", "sphinx_design"]),
+    *(["sphinx_revealjs", "speaker_notes"] if slides else ["sphinx_copybutton", "sphinx_design"]),
 ]
 exclude_patterns = ["conf.py"]
 nb_execution_mode = "off"  # pages show what is committed
