@@ -193,6 +193,33 @@ def test_slides_hold_what_is_marked(site):
         assert 'class="notes"' in text, "what the speaker says"
 
 
+def notes_of(site, session):
+    text = (site / "slides" / f"{session}.html").read_text()
+    return re.findall(r'<aside class="notes">(.+?)</aside>', text, re.S)
+
+
+def test_the_system_is_a_picture_of_the_first_deck(site):
+    text = (site / "slides" / "1-labels.html").read_text()
+    (address,) = re.findall(r'<img [^>]*src="([^"]+/system\.svg)"', text)
+    assert (site / "slides" / address).is_file()
+    assert "&lt;picture" not in text and "<picture" not in text
+
+
+def test_speakers_read_paragraphs_items_and_formulas(site):
+    from affnb.engine.course import SESSIONS
+
+    formulas = 0
+    for session in SESSIONS:
+        notes = notes_of(site, session)
+        assert len(notes) >= 12
+        for note in notes:
+            assert re.match(r"\s*<(p|ul|ol|div)\b", note), note[:200]
+            assert not re.search(r"\\[a-zA-Z]+|\$", re.sub("<[^>]*>", "", note)), note
+            formulas += note.count("<math")
+        assert any("<li>" in note for note in notes)
+    assert formulas > 50
+
+
 # ---------------------------------------------------------------- in a browser
 def new_page(browser, own=("file:", "data:", "blob:"), **options):
     "A page, and what goes wrong on it: errors on the console, requests for what is not its own."
