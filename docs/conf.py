@@ -48,4 +48,7 @@ revealjs_static_path = ["_static"]
 revealjs_css_files = ["slides.css"]
 revealjs_js_files = ["slides.js"]
 revealjs_script_plugins = [dict(name="RevealNotes", src="revealjs/plugin/notes/notes.js")]
-revealjs_script_conf = dict(hash=True, slideNumber=True, width=1280, height=800)
+# "linear": the arrow keys lead to every slide, also to those below another
+revealjs_script_conf = dict(
+    hash=True, slideNumber="c/t", navigationMode="linear", width=1280, height=800
+)

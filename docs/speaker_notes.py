@@ -8,6 +8,14 @@ from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
 from sphinx.util.docutils import SphinxDirective
 
+# LaTeX that docutils does not read, in words that it does
+SYNONYMS = {
+    r"\\tfrac": r"\\frac",
+    r"\\frac(\d)(\d)": r"\\frac{\1}{\2}",
+    r"\\dots(?![a-z])": r"\\ldots",
+    r"\\(?:textstyle|[bB]igg?[lr]?)(?![a-zA-Z])": "",
+}
+
 
 class Notes(nodes.General, nodes.Element):
     "What the speaker reads beside a slide."
@@ -24,8 +32,9 @@ class NotesDirective(SphinxDirective):
 
 def formula(node) -> str:  # HTML
     "A formula as MathML, or as it was written where docutils cannot read it."
-    # sizes, which docutils does not know
-    text = re.sub(r"\\[bB]igg?[lr]?(?![a-zA-Z])", "", node.astext().replace(r"\tfrac", r"\frac"))
+    text = node.astext()
+    for pattern, same in SYNONYMS.items():
+        text = re.sub(pattern, same, text)
     try:
         return latex2mathml.tex2mathml(text, as_block=isinstance(node, nodes.math_block))
     except MathError:
