@@ -8,7 +8,7 @@ slides = tags.has("slides")  # noqa: F821  (Sphinx defines it)
 extensions = [
     "myst_nb",
     "sphinx-mathjax-offline",
-    *(["sphinx_revealjs"] if slides else ["sphinx_copybutton", "sphinx_design"]),
+    *(["sphinx_revealjs", "speaker_notes"] if slides else ["sphinx_copybutton", "sphinx_design"]),
 ]
 exclude_patterns = ["conf.py"]
 nb_execution_mode = "off"  # pages show what is committed
@@ -48,4 +48,7 @@ revealjs_static_path = ["_static"]
 revealjs_css_files = ["slides.css"]
 revealjs_js_files = ["slides.js"]
 revealjs_script_plugins = [dict(name="RevealNotes", src="revealjs/plugin/notes/notes.js")]
-revealjs_script_conf = dict(hash=True, slideNumber=True, width=1280, height=800)
+# "linear": the arrow keys lead to every slide, also to those below another
+revealjs_script_conf = dict(
+    hash=True, slideNumber="c/t", navigationMode="linear", width=1280, height=800
+)

@@ -22,6 +22,7 @@ from affnb.engine.course import (
     student_copy,
     tagged,
     write_course,
+    write_decks,
 )
 from in_step import PAGES, ROOT
 from errors import assert_error, assert_one_line
@@ -175,6 +176,19 @@ def test_what_is_to_be_guessed_is_not_shown_in_the_copy():
     assert not any(copy[name].outputs for name in guessed)
 
 
+def test_a_copy_asks_for_answers_where_the_notebook_announces_solutions():
+    announced = "`affnb course DIR` writes a copy of the notebooks without them."
+    first = read(NBS["00_tour"])
+    assert sum(announced in cell.source for cell in first.cells) == 1
+    copy = student_copy(first)
+    assert sum("Write your answers into the next cells" in cell.source for cell in copy.cells) == 1
+    for path in NBS.values():
+        text = "\n".join(
+            cell.source for cell in student_copy(read(path)).cells if cell.cell_type == "markdown"
+        )
+        assert "cells hold solutions" not in text, path
+
+
 def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):
     assert main(["course", str(tmp_path / "course")]) == 0
     assert f"student: {len(NBS)} notebooks" in capsys.readouterr().out
@@ -249,6 +263,103 @@ def test_every_session_has_a_deck_of_a_lecture_s_length():
             for output in cell.outputs
         )
         assert 12 <= slides <= 45 and pictures >= 3, (title, slides, pictures)
+
+
+def words_of(text):
+    return len(re.sub(r"\$+.+?\$+", "", text, flags=re.S).split())
+
+
+def slides_of(session) -> list:  # of (shown, said, cells): Markdown, Markdown, code cells
+    "A deck, slide by slide."
+    title, names = SESSIONS[session]
+    slides = []
+    for cell in deck(title, [read(ROOT / "nbs" / f"{name}.ipynb") for name in names]).cells:
+        if cell.cell_type == "code":
+            slides[-1][2].append(cell)
+            continue
+        for part in re.split(r"^(?=#|:::\{revealjs-break\})", cell.source, flags=re.M):
+            if part.startswith(("#", ":::{revealjs-break}")):
+                slides.append(("", "", []))
+            said = "\n\n".join(re.findall(r":::\{revealjs-notes\}\n(.+?)\n:::", part, re.S))
+            shown = re.sub(r":::\{.+?\n:::", "", part, flags=re.S)
+            if part:
+                slides[-1] = (slides[-1][0] + shown, slides[-1][1] + said, slides[-1][2])
+    return slides
+
+
+def slide_of(session, words):
+    "The slide that shows these words."
+    (found,) = [slide for slide in slides_of(session) if words in slide[0]]
+    return found
+
+
+ABOUT_THE_PAGE = re.compile(
+    r"this (notebook|chapter)|(next|last) (cell|line)|printed above|the \w+ above\b"
+    r"|\[[^]]*\]\([^)]*ipynb|<picture|Engine: for",
+    re.I,
+)
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_slides_are_short_and_speak_to_a_room(session):
+    slides = slides_of(session)
+    assert len(slides) > 12
+    for shown, _, _ in slides:
+        assert not ABOUT_THE_PAGE.search(shown), shown
+        paragraphs = [text for text in shown.split("\n\n") if not text.startswith(("|", "!["))]
+        assert max(map(words_of, paragraphs), default=0) <= 120, shown
+        prose = [text for text in paragraphs if not re.match(r"#|[-*] |\d+\. |>|\$", text)]
+        assert max(map(words_of, prose), default=0) <= 60, shown
+        assert shown.count("**") % 2 == 0, "a sentence that ends within bold words"
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_slides_show_figures_and_not_the_code_that_draws_them(session):
+    for _, _, cells in slides_of(session):
+        for cell in cells:
+            if cell.outputs and "remove-input" not in cell.metadata.get("tags", []):
+                assert "loss.backward()" in cell.source, cell.source
+
+
+def test_what_is_said_of_a_figure_is_said_on_its_slide():
+    """Text before a heading belongs to the slide before; what follows a figure is said and not
+    shown.
+    """
+    shown, said, cells = slide_of("1-labels", "All four losses fall.")
+    assert "Two minutes" not in said and "Valence starts last" in said and len(cells) == 1
+    _, said, _ = slide_of("1-labels", "## Is that good?")
+    assert said.startswith("The challenge scores") and "Valence starts last" not in said
+    shown, said, cells = slide_of("1-labels", "The paper claims that a **temporal module**")
+    assert "An action unit is a matter of the frame itself" in said
+    assert "An action unit is a matter of the frame itself" not in shown
+    assert any("with a temporal module minus" in cell.source for cell in cells)
+    before = slide_of("1-labels", "## A threshold for a rare movement")
+    assert "How high the two curves are" in before[1] and "The honest way" not in before[1]
+    for session in SESSIONS:
+        for shown, said, cells in slides_of(session):
+            assert said or cells or shown.startswith("# ") or "revealjs" in shown, shown
+
+
+def test_the_first_deck_shows_what_the_first_lesson_is_about():
+    "The system, one frame with its labels, why people are split, a loop, a leak with its numbers."
+    assert "![From labelled videos" in slide_of("1-labels", "The system in one picture")[0]
+    assert "I have seen this face before" in slide_of("1-labels", "## No person on both sides")[0]
+    frame = slide_of("1-labels", "## Three questions about one frame")
+    assert "active units:" in frame[2][0].source and frame[2][0].outputs
+    loop = [slide for slide in slides_of("1-labels") if "## Two minutes of learning" in slide[0]]
+    assert "loss.backward()" in loop[0][2][0].source
+    leak = slide_of("1-labels", "*Leak*")
+    assert "nearest-leaked" in str(leak[2][0].outputs)
+
+
+def test_decks_have_their_pictures_beside_them(tmp_path):
+    write_decks(tmp_path / "decks")
+    pictures = set()
+    for session in SESSIONS:
+        for cell in read(tmp_path / "decks" / f"{session}.ipynb").cells:
+            pictures |= set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", cell.source))
+    assert "figures/static/system.svg" in pictures
+    assert all((tmp_path / "decks" / address).is_file() for address in pictures)
 
 
 def test_commands_in_the_pages_are_commands():

@@ -193,6 +193,33 @@ def test_slides_hold_what_is_marked(site):
         assert 'class="notes"' in text, "what the speaker says"
 
 
+def notes_of(site, session):
+    text = (site / "slides" / f"{session}.html").read_text()
+    return re.findall(r'<aside class="notes">(.+?)</aside>', text, re.S)
+
+
+def test_the_system_is_a_picture_of_the_first_deck(site):
+    text = (site / "slides" / "1-labels.html").read_text()
+    (address,) = re.findall(r'<img [^>]*src="([^"]+/system\.svg)"', text)
+    assert (site / "slides" / address).is_file()
+    assert "&lt;picture" not in text and "<picture" not in text
+
+
+def test_speakers_read_paragraphs_items_and_formulas(site):
+    from affnb.engine.course import SESSIONS
+
+    formulas = 0
+    for session in SESSIONS:
+        notes = notes_of(site, session)
+        assert len(notes) >= 12
+        for note in notes:
+            assert re.match(r"\s*<(p|ul|ol|math)\b", note), note[:200]
+            assert not re.search(r"\\[a-zA-Z]+|\$", re.sub("<[^>]*>", "", note)), note
+            formulas += note.count("<math")
+        assert any("<li>" in note for note in notes)
+    assert formulas > 50
+
+
 # ---------------------------------------------------------------- in a browser
 def new_page(browser, own=("file:", "data:", "blob:"), **options):
     "A page, and what goes wrong on it: errors on the console, requests for what is not its own."
@@ -336,8 +363,22 @@ def test_formulas_are_set_and_decks_move(browser, site):
     assert not wrong
 
 
+def test_the_arrow_key_leads_to_every_slide(browser, site):
+    from affnb.engine.course import SESSIONS
+
+    paths = [site / "slides" / f"{session}.html" for session in SESSIONS]
+    for deck, wrong in visit(browser, paths):
+        deck.wait_for_selector(".reveal.ready", timeout=20_000)
+        total = deck.evaluate("Reveal.getTotalSlides()")
+        for _ in range(total - 1):
+            deck.keyboard.press("ArrowRight")
+        assert deck.evaluate("Reveal.getSlides().indexOf(Reveal.getCurrentSlide())") == total - 1
+        assert not wrong
+
+
 OVER = """async () => {   // what of a deck does not fit on the screen
   const over = [];
+  Reveal.configure({transition: "none"});
   for (const slide of Reveal.getSlides()) {
     const {h, v} = Reveal.getIndices(slide);
     Reveal.slide(h, v);

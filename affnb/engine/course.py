@@ -14,9 +14,11 @@ import itertools
 import math
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 import nbformat
+from nbformat import NotebookNode
 from .core import AffnbError, UsageError, atomic, notebooks_below, project_root
 
 # %% ../../nbs/engine/course.ipynb #3271d82a
@@ -64,6 +66,12 @@ def tagged(cell, tag: str) -> bool:
     return tag in cell["metadata"].get("tags", [])
 
 
+_SOLUTIONS_FOLLOW = (
+    "The next cells hold solutions. `affnb course DIR` writes a copy of the notebooks without them."
+)
+_PLACES_FOLLOW = "Write your answers into the next cells; the last one checks them."
+
+
 def student_copy(
     notebook,  # as committed
 ) -> object:  # another notebook
@@ -78,6 +86,8 @@ def student_copy(
             cell["metadata"]["tags"] = ["answer"]
             if not cell["source"]:
                 continue
+        if cell["cell_type"] == "markdown":
+            cell["source"] = cell["source"].replace(_SOLUTIONS_FOLLOW, _PLACES_FOLLOW)
         open_question = any(tagged(cell, tag) for tag in ("answer", "check", "guess"))
         if cell["cell_type"] == "code" and open_question:
             cell |= dict(outputs=[], execution_count=None)
@@ -186,7 +196,7 @@ def keep_answers() -> dict:  # number of an exercise -> `acceptance`; `check` fi
     _LISTENERS.append(listen)
     return kept
 
-# %% ../../nbs/engine/course.ipynb #34555067
+# %% ../../nbs/engine/course.ipynb #d763a527
 SESSIONS = {
     "1-labels": (
         "What is asked: labels, data, scores",
@@ -210,10 +220,18 @@ _EYE_CATCHERS = re.compile(r"(#|[-*] |\d+\. |\||!\[|> )")
 LIST = re.compile(r"(?:[-*]|\d+\.) ")
 
 
+def _stars(text: str) -> tuple:  # 0 or 1: whether ** and * are open at its end
+    bold = text.count("**")
+    return bold % 2, (text.count("*") - 2 * bold) % 2
+
+
 def first_sentence(words: str, ends: str = ".?!:") -> str:
-    "Up to its end or a colon; `e.g.`, `i.e.` and `et al.` end nothing."
-    match = re.match(rf".+?(?<!e\.g)(?<!i\.e)(?<!et al)[{ends}](?=\s|$)", words)
-    return match[0] if match else words.partition("\n")[0]
+    "Up to its end or a colon; `e.g.`, `i.e.`, `et al.` and what is in bold or italics end nothing."
+    found = re.finditer(rf"(?<!e\.g)(?<!i\.e)(?<!et al)[{ends}](?=\s|$)", words.partition("\n")[0])
+    sentences = [words[: end.end()] for end in found]
+    # one that ends within *emphasis* goes on
+    closed = [text for text in sentences if _stars(text) == (0, 0)]
+    return next(iter(closed or sentences), words.partition("\n")[0])
 
 
 def _slide_list(block: str) -> str:
@@ -222,20 +240,34 @@ def _slide_list(block: str) -> str:
     items = zip(parts[::2], parts[1::2])
     return "\n".join(b + first_sentence(" ".join(item.split()), ".?!") for b, item in items)
 
+# %% ../../nbs/engine/course.ipynb #ec0f0d9b
+_WHOM = re.compile(r"^\*Engine: .+\*$", re.M)
+_MENTION = re.compile(r" \(\[[^]]*\]\([^)]*\)\)")  # a link in brackets, and nothing else
+_TWO_PICTURES = re.compile(r'<picture>.*?<img alt="(.*?)" src="(.*?)"></picture>', re.S)
 
-def _slide_text(
-    source: str,  # Markdown
-    alone: bool = False,  # nothing else is on the slide
-) -> str:  # Markdown
-    """What a slide shows of a text: headings, the first sentence (of a text alone: paragraph),
-    formulas, the first sentence of each item of a list, tables, pictures; the whole text follows
-    as the speaker's notes.
-    """
-    source = re.sub(r"(?<!!)\[([^]]*)\]\([^)]*\)", r"\1", source)  # a slide links to nothing
-    blocks = re.split(r"\n{2,}", source.strip())
-    prose = [block for block in blocks if not _EYE_CATCHERS.match(block)]
-    headings = [block for block in blocks if block[0] == "#"]
-    whole = alone and not _FORMULA.search(source) and len(prose) + len(headings) == len(blocks)
+
+def _blocks(source: str) -> list:  # of texts
+    "Paragraphs, lists, tables and headings of a text, without links and with plain pictures."
+    source = _TWO_PICTURES.sub(r"![\1](\2)", _MENTION.sub("", _WHOM.sub("", source)))
+    source = re.sub(r"(?<!!)\[([^]]*)\]\([^)]*\)", r"\1", source)
+    source = re.sub(r"(!\[[^]]*\]\()(?:\.\./)+", r"\1", source)
+    return re.split(r"\n{2,}", source.strip())
+
+
+def _notes(blocks: list) -> str:
+    "What the speaker reads: paragraphs and lists, in full."
+    said = [
+        block for block in blocks if block and (LIST.match(block) or not _EYE_CATCHERS.match(block))
+    ]
+    text = "\n\n".join(said)
+    return f":::{{revealjs-notes}}\n{text}\n:::" if text else ""
+
+# %% ../../nbs/engine/course.ipynb #7f2ae71f
+_FEW = 60  # words of a paragraph that may stand on a slide
+
+
+def _shown(blocks: list, whole: bool = False) -> list:
+    "What catches the eye in a part of a text; of its first paragraph a sentence, or all if short."
     kept = []
     shortened = False
     for block in blocks:
@@ -246,47 +278,94 @@ def _slide_text(
         else:
             words = " ".join(_FORMULA.split(block)[0].split())
             if words and not shortened:
-                kept.append(words if whole else first_sentence(words))
+                short = whole and len(words.split()) <= _FEW
+                kept.append(words if short else first_sentence(words, ".?!"))
             shortened = shortened or bool(words)
             kept += _FORMULA.findall(block)
-    notes = "\n\n".join(block for block in blocks if LIST.match(block) or block in prose)
-    return "\n\n".join(kept) + (f"\n\n:::{{revealjs-notes}}\n{notes}\n:::" if notes else "")
+    return kept
 
-# %% ../../nbs/engine/course.ipynb #cc82c8df
+
+def _slide_text(
+    source: str,  # Markdown
+    alone: bool = False,  # nothing else is on the slide
+) -> str:  # Markdown
+    """What slides show of a text: headings, the first sentence (of a text alone: short paragraph)
+    after each, formulas, the first sentence of each item of a list, tables, pictures; paragraphs
+    and lists follow in full, as notes.
+    """
+    parts: list = [[]]
+    for block in _blocks(source):
+        if block.startswith("#") and parts[-1]:
+            parts.append([])
+        parts[-1].append(block)
+    # exercises that end a summary are read in the notebook
+    parts = [part for part in parts if part is parts[0] or part[0] != "## Exercises"]
+    last = parts[-1]
+    plain = not any(map(_FORMULA.search, last)) and not any(map(_EYE_CATCHERS.match, last[1:]))
+    texts = [
+        text
+        for part in parts
+        for text in (*_shown(part, alone and plain and part is last), _notes(part))
+    ]
+    return "\n\n".join(text for text in texts if text)
+
+# %% ../../nbs/engine/course.ipynb #40c50d55
+def _kind_of(cell) -> str:
+    "How a cell is marked: slide, subslide, fragment, notes, or skip."
+    return cell["metadata"].get("slideshow", {}).get("slide_type", "skip")
+
+
+def _said(source: str) -> str:
+    "The text up to its first heading, as notes."
+    blocks = itertools.takewhile(lambda block: not block.startswith("#"), _blocks(source))
+    return _notes(list(blocks))
+
+
 def deck(
     title: str,  # on the first slide
     notebooks,  # as committed, in the order of the lecture
-) -> object:  # a notebook; a heading begins a slide
+) -> NotebookNode:  # a heading begins a slide
     "The cells of notebooks that are marked as slides, behind a title."
-
-    def kind_of(cell):
-        return cell["metadata"].get("slideshow", {}).get("slide_type", "skip")
-
-    cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
-    cells += [
+    marked = [
         copy.deepcopy(cell)
         for notebook in notebooks
         for cell in notebook["cells"]
-        if kind_of(cell) in ("slide", "subslide", "fragment")
+        if _kind_of(cell) in ("slide", "subslide", "fragment", "notes")
     ]
-    kinds = [kind_of(cell) for cell in cells]
-    for k, cell in enumerate(cells[1:], 1):
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
+    for k, cell in enumerate(marked):
+        kind = _kind_of(cell)
+        has_heading = False
         if cell["cell_type"] == "markdown":
-            alone = kinds[k : k + 2] in (["slide"], ["slide", "slide"])
-            cell["source"] = _slide_text(cell["source"], alone)
-        elif cell["outputs"] and kinds[k] != "fragment":
+            has_heading = bool(re.search(r"^#", cell["source"], re.M))
+            following = [_kind_of(other) for other in marked[k + 1 : k + 2]]
+            alone = kind == "slide" and following in ([], ["slide"])
+            said = kind == "notes"
+            cell["source"] = _said(cell["source"]) if said else _slide_text(cell["source"], alone)
+        elif cell["outputs"] and kind != "fragment":
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "remove-input"]
+        if kind == "slide" and not has_heading:
+            cells.append(nbformat.v4.new_markdown_cell(":::{revealjs-break}\n:::"))
+        cells.append(cell)
     return nbformat.v4.new_notebook(cells=cells, metadata=copy.deepcopy(notebooks[0]["metadata"]))
+
+# %% ../../nbs/engine/course.ipynb #439a91bc
+_SHOWN_PICTURE = re.compile(r"!\[[^]]*\]\((figures/[^)]+)\)")
 
 
 def write_decks(folder) -> None:
-    "Writes one notebook per session into a folder, to be built as slides."
-    nbs = project_root() / "nbs"
+    "Writes one notebook per session into a folder, and the pictures that it shows beside it."
+    root = project_root()
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for session, (title, names) in SESSIONS.items():
-        notebooks = [nbformat.read(nbs / f"{name}.ipynb", 4) for name in names]
-        nbformat.write(deck(title, notebooks), folder / f"{session}.ipynb")
+        notebooks = [nbformat.read(root / "nbs" / f"{name}.ipynb", 4) for name in names]
+        slides = deck(title, notebooks)
+        for cell in slides["cells"]:
+            for address in _SHOWN_PICTURE.findall(cell["source"]):
+                (folder / address).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / address, folder / address)
+        folder.mkdir(parents=True, exist_ok=True)
+        nbformat.write(slides, folder / f"{session}.ipynb")
 
 # %% ../../nbs/engine/course.ipynb #49219314
 # a relative address in Markdown: of a link, an image, or an image in HTML
