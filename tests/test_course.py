@@ -17,6 +17,7 @@ from affnb.engine.course import (
     ANSWER,
     SESSIONS,
     check,
+    closed,
     deck,
     place_to_write,
     student_copy,
@@ -173,6 +174,34 @@ def test_what_is_to_be_guessed_is_not_shown_in_the_copy():
     assert all(cell.outputs for cell in guessed.values())
     copy = {cell.id: cell for cell in student_copy(lab).cells}
     assert not any(copy[name].outputs for name in guessed)
+
+
+@pytest.mark.parametrize("name", NBS)
+def test_what_came_of_a_guess_is_closed_in_the_copy(name):
+    "No verdict beside the question: assertions are left out, texts take a click."
+    notebook = read(NBS[name])
+    after = [cell for cell in notebook.cells if tagged(cell, "after-guess")]
+    for cell in notebook.cells:
+        if tagged(cell, "guess"):
+            kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+            assert ast.Assert not in kinds, f"an assertion tells the verdict: {cell.source[-200:]}"
+    for cell in after:
+        if cell.cell_type == "code":
+            kinds = {type(node) for node in ast.parse(cell.source).body}
+            assert kinds == {ast.Assert}, "what other cells need is not left out"
+        else:
+            assert not re.search("^#", cell.source, re.M), "no section is closed"
+    copy = student_copy(notebook)
+    by_id = {cell.id: cell.source for cell in copy.cells}
+    for cell in after:
+        assert by_id.get(cell.id) == (closed(cell.source) if cell.cell_type == "markdown" else None)
+
+
+def test_each_guess_of_the_lab_has_a_text_that_says_what_came_out():
+    tags = [cell.metadata.get("tags", []) for cell in read(NBS["lab"]).cells]
+    order = [tag for tag in sum(tags, []) if tag in ("guess", "after-guess")]
+    runs = [tag for tag, before in zip(order, ["", *order]) if tag != before]
+    assert runs == ["guess", "after-guess"] * 3
 
 
 def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):
