@@ -263,6 +263,13 @@ def test_a_page_says_how_long_it_takes():
         assert ("published smoke run" in text) == (name in STAGES), text
 
 
+def test_the_tour_says_as_many_minutes_as_its_page():
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    said = re.search(r"some (\w+) minutes of computing", cells_of("00_tour")[0].source)
+    minutes = f"all cells, {words.index(said[1])} minutes on"
+    assert minutes in notebook_page.time_it_takes(KEPT["00_tour"])
+
+
 @pytest.mark.parametrize(
     "address, home",
     [
