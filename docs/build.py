@@ -428,6 +428,18 @@ def front_page(text) -> str:
     return re.sub(PICTURE, light_and_dark, text.replace('"../', '"'))
 
 
+def with_decks(text) -> str:
+    """The text of docs/teach.md with a link to its deck below the heading of each session: as HTML,
+    for Sphinx builds the decks later, and knows no such page.
+    """
+
+    def below(heading):
+        deck = next(session for session in SESSIONS if session.startswith(f"{heading[1]}-"))
+        return f'{heading[0]}\n\n<p><a href="../slides/{deck}.html">Slides of this session</a></p>'
+
+    return re.sub(r"^## Session (\d+): .+$", below, text, flags=re.M)
+
+
 def share_mathjax(slides):
     "Lets the decks set formulas with the site's MathJax, and removes their own, 24 MB."
     for page in slides.glob("*.html"):
@@ -444,6 +456,8 @@ def build_site(out, pages=()):
         ignore=shutil.ignore_patterns("*.py", "_static", "index.md", "__pycache__"),
     )
     (source / "index.md").write_text(front_page((ROOT / "docs" / "index.md").read_text()))
+    teach = source / "docs" / "teach.md"
+    teach.write_text(with_decks(teach.read_text()))
     for name in ("CONTRIBUTING", "CHANGELOG"):
         (source / f"{name}.md").write_text(
             "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()
