@@ -10,6 +10,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 SHARED := --dist loadfile --no-loadscope-reorder
 CHAINS := tests/test_chain.py tests/test_real_faces.py tests/test_site.py
 
+AT     := nbs
+
 .PHONY: reproduce static check test nightly docs slides paper fuzz lab notebooks newest
 .DELETE_ON_ERROR:
 
@@ -45,8 +47,9 @@ paper: $(READY)      ## a replication report of the published results: _docs/pap
 fuzz: $(READY)       ## hostile files for the reader and `affnb score`, for MINUTES (10)
 	AFFNB_FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -m fuzz
 
-lab: $(READY)        ## JupyterLab on the notebooks; course copies are one folder up
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs
+lab: $(READY)        ## JupyterLab at AT, a folder or notebook of this project (AT=nbs)
+	@test -e "$(AT)" || { echo "AT=$(AT): no such folder or notebook here" >&2; exit 1; }
+	$(BIN)/jupyter lab --LabApp.default_url="/lab/tree/$(AT)"
 
 notebooks: $(READY)  ## run smoke, put its outputs into nbs/, export, render README
 	$(BIN)/affnb reproduce

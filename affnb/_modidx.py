@@ -427,6 +427,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'affnb.engine.course._stars': ('engine/course.html#_stars', 'affnb/engine/course.py'),
                                      'affnb.engine.course.acceptance': ('engine/course.html#acceptance', 'affnb/engine/course.py'),
                                      'affnb.engine.course.check': ('engine/course.html#check', 'affnb/engine/course.py'),
+                                     'affnb.engine.course.closed': ('engine/course.html#closed', 'affnb/engine/course.py'),
                                      'affnb.engine.course.deck': ('engine/course.html#deck', 'affnb/engine/course.py'),
                                      'affnb.engine.course.first_sentence': ('engine/course.html#first_sentence', 'affnb/engine/course.py'),
                                      'affnb.engine.course.keep_answers': ('engine/course.html#keep_answers', 'affnb/engine/course.py'),

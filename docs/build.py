@@ -30,7 +30,7 @@ from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 from sphinx.cmd.build import build_main
 from affnb.engine.cli import make_parser
 from affnb.engine.core import notebooks_below
-from affnb.engine.course import SESSIONS, first_sentence, write_decks
+from affnb.engine.course import AFTER_GUESS, SESSIONS, first_sentence, write_decks
 from affnb.engine.living import write_living
 from affnb.engine.paper import PUBLISHED
 from notebook_page import add_questions, read_chain, repository, title_of, top_of_page
@@ -64,7 +64,9 @@ def prompts(cell, show, hide):
 
 
 def fold(cell):
-    "Closes what answers a question: a solution, its check, the output of what is to be guessed."
+    """Closes what answers a question: a solution, its check, the output of what is to be guessed,
+    and the code that repeats it.
+    """
     tags = cell.metadata["tags"]
     if "solution" in tags:
         tags.append("hide-cell")
@@ -77,6 +79,12 @@ def fold(cell):
     elif "guess" in tags:
         tags.append("hide-output")
         prompts(cell, "Guess first, then look", "Hide what came out")
+    elif "after-guess" in tags:
+        tags.append("hide-cell")
+        prompts(cell, "What came out, as assertions", "Hide the assertions")
+
+
+CLOSED_TEXTS = {"solution": "Solution, in words", "after-guess": AFTER_GUESS}
 
 
 def stage_notebook(name, source, top):
@@ -115,8 +123,8 @@ def stage_notebook(name, source, top):
             ]
             heading = found[-1] if found else heading
             said = first_sentence(plain(prose[-1]))[:200] if prose else said
-            if "solution" in tags:
-                cell.source = f":::{{dropdown}} Solution, in words\n{cell.source}\n:::"
+            for tag in CLOSED_TEXTS.keys() & tags:
+                cell.source = f":::{{dropdown}} {CLOSED_TEXTS[tag]}\n{cell.source}\n:::"
             continue
         cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)  # what nbdev reads
         if not cell.source:
@@ -420,6 +428,18 @@ def front_page(text) -> str:
     return re.sub(PICTURE, light_and_dark, text.replace('"../', '"'))
 
 
+def with_decks(text) -> str:
+    """The text of docs/teach.md with a link to its deck below the heading of each session: as HTML,
+    for Sphinx builds the decks later, and knows no such page.
+    """
+
+    def below(heading):
+        deck = next(session for session in SESSIONS if session.startswith(f"{heading[1]}-"))
+        return f'{heading[0]}\n\n<p><a href="../slides/{deck}.html">Slides of this session</a></p>'
+
+    return re.sub(r"^## Session (\d+): .+$", below, text, flags=re.M)
+
+
 def share_mathjax(slides):
     "Lets the decks set formulas with the site's MathJax, and removes their own, 24 MB."
     for page in slides.glob("*.html"):
@@ -436,6 +456,8 @@ def build_site(out, pages=()):
         ignore=shutil.ignore_patterns("*.py", "_static", "index.md", "__pycache__"),
     )
     (source / "index.md").write_text(front_page((ROOT / "docs" / "index.md").read_text()))
+    teach = source / "docs" / "teach.md"
+    teach.write_text(with_decks(teach.read_text()))
     for name in ("CONTRIBUTING", "CHANGELOG"):
         (source / f"{name}.md").write_text(
             "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()

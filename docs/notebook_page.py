@@ -10,6 +10,7 @@ import base64
 import html
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -176,7 +177,8 @@ def colab_lines(name: str, home: str) -> str:
 
 # ---------------------------------------------------------------- the top of a page
 def duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} minutes"
+    "Minutes are rounded up, for those who plan an hour with them."
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{math.ceil(seconds / 60)} minutes"
 
 
 def span(seconds) -> str:

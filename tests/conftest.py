@@ -34,6 +34,7 @@ SOME_PAGES = [
     "docs/api/metrics",
     "docs/gallery",
     "docs/living",
+    "docs/teach",
     "docs/results_laptop",
     "figures/laptop/table_headline",
     "nbs/03_metrics",

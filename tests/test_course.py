@@ -1,5 +1,5 @@
 """Student and teacher copies, exercises and their checks, decks: what is made of the notebooks for
-a class.
+a class, and whether the page for teachers fits them.
 """
 
 import ast
@@ -12,11 +12,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from affnb.engine.cli import main
-from affnb.engine.core import AffnbError, notebooks_below
+from affnb.engine.core import AffnbError, notebooks_below, read_json
 from affnb.engine.course import (
     ANSWER,
     SESSIONS,
     check,
+    closed,
     deck,
     place_to_write,
     student_copy,
@@ -187,6 +188,34 @@ def test_a_copy_asks_for_answers_where_the_notebook_announces_solutions():
             cell.source for cell in student_copy(read(path)).cells if cell.cell_type == "markdown"
         )
         assert "cells hold solutions" not in text, path
+
+
+@pytest.mark.parametrize("name", NBS)
+def test_what_came_of_a_guess_is_closed_in_the_copy(name):
+    "No verdict beside the question: assertions are left out, texts take a click."
+    notebook = read(NBS[name])
+    after = [cell for cell in notebook.cells if tagged(cell, "after-guess")]
+    for cell in notebook.cells:
+        if tagged(cell, "guess"):
+            kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+            assert ast.Assert not in kinds, f"an assertion tells the verdict: {cell.source[-200:]}"
+    for cell in after:
+        if cell.cell_type == "code":
+            kinds = {type(node) for node in ast.parse(cell.source).body}
+            assert kinds == {ast.Assert}, "what other cells need is not left out"
+        else:
+            assert not re.search("^#", cell.source, re.M), "no section is closed"
+    copy = student_copy(notebook)
+    by_id = {cell.id: cell.source for cell in copy.cells}
+    for cell in after:
+        assert by_id.get(cell.id) == (closed(cell.source) if cell.cell_type == "markdown" else None)
+
+
+def test_each_guess_of_the_lab_has_a_text_that_says_what_came_out():
+    tags = [cell.metadata.get("tags", []) for cell in read(NBS["lab"]).cells]
+    order = [tag for tag in sum(tags, []) if tag in ("guess", "after-guess")]
+    runs = [tag for tag, before in zip(order, ["", *order]) if tag != before]
+    assert runs == ["guess", "after-guess"] * 3
 
 
 def test_the_command_makes_both_copies_and_keeps_what_is_there(tmp_path, capsys):
@@ -395,3 +424,151 @@ def test_a_copy_of_core_finds_the_project_from_anywhere(tmp_path):
         text=True,
     )
     assert done.stdout.strip() == str(ROOT), done.stderr
+
+
+# ---------------------------------------------------------------- the page for teachers
+TEACH = (ROOT / "docs" / "teach.md").read_text()
+
+
+def plan_of(session) -> str:
+    "The section of the page on a session, such as 1-labels."
+    return re.split(r"^## ", TEACH.split(f"\n## Session {session[0]}: ")[1], flags=re.M)[0]
+
+
+def headings_of(session) -> list:
+    "Of the slides in its deck, as they follow each other; summaries are none."
+    title, names = SESSIONS[session]
+    cells = deck(title, [read(ROOT / "nbs" / f"{name}.ipynb") for name in names]).cells
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    found = re.findall(r"^## (.+)$", text, re.M)
+    return [heading for heading in found if heading not in ("Summary", "Exercises")]
+
+
+def named_slides(text) -> list:  # (first, last); a slide alone is both
+    "Which slides a plan shows: `*a* to *b*`, or `*a*`."
+    pairs = re.findall(r"\*([^*]+)\*(?: to \*([^*]+)\*)?", text)
+    return [(first, last or first) for first, last in pairs]
+
+
+def test_the_plan_names_slides_that_are_there_and_leaves_none_out():
+    "In the order of their decks; a slide that is shown in another session is in that plan."
+    decks = {session: headings_of(session) for session in SESSIONS}
+    shown = {session: set() for session in SESSIONS}
+    for session in SESSIONS:
+        plan = plan_of(session)
+        lines = re.findall(r"^\|[^|]+\| (?:.+; )?Slides.+$|^The (?:rest|last).+$", plan, re.M)
+        assert len(lines) >= 2
+        for first, last in named_slides(" ".join(lines)):
+            of = [
+                name
+                for name in (session, *SESSIONS)
+                if {first, last} <= set(decks[name])
+                and decks[name].index(first) <= decks[name].index(last)
+            ]
+            assert of, f"session {session}: no deck goes from {first!r} to {last!r}"
+            headings = decks[of[0]]
+            shown[of[0]] |= set(headings[headings.index(first) : headings.index(last) + 1])
+    for session, headings in decks.items():
+        assert set(headings) == shown[session], f"in no plan: {set(headings) - shown[session]}"
+
+
+def test_the_sums_on_the_board_are_right():
+    import numpy as np
+    from affnb.metrics import ccc, f1_binary
+
+    assert "CCC = (2 · 2/3) / (2/3 + 2/3 + 1²) = 4/7" in TEACH
+    assert ccc(np.array([0.0, 1, 2]), np.array([-1.0, 0, 1])) == pytest.approx(4 / 7)
+    active = np.arange(10) < 3
+    assert "F1 = 2 · 2 / (2 · 2 + 1 + 1) = 2/3" in TEACH
+    found = np.isin(np.arange(10), [0, 1, 9])
+    assert f1_binary(found, active) == pytest.approx(2 / 3)
+    assert "F1 = 2 · 3 / (2 · 3 + 7) = 6/13" in TEACH
+    assert f1_binary(np.ones(10, bool), active) == pytest.approx(6 / 13)
+    share = 0.3
+    assert "this is 2p / (1 + p)" in TEACH
+    assert 2 * share / (1 + share) == pytest.approx(6 / 13)
+
+
+def test_the_model_sentences_are_right():
+    "Of exercises 1 and 2 of Metrics: they agree with what the solutions compute."
+    import numpy as np
+
+    given = {"np": np}
+    for cell in read(NBS["03_metrics"]).cells:
+        if tagged(cell, "solution") and cell.source.startswith(("# answer_1", "# answer_2")):
+            functions = [n for n in ast.parse(cell.source).body if isinstance(n, ast.FunctionDef)]
+            exec(compile(ast.Module(functions, []), "solutions", "exec"), given)
+    assert "reach a CCC of 4/5" in TEACH
+    assert given["answer_1"](1) == pytest.approx(4 / 5)
+    assert "A coin scores p / (p + 1/2)" in TEACH
+    shares = np.linspace(0.01, 0.99, 50)
+    coin = np.array([given["answer_2"](p) for p in shares])
+    assert coin == pytest.approx(shares / (shares + 1 / 2))
+    assert (coin < 2 * shares / (1 + shares)).all()
+    assert (np.diff(coin) > 0).all(), "the rarer the unit, the lower"
+
+
+def test_what_the_page_says_is_asked_in_a_page_is_asked_there():
+    kept = read_json(ROOT / "data" / "example" / "answers.json")
+    said = re.findall(
+        r"exercise (\d) of \[[^]]+\]\(\.\./nbs/([\w/]+)\.ipynb\) is asked in the page", TEACH
+    )
+    assert len(said) >= 3
+    assert [place for place in said if place[0] not in kept[place[1]]["answers"]] == []
+
+
+def test_what_a_machine_needs_is_what_the_readme_says():
+    needed = "Linux, macOS or WSL, Python 3.11 to 3.14, `make`, and 6 GB of disk"
+    assert needed in (ROOT / "README.md").read_text()
+    assert needed in TEACH
+
+
+def test_copies_are_handed_out_by_the_commands_of_the_page(tmp_path, within):
+    "From one clone into another: what the archive unpacks is the folder that was packed."
+    commands = [
+        shlex.split(line)[1:]
+        for line in re.findall(r"^\.venv/bin/python .*zipfile.*$", TEACH, re.M)
+    ]
+    assert len(commands) == 2
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    theirs.mkdir()
+    write_course(mine / "course", ["engine/watch"])
+    subprocess.run([sys.executable, *commands[0]], cwd=mine, check=True)
+    (mine / "student.zip").rename(theirs / "student.zip")
+    subprocess.run([sys.executable, *commands[1]], cwd=theirs, check=True)
+    given = theirs / "course" / "student" / "engine" / "watch.ipynb"
+    assert given.read_bytes() == (mine / given.relative_to(theirs)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words, leads_to",
+    [
+        ([], "/lab/tree/nbs"),
+        (["AT=docs"], "/lab/tree/docs"),
+        (["AT=nbs/lab.ipynb"], "/lab/tree/nbs/lab.ipynb"),
+        (["AT=course/studnet"], None),
+    ],
+)
+def test_make_lab_opens_jupyterlab_where_it_is_told(words, leads_to, tmp_path):
+    "With a program in JupyterLab's place, which says what it was asked for."
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "jupyter"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / ".ready").touch()
+    done = subprocess.run(
+        ["make", "--silent", "lab", f"VENV={tmp_path}", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if leads_to is None:
+        assert done.returncode != 0 and "AT=course/studnet: no such folder" in done.stderr
+        assert "default_url" not in done.stdout
+    else:
+        assert f"--LabApp.default_url={leads_to}\n" in done.stdout
+
+
+def test_watch_does_not_answer_its_own_first_exercise():
+    text = next(cell.source for cell in read(NBS["engine/watch"]).cells if "$2p_u/" in cell.source)
+    assert not re.search(r"\.8[56]|three frames of four|AU25", text)

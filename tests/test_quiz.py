@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from affnb.engine.cli import make_parser
 from affnb.engine.core import notebooks_below, read_json
-from affnb.engine.course import acceptance, tagged
+from affnb.engine.course import AFTER_GUESS, acceptance, tagged
 from in_step import PAGES, ROOT
 from refresh import ANSWERS, STAGES, exercises_hash
 from test_site import opened, visit
@@ -263,6 +263,13 @@ def test_a_page_says_how_long_it_takes():
         assert ("published smoke run" in text) == (name in STAGES), text
 
 
+def test_the_tour_says_as_many_minutes_as_its_page():
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    said = re.search(r"some (\w+) minutes of computing", cells_of("00_tour")[0].source)
+    minutes = f"all cells, {words.index(said[1])} minutes on"
+    assert minutes in notebook_page.time_it_takes(KEPT["00_tour"])
+
+
 @pytest.mark.parametrize(
     "address, home",
     [
@@ -502,6 +509,22 @@ def test_what_is_to_be_guessed_is_closed_and_can_be_opened(browser, site):
     page.keyboard.press("Enter")
     assert output.is_visible()
     assert "Guess first, then look" in closed.nth(1).inner_text()
+    assert not wrong
+
+
+@slow
+def test_what_came_of_a_guess_is_closed_and_can_be_opened(browser, site):
+    page, wrong = opened(browser, site / "nbs" / "lab.html")
+    after = [cell for cell in cells_of("lab") if tagged(cell, "after-guess")]
+    code = page.locator(".tag_after-guess details")
+    assert code.count() == sum(cell.cell_type == "code" for cell in after) >= 3
+    texts = page.locator("details.sd-dropdown", has_text=AFTER_GUESS)
+    assert texts.count() == sum(cell.cell_type == "markdown" for cell in after) >= 3
+    for box, inside in [(code, ".cell_input pre"), (texts, "p >> nth=-1")]:
+        for place in box.all():
+            assert not place.locator(inside).is_visible()
+            place.locator("summary").first.click()
+            place.locator(inside).wait_for(state="visible", timeout=5000)
     assert not wrong
 
 

@@ -220,6 +220,27 @@ def test_speakers_read_paragraphs_items_and_formulas(site):
     assert formulas > 50
 
 
+def test_the_page_for_teachers_leads_to_the_deck_of_each_session(site, pages):
+    from affnb.engine.course import SESSIONS
+
+    page = site / "docs" / "teach.html"
+    links = [link for link in pages[page].links if "slides/" in link]
+    assert [Path(link).stem for link in links] == list(SESSIONS)
+    for link, (title, _) in zip(links, SESSIONS.values()):
+        deck = page.parent / link
+        assert title in deck.read_text()
+    committed = (ROOT / "docs" / "teach.md").read_text()
+    assert "slides/1-" not in committed, "where no deck was built, no link leads to one"
+
+
+@pytest.mark.nightly
+def test_the_site_is_as_large_as_the_page_for_teachers_says(whole_site):
+    text = (ROOT / "docs" / "teach.md").read_text()
+    said = int(re.search(r"`_docs/site`, about (\d+) MB", text)[1])
+    size = sum(path.stat().st_size for path in whole_site.rglob("*") if path.is_file())
+    assert 0.8 < size / 1e6 / said < 1.2
+
+
 # ---------------------------------------------------------------- in a browser
 def new_page(browser, own=("file:", "data:", "blob:"), **options):
     "A page, and what goes wrong on it: errors on the console, requests for what is not its own."
