@@ -258,7 +258,7 @@ def how_to_run(name: str, chain: Chain, home: str | None) -> str:
         table = chain.smallest_table(rules[0])
         only = f" --only table_{table}" if table else ""
         lines.append(f".venv/bin/affnb reproduce{only}   # its rule, and what that needs")
-    lines += [f"make lab   # JupyterLab: open {Path(name).name}.ipynb", "```"]
+    lines += [f"make lab AT=nbs/{name}.ipynb   # in JupyterLab", "```"]
     if home:
         lines += ["", "In Colab, paste this as the first cell:", "", "```text"]
         lines += [colab_lines(name, home), "```"]
