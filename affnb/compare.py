@@ -395,8 +395,8 @@ def mean_and_each(
     sums: ndarray,  # (V, K, R) by video, of K units
     counts: ndarray,  # (V, K) how many each is a sum of
     weights,  # (B, V) how often each video counts
-) -> ndarray:  # (B, 1 + K, R): the mean over things first; NaN where a collection has none
-    "The means of several things over what each collection of videos holds."
+) -> ndarray:  # (B, 1 + K, R): the mean over units first; NaN where a collection has none
+    "The means of several units over what each collection of videos holds."
     each = weighted_mean(sums, counts, weights)
     return np.concatenate([nan_mean(each)[:, None], each], 1)
 

@@ -329,9 +329,3 @@ def test_the_words_come_before_the_models(browser, served):
         )
     assert len(seen) > 5
     assert min(wait for _, wait in seen) >= 0, seen
-
-
-@pytest.mark.nightly
-def test_the_site_is_small_enough_to_carry(whole_site):
-    size = sum(path.stat().st_size for path in whole_site.rglob("*") if path.is_file())
-    assert size < 120e6, f"{size / 1e6:.0f} MB"
