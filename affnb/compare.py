@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARGIN', 'VERDICTS', 'METRICS', 'COMPARABLE', 'FINER', 'NEAR', 'LEAST_VIDEOS', 'p_value', 'holm', 'equivalence_p',
            'verdict', 'smallest_found', 'kept_scores', 'pair_terms', 'contrast', 'agreement', 'row_of', 'pair_rows',
-           'contrast_rows', 'with_verdicts', 'corrected', 'compare', 'pseudo_values_of', 'variance_parts',
+           'contrast_rows', 'with_verdicts', 'corrected', 'compare', 'pseudo_values_of', 'variance_parts', 't_p_value',
            'expected_error', 'weighted_mean', 'nan_mean', 'mean_and_each', 'halves_of']
 
 # %% ../nbs/12_compare.ipynb #a2be6f97
@@ -13,8 +13,8 @@ import gc
 from collections.abc import Callable
 import numpy as np
 from numpy import ndarray
-from pandas import DataFrame
-from scipy.special import ndtr, ndtri
+from pandas import DataFrame, Series
+from scipy.special import ndtr, ndtri, stdtr
 from .engine.core import AffnbError, UsageError, did_you_mean
 from .metrics import Statistics, draws, interval, mean_scores, seed_scores, share_below
 
@@ -291,13 +291,16 @@ def with_verdicts(
     family: int = 0,  # how many comparisons were planned, if more than have a p
 ) -> DataFrame:  # the same, with smallest, p_holm, p_equivalent_holm, verdict
     "Holm's correction for all rows of a table, what it could have found, and verdicts."
+    rows = max(family, table.p.count())
     table = table.assign(
         p_holm=holm(table.p, family),
         p_equivalent_holm=holm(table.p_equivalent, family),
-        smallest=smallest_found(table.error, max(family, table.p.count())),
+        smallest=smallest_found(table.error.where(table.n_seeds > 1), rows),
     )
     columns = table.difference, table.p_holm, table.p_equivalent_holm, table.n_seeds
-    return table.assign(verdict=[verdict(*row) for row in zip(*columns)])
+    words = Series([verdict(*row) for row in zip(*columns)], table.index, dtype=object)
+    same = (table.difference == 0) & (table.error == 0)
+    return table.assign(verdict=words.mask(same, "identical"))
 
 
 def corrected(rows: list) -> DataFrame:  # of `contrast_rows`, labelled arm and against; as `_ROW`
@@ -361,6 +364,23 @@ def variance_parts(
     of_seeds = values.mean(1).var(ddof=1) - both / videos
     of_people = values.mean(0).var(ddof=1) - both / seeds
     return dict(people=max(0.0, of_people), seeds=max(0.0, of_seeds), both=float(both))
+
+
+def t_p_value(
+    difference: float,  # a mean over seeds
+    parts: dict,  # of `variance_parts`
+    videos: int,  # V, at least 2
+    seeds: int,  # S, at least 2
+) -> float:  # in [0, 1]; NaN where nothing varies
+    "p by Student's t, with the degrees of freedom of so few seeds (Satterthwaite, 1946)."
+    both = parts["both"]
+    squares = np.array([both + videos * parts["seeds"], both + seeds * parts["people"], both])
+    total = squares[0] + squares[1] - both
+    if not total:
+        return np.nan
+    free = np.array([seeds - 1, videos - 1, (seeds - 1) * (videos - 1)])
+    error = np.sqrt(total / (videos * seeds))
+    return float(2 * stdtr(total**2 / (squares**2 / free).sum(), -abs(difference) / error))
 
 
 def expected_error(

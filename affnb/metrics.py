@@ -317,14 +317,14 @@ def resample_counts(
     videos: int,  # V
     n: int,  # resamples
     seed: int,  # of the draw
-) -> ndarray:  # (n, V) float32: how often each video was drawn; rows add up to V; read-only
+) -> ndarray:  # (n, V) how often each video was drawn; rows add up to V; read-only
     """Bootstrap resamples of videos, as counts; drawn once and kept, since every comparison of a
     table uses the same.
     """
     counts = (
         np.random.default_rng([seed, videos])
         .multinomial(videos, np.full(videos, 1 / videos), size=n)
-        .astype(np.float32)
+        .astype(float)
     )
     counts.flags.writeable = False
     return counts
@@ -362,8 +362,8 @@ def seed_scores(
     statistics: Statistics,  # of one training
     counts,  # (n, V) resamples of its videos
 ) -> dict:  # metric -> (n,) or (n, 8) or (n, 12)
-    "The score of one training on every resample of the videos, in the precision of the counts."
-    return score_from_statistics(counts @ statistics.values.astype(counts.dtype))
+    "The score of one training on every resample of the videos."
+    return score_from_statistics(counts @ statistics.values)
 
 
 def mean_scores(

@@ -12,7 +12,7 @@ import time
 import warnings
 from pathlib import Path
 import optuna
-from .engine.arms import SPACE, SEARCH_TARGETS, search_needs, strategy
+from .engine.arms import SPACE, SEARCH_TARGETS, search_needs, startup_trials, strategy
 from affnb.engine.core import (
     TASKS,
     AffnbError,
@@ -82,7 +82,7 @@ def _make_sampler(kind: str, done: int, trials: int, *what):
         # a trial that was killed never ended: it must not count
         return optuna.samplers.TPESampler(
             seed=seed,
-            n_startup_trials=max(2, trials // 3),
+            n_startup_trials=startup_trials(trials),
             multivariate=True,
             group=True,
             constant_liar=False,

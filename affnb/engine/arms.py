@@ -6,7 +6,7 @@
 __all__ = ['AUTOENCODERS', 'ENCODERS', 'TOGETHER', 'FUSIONS', 'MODULES', 'WITHOUT_TIME', 'SINGLE_FRAMES', 'AFFECTS', 'COSTLY',
            'HEADLINE', 'SEARCH_TARGETS', 'SPACE', 'Arm', 'models_of', 'windowed', 'head_arms', 'arms_of', 'arm_config',
            'seed_group', 'encoder_of', 'weights_file', 'feature_file', 'features_of', 'needed_files', 'Table',
-           'step_tables', 'tables_of', 'search_targets', 'strategy', 'table_needs', 'search_needs']
+           'step_tables', 'tables_of', 'startup_trials', 'search_targets', 'strategy', 'table_needs', 'search_needs']
 
 # %% ../../nbs/engine/arms.ipynb #3d77ba7e
 from collections.abc import Mapping
@@ -440,6 +440,13 @@ SPACE: Mapping[str, Any] = MappingProxyType(
         encoder_of=("joint", "own", "progressive"),
     )
 )
+
+
+def startup_trials(
+    trials: int,  # of a search
+) -> int:
+    "How many trials TPE draws at random, before it has seen enough to learn from them."
+    return max(2, trials // 3)
 
 
 def search_targets(config: Config) -> tuple:

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame, Series
-from ..claims import ADDED, CLAIMS, CONTROLS, ONE_THING, PARTS, TASK_METRICS, Judged
+from ..claims import ADDED, AVERAGED, CLAIMS, CONTROLS, ONE_THING, PARTS, TASK_METRICS, Judged
 from ..claims import claim_rows, claims_table, differences_table, verdicts_of
 from ..compare import COMPARABLE, FINER, LEAST_VIDEOS, MARGIN, VERDICTS, agreement
 from ..compare import expected_error, halves_of, holm, kept_scores, mean_and_each, p_value
-from ..compare import pseudo_values_of, variance_parts, verdict, weighted_mean
+from ..compare import pseudo_values_of, t_p_value, variance_parts, verdict, weighted_mean
 from .core import AU_NAMES, AffnbError, read_arrays, write_json
 from .tables import ABLATIONS, BOUNDS, PAIRS, SCORE_COLUMNS, TOY, Records, format_score
 from .tables import headline_table, kind_of, published_table, readable, score_row
@@ -111,7 +111,20 @@ def source_of(
         return every, pairs
     runs = records.post if name == "post" else records.tables.get(name, [])
     statistics = sums_by_arm(runs)
-    return statistics, _pairs_in(name, runs, statistics)
+    pairs = _pairs_in(name, runs, statistics)
+    if name == "post":
+        window = _window_beside(records)
+        statistics |= window
+        pairs += [(arm, AVERAGED, tuple(TASK_METRICS)) for arm in window if AVERAGED in statistics]
+    return statistics, pairs
+
+
+def _window_beside(records: Records) -> dict:  # arm -> seed -> Statistics
+    "The profile's module over its window, which a moving average is compared with."
+    config = records.first["config"]
+    name = f"{config.get('temporal')}@{config.get('window')}"
+    arms = sums_by_arm(records.tables.get("temporal", []))
+    return {arm: seeds for arm, seeds in arms.items() if arm == name}
 
 # %% ../../nbs/engine/findings.ipynb #6e8bed58
 # tables and pairs that claim nothing: they only ask how two arms differ
@@ -185,6 +198,7 @@ def judge(records: Records, name: str) -> Judged | None:  # None where there are
 
 # %% ../../nbs/engine/findings.ipynb #69fab3d1
 _OTHERWISE = {
+    "identical": "both arms gave the same answers",
     "higher": "where nothing is claimed",
     "lower": "where nothing is claimed",
     "optimism": "tuned where they are reported, which is no find",
@@ -359,32 +373,48 @@ _DESIGNS = ((100, 3), (300, 3), (300, 5), (1000, 5), (1200, 5), (1800, 4))  # pe
 def _design_table(
     records: Records,
     judgements: dict,  # table -> Judged
-) -> DataFrame:  # claim, task, arm, against, sd_people, sd_seeds, sd_both, an error per design
-    """What the luck of people and of trainings adds to each claim's difference, and what other
-    designs would give.
+    claims: DataFrame,  # as `claims_table` makes it
+) -> DataFrame:  # claim, task, arm, against, sd_people, ..., p_t, p_t_holm, an error per design
+    """What the luck of people and of trainings adds to each claim's difference, whether it passes a
+    t test, and what other designs would give.
     """
     rows = []
     scores = kept_scores(COMPARABLE)  # an arm stands in many differences
+    tested = claims[claims.verdict != "not tested"].set_index(["claim", "task"]).difference
     for claim in claim_rows(records.first["config"]):
-        statistics = judgements[claim["table"]].statistics if claim["table"] in judgements else {}
+        key = claim["claim"], claim["task"]
+        statistics = judgements[claim["table"]].statistics if key in tested.index else {}
         terms = {claim["arm"]: 1, claim["against"]: -1}
         if len(set.intersection(*(set(statistics.get(arm, ())) for arm in terms))) < 2:
             continue
         values = pseudo_values_of(terms, statistics, TASK_METRICS[claim["task"]], scores)
-        if not np.isfinite(values).all() or values.shape[1] < 2:
-            continue
-        parts = variance_parts(values)
-        row = {name: claim[name] for name in ("claim", "task", "arm", "against")}
-        row |= {f"sd_{name}": value**0.5 for name, value in parts.items()}
-        for people, seeds in _DESIGNS:
-            row[f"{people} people, {seeds} seeds"] = expected_error(parts, people, seeds)
-        rows.append(row)
-    return DataFrame(rows)
+        if np.isfinite(values).all() and values.shape[1] > 1:
+            names = {name: claim[name] for name in ("claim", "task", "arm", "against")}
+            rows.append(names | _design_row(values, tested[key]))
+    table = DataFrame(rows)
+    if len(table):
+        table.insert(table.columns.get_loc("p_t") + 1, "p_t_holm", holm(table.p_t, len(claims)))
+    return table
+
+
+def _design_row(values, difference: float) -> dict:  # values: (S, V) of `pseudo_values_of`
+    "Where the variance of a difference comes from, and what follows from it."
+    seeds, videos = values.shape
+    parts = variance_parts(values)
+    row = {f"sd_{name}": value**0.5 for name, value in parts.items()}
+    variance = expected_error(parts, videos, seeds) ** 2
+    row["share_of_training"] = parts["seeds"] / seeds / variance if variance else np.nan
+    row["p_t"] = t_p_value(difference, parts, videos, seeds)
+    for people, trainings in _DESIGNS:
+        name = f"{people} people, {trainings} seeds"
+        row[name] = expected_error(parts, people, trainings)
+    return row
 
 # %% ../../nbs/engine/findings.ipynb #be65d19d
 _SPOKEN = dict(zip(VERDICTS, VERDICTS)) | {
     "unsettled": "unsettled (the baseline is still learning)",
     "unsettled, behind": "unsettled (below its baseline, and still learning itself)",
+    "identical": "without any difference (both arms gave the same answers)",
     "one seed": "not judged (one seed)",
     "–": "without labels",
     "not tested": "not tested",
@@ -487,9 +517,21 @@ def _difference_cell(row) -> str:
     words = format_score(row.difference, row.difference_lo, row.difference_hi)
     if row.verdict == "–":
         return words
-    if row.verdict in ("one seed", "undecided"):
+    if row.verdict in ("one seed", "undecided", "identical"):
         return f"{words} {row.verdict}"
-    return f"{words} **{row.verdict}** ({row.seeds_agree})"
+    p = getattr(row, "p_t_holm", np.nan)
+    doubt = f"; t: {format_score(p)}" if row.verdict in ("shown", "reversed") and p >= 0.05 else ""
+    return f"{words} **{row.verdict}** ({row.seeds_agree}{doubt})"
+
+
+def _doubling_words(rows: DataFrame) -> str:  # of one claim
+    "What the weaker arm gains in each task, with interval and, in brackets, the number of seeds."
+    gains = zip(rows.doubling, rows.doubling_lo, rows.doubling_hi, rows.doubling_seeds)
+    words = [
+        f"{format_score(*gain, digits=3)} ({seeds:.0f})" if np.isfinite(gain[0]) else "–"
+        for *gain, seeds in gains
+    ]
+    return " / ".join(words)
 
 
 def _pair_words(
@@ -509,7 +551,8 @@ def _pair_words(
         row["n_seeds"] = str(some.n_seeds.max())
         for name in beside:
             if some[name].notna().any():
-                row[name] = " / ".join(map(format_score, some[name]))
+                scores = " / ".join(map(format_score, some[name]))
+                row[name] = _doubling_words(some) if name == "doubling" else scores
         rows.append(row)
     columns = [*keys, *TASK_METRICS, "n_seeds", *beside]
     return DataFrame(rows, columns=columns).astype(object).fillna("")
@@ -843,6 +886,10 @@ def results_of(
     judged = judge_all(records, only)
     claims = claims_table(records, judged) if whole else DataFrame()
     tested = whole and (claims.verdict != "not tested").any()
+    designs = _design_table(records, judged, claims) if tested else DataFrame()
+    luck = designs.reindex(columns=["claim", "task", "share_of_training", "p_t_holm"])
+    if tested:
+        claims = claims.merge(luck, "left", ["claim", "task"])
     arrays = focus_arrays(records) if looked else []
     return Results(
         records,
@@ -851,7 +898,7 @@ def results_of(
         score_table(records, BOUNDS) if whole else DataFrame(),
         judged,
         claims if tested else DataFrame(),
-        _design_table(records, judged) if tested else DataFrame(),
+        designs,
         Focus(arrays, focus_table(records, arrays), focus_pairs(records, arrays))
         if looked
         else None,

@@ -35,6 +35,7 @@ _VERDICTS = {  # word -> colour, marker, face
     "equivalent": ("#029e73", "D", "#029e73"),
     "unsettled": ("#a0529a", "X", "white"),
     "undecided": ("#777777", "o", "white"),
+    "identical": ("#777777", "D", "white"),
     "one seed": ("#777777", "^", "white"),
     "still learning": ("#d55e00", "s", "#d55e00"),
     "learned": ("#0173b2", "o", "#0173b2"),
@@ -46,6 +47,7 @@ _MEANINGS = {
     "equivalent": f"equivalent: less than {format_score(MARGIN)} apart",
     "unsettled": "unsettled: the weaker arm is still learning",
     "undecided": "undecided",
+    "identical": "identical answers",
     "one seed": "one seed: not judged",
 }
 
@@ -633,6 +635,8 @@ def _post_gains(judged: Judged, n: int) -> DataFrame:  # model, way, step, task,
     rows = []
     for name in judged.statistics:
         model, way, step = post_step(name)
+        if not step:  # a temporal module, which the steps are compared with
+            continue
         pair = (name, f"{model} crossfit: raw")
         compared = pair_rows(pair, judged.statistics, ["AU", "EXPR", "VA"], n, 0, judged.scores)
         rows += [dict(model=model, way=way, step=step) | row for row in compared]
