@@ -220,6 +220,7 @@ def check_verdicts(
     "Raises `AffnbError` where a sentence that people have written no longer says what came out."
     found = verdicts_of(table[table.claim == number])
     for task, written in verdicts.items():
-        if found[task] != written:
-            problem = f"{found[task]}, and the sentence says {written}"
+        word = found.get(task, "not in the table")
+        if word != written:
+            problem = f"{word}, and the sentence says {written}"
             raise AffnbError(f"claim {number}, {task}", problem, "write the sentence anew")

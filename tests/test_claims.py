@@ -4,18 +4,23 @@ alone, sentences, families of comparisons.
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
 from affnb.engine.arms import tables_of
-from affnb.claims import CLAIMS, TASK_METRICS, Judged, claim_rows, claims_table, settled
+from affnb.claims import ADDED, AVERAGED, CLAIMS, TASK_METRICS, Judged, claim_rows, claims_table
+from affnb.claims import settled
 from affnb.compare import MARGIN
 from affnb.engine.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.engine.findings import (
     GAINS,
     NEUTRAL,
+    _design_table,
+    _difference_cell,
     claim_tables,
     claim_words,
     claims_summary,
@@ -396,19 +401,20 @@ def test_a_claim_is_said_with_its_controls(planted):
             )
         )[4]
 
-    assert of(c3="shown", c3b="shown", c3c="shown").endswith(
-        "of these, beyond its controls (3b, 3c) in AU, EXPR, valence and arousal."
+    assert of(c3="shown", c3a="shown", c3b="shown", c3c="shown").endswith(
+        "of these, beyond its controls (3a, 3b, 3c) in AU, EXPR, valence and arousal."
     )
     assert of(
         c3="undecided",
         c3_AU="shown",
         c3_valence="shown",
+        c3a="shown",
         c3b="shown",
         c3c="shown",
         c3c_valence="not tested",
     ).endswith(
-        "shown in AU and valence; of these, beyond its controls (3b, 3c) in AU, but not in valence"
-        " (3c not tested); undecided in EXPR and arousal."
+        "shown in AU and valence; of these, beyond its controls (3a, 3b, 3c) in AU, but not in"
+        " valence (3c not tested); undecided in EXPR and arousal."
     )
     assert of(c3="one seed").endswith(
         "helps): not judged (one seed) in AU, EXPR, valence and arousal."
@@ -564,6 +570,43 @@ def test_a_row_does_not_depend_on_the_others(planted, tmp_path):
     )
 
 
+def test_a_verdict_that_a_t_test_does_not_share_says_so(tmp_path):
+    "Where seeds agree by luck, and each is nearly the same for all people."
+    noise = {"joint-from-AU": 0.9}
+    for seed in range(3):
+        arms = ["joint", "joint-from-AU"]
+        table_record(tmp_path, "training", seed, arms, [arms[::-1]], noise, bootstrap=4000)
+    records = read_records(tmp_path)
+    judged = {"training": judge(records, "training")}
+    claims = claims_table(records, judged)
+    designs = _design_table(records, judged, claims)
+    own = designs[designs.claim == "1"].set_index("task")
+    assert own.share_of_training.between(0, 1).all()
+    assert (own.p_t_holm >= own.p_t).all()
+    row = claims[(claims.claim == "1") & (claims.task == "AU")].iloc[0]
+    told = row.to_dict() | dict(verdict="shown")
+    assert "t: " not in _difference_cell(SimpleNamespace(**told, p_t_holm=0.04))
+    assert _difference_cell(SimpleNamespace(**told, p_t_holm=0.39)).endswith("; t: .39)")
+
+
+def test_the_same_answers_under_two_names_are_identical(tmp_path):
+    for seed in range(3):
+        table_record(tmp_path, "training", seed, ["joint", "joint-from-AU"], [], bootstrap=500)
+        path = next(tmp_path.glob(f"*seed{seed}.json"))
+        record = json.loads(path.read_text())
+        same = record["arms"][0] | dict(arm="joint-from-AU")
+        record |= dict(arms=[record["arms"][0], same], pairs=[["joint-from-AU", "joint"]])
+        path.write_text(json.dumps(record))
+    records = read_records(tmp_path)
+    pairs = judge(records, "training").pairs
+    assert set(pairs.verdict) == {"identical"}
+    assert "4 are identical (both arms gave the same answers)" in findings_text(pairs, 500)
+    table = claims_table(records, judge_all(records))
+    assert set(table.verdict[table.claim == "1"]) == {"identical"}
+    assert "without any difference" in claims_summary(table)[1]
+    assert pairs.smallest.notna().all()
+
+
 # -- all records -----------------------------------------------------------------------------------
 
 
@@ -683,7 +726,12 @@ def test_columns_of_the_csv_files(full):
         "p_equivalent",
         "p_equivalent_holm",
         "doubling",
+        "doubling_lo",
+        "doubling_hi",
+        "doubling_seeds",
         "verdict",
+        "share_of_training",
+        "p_t_holm",
     ]
     assert len(claims) == 4 * len(CLAIMS)
     assert set(claims.verdict) <= {"shown", "reversed", "equivalent", "undecided", "unsettled"}
@@ -710,6 +758,7 @@ def test_every_claim_is_a_pair_that_was_named_beforehand():
         {(name, *pair) for name, table in tables_of(config).items() for pair in table.pairs}
         | {("search", f"{t}: tpe", f"{t}: {o}") for t in TASKS for o in ("by hand", "random")}
         | {("best", "own choice", "the others' choices")}
+        | {("post", f"{config.temporal}@{config.window}", AVERAGED)}
     )
     for row in claim_rows(
         dict(init_from=config.init_from, temporal=config.temporal, window=config.window)
@@ -720,6 +769,37 @@ def test_every_claim_is_a_pair_that_was_named_beforehand():
         ("joint-mae-half", "joint"),
         ("joint-mae-double", "joint"),
     }
+
+
+def test_the_moving_average_is_a_control_that_was_added(full):
+    "The module is compared with the averaged answers of single frames, in every task."
+    assert "3a" in ADDED
+    pairs = pd.read_csv(full[1]["table_post_pairs.csv"])
+    (module,) = pairs.arm[pairs.arm.str.fullmatch(r"\w+@\d+")].unique()
+    last = pairs[(pairs.arm == module) & (pairs.against == AVERAGED)].set_index("task").difference
+    claims = pd.read_csv(full[1]["table_claims.csv"], dtype=dict(claim=str))
+    own = claims[claims.claim == "3a"].set_index("task").difference
+    assert own.to_dict() == last.to_dict()
+    assert len(own) == 4
+    claims = json.loads(full[1]["table_claims.json"].read_text())["records"]
+    table = json.loads(full[1]["table_post.json"].read_text())["records"]
+    for records in (claims, table):
+        assert {"post-seed0.json", "table-temporal-seed0.json"} <= {Path(r).name for r in records}
+
+
+def test_a_search_without_a_learned_trial_is_not_tested(full):
+    "TPE draws its first two trials at random: of two, or of none beyond these, nothing is claimed."
+    records = read_records(full[0])
+    judged = judge_all(records, "search")
+
+    def words(trials):
+        first = records.first | dict(config=records.first["config"] | dict(search_trials=trials))
+        arms = {name: [first] for name in records.arms}
+        table = claims_table(replace(records, arms=arms), judged)
+        return set(table.verdict[table.claim.isin(["4", "4c"])])
+
+    assert words(2) == {"not tested"}
+    assert "not tested" not in words(3)
 
 
 def test_differences_are_those_of_the_means(full):
@@ -1023,6 +1103,22 @@ def test_a_claim_against_an_arm_that_still_learns_is_unsettled(tmp_path):
     )
     _, words = verdicts_of_claims(taught(tmp_path / "done", {}, better, twins=3))
     assert words["1"] == {"shown"}
+
+
+def test_the_gain_is_that_of_the_table_with_most_seeds(tmp_path):
+    "Three trainings of joint-twice are in `training`, and only two in `convergence`."
+    records = taught(tmp_path, {"joint-twice": 0.6}, {"joint-from-AU": 0.3})
+    runs = records.tables["training"]
+    more = [run | dict(pairs=[*run["pairs"], ["joint-twice", "joint"]]) for run in runs]
+    records = replace(records, tables=records.tables | dict(training=more))
+    judged = judge_all(records)
+    table = claims_table(records, judged).set_index(["claim", "task"])
+    gains = judged["training"].pairs.query("arm == 'joint-twice'").set_index("task")
+    for task, gain in gains.iterrows():
+        row = table.loc[("1", task)]
+        assert row.doubling_seeds == gain.n_seeds == 3
+        assert row.doubling == gain.difference != judged["convergence"].pairs.difference[0]
+        assert row.doubling_lo < row.doubling < row.doubling_hi
 
 
 def test_the_gain_of_joint_twice_stands_for_joint_long(tmp_path):

@@ -410,7 +410,7 @@ def test_scores_and_intervals_of_groups_are_those_of_their_people(answers, peopl
             assert row["score"] == pytest.approx(alone[metric], abs=1e-6)
             assert fast[metric][:200] == pytest.approx([one[metric] for one in drawn], abs=1e-9)
             ends = interval(alone[metric], fast[metric])
-            assert (row["low"], row["high"]) == pytest.approx(ends, abs=1e-3)  # single precision
+            assert (row["low"], row["high"]) == pytest.approx(ends, abs=1e-9)
             assert row["people"] == 8
 
 

@@ -538,8 +538,8 @@ In an environment with the packages, without a network:
     python rebuild.py rebuilt --only table_headline
 
 Every file is compared with the one in `figures/`, byte for byte, and the first that differ are
-named, tables with the largest difference. Nothing is trained: the tables come from the records. On
-another processor, or with other versions, the last digits of an interval may be rounded otherwise.
+named, tables with the largest difference. Nothing is trained: the tables come from the records.
+With other versions of packages, the last digits of an interval may be rounded otherwise.
 
 To get such an environment, in a copy of this folder and in the order of effort:
 
@@ -711,7 +711,6 @@ def rebuild(
     """Makes tables and figures of an archive again; raises `UsageError` for an unknown table,
     `AffnbError` for a file that has changed or comes out otherwise.
     """
-    from threadpoolctl import threadpool_limits
     from affnb.engine.report import write_report
 
     place, target = Path(folder).resolve(), Path(out).resolve()
@@ -722,10 +721,9 @@ def rebuild(
     if only and only not in tables:
         near = did_you_mean(only, tables)
         raise UsageError(f"--only {only}", f"no such table{near}", f"there are {', '.join(tables)}")
-    with threadpool_limits(origin_of(place / "records").threads):
-        made = write_report(place / "records", target, only)
+    made = write_report(place / "records", target, only)
     if unlike := _unlike(made, figures):
         problem = f"{len(unlike)} of {len(made)} files are not those of the archive"
-        remedy = "install the versions that uv.lock names; another processor may round otherwise"
+        remedy = "install the versions that uv.lock names"
         raise AffnbError(target, f"{problem}: {', '.join(unlike[:5])}", remedy)
     return made

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['TABLES', 'GAINS', 'NEUTRAL', 'windows_of', 'post_step', 'source_of', 'word_of', 'judge', 'largest_differences',
            'resamples_warning', 'count_verdicts', 'findings_text', 'first_half', 'best_by_half', 'judge_best', 'joined',
-           'claim_words', 'beyond', 'claims_summary', 'link_tables', 'focus_arrays', 'focus_table', 'focus_pairs',
-           'write_toy_focus', 'focus_words', 'Focus', 'Results', 'judge_all', 'results_of', 'caption_start',
-           'claim_tables', 'empty_table', 'claims_text']
+           'claim_words', 'beyond', 'claims_summary', 'link_tables', 'sign_words', 'focus_arrays', 'focus_table',
+           'focus_pairs', 'write_toy_focus', 'focus_words', 'Focus', 'Results', 'judge_all', 'results_of',
+           'caption_start', 'claim_tables', 'empty_table', 'claims_text']
 
 # %% ../../nbs/engine/findings.ipynb #932ec021
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from ..claims import claim_rows, claims_table, differences_table, verdicts_of
 from ..compare import COMPARABLE, FINER, LEAST_VIDEOS, MARGIN, VERDICTS, agreement
 from ..compare import expected_error, halves_of, holm, kept_scores, mean_and_each, p_value
 from ..compare import pseudo_values_of, t_p_value, variance_parts, verdict, weighted_mean
+from .arms import startup_trials
 from .core import AU_NAMES, AffnbError, read_arrays, write_json
 from .tables import ABLATIONS, BOUNDS, PAIRS, SCORE_COLUMNS, TOY, Records, format_score
 from .tables import headline_table, kind_of, published_table, readable, score_row
@@ -256,8 +258,7 @@ def count_verdicts(table: DataFrame) -> str:
     words = []
     if each.reindex(VERDICTS).any() or "one seed" not in each:
         words = [f"{each.get(word, 0)} {word}" for word in VERDICTS]
-    if "unsettled" in each:
-        words.append(f"{each['unsettled']} unsettled")
+    words += [f"{each[word]} {word}" for word in ("unsettled", "identical") if word in each]
     if "one seed" in each:
         words.append(f"{each['one seed']} of one seed, not judged")
     return ", ".join(words)
@@ -510,6 +511,13 @@ def link_tables(
     return sentence + (f" ({', '.join(links)})" if links else "")
 
 # %% ../../nbs/engine/findings.ipynb #d7d732a3
+def sign_words(row) -> str:  # such as `5 of 5; t: .39`
+    "How many seeds agree in sign, and the t test's p where it does not share a verdict."
+    p = getattr(row, "p_t_holm", np.nan)
+    doubt = row.verdict in ("shown", "reversed") and p >= 0.05
+    return row.seeds_agree + (f"; t: {format_score(p)}" if doubt else "")
+
+
 def _difference_cell(row) -> str:
     "A difference as people read it, with its verdict where it has one."
     if row.verdict == "not tested":
@@ -519,9 +527,7 @@ def _difference_cell(row) -> str:
         return words
     if row.verdict in ("one seed", "undecided", "identical"):
         return f"{words} {row.verdict}"
-    p = getattr(row, "p_t_holm", np.nan)
-    doubt = f"; t: {format_score(p)}" if row.verdict in ("shown", "reversed") and p >= 0.05 else ""
-    return f"{words} **{row.verdict}** ({row.seeds_agree}{doubt})"
+    return f"{words} **{row.verdict}** ({sign_words(row)})"
 
 
 def _doubling_words(rows: DataFrame) -> str:  # of one claim
@@ -906,83 +912,153 @@ def results_of(
 
 # %% ../../nbs/engine/findings.ipynb #3a588ae1
 _NOTEBOOK = "nbs/engine/findings.ipynb"
+_SAME_MODELS = (
+    "three models of one task, concatenated; they are the same three for every seed of a group, so"
+    " that the intervals of these rows are somewhat too narrow."
+)
+_AS_GIVEN = "Interval and verdict take the cut and the choices as given."
+_AFTERWARDS = "Added after the first results had been seen."
+_AVERAGE = (
+    "a moving average of the joint model's single-frame answers. Its length was chosen on half of"
+    " the validation videos and is reported on the other half; the module's window was fixed"
+    " beforehand, and its heads were trained anew on stored features."
+)
+# table -> (which arms a sentence is about, as the beginning of a name; the sentence)
 _CHANGES = dict(
-    pretraining="Where an encoder starts, and how long the autoencoder was trained.",
-    training=(
-        "How it is trained: separate models, joint from the autoencoder's weights, joint from a"
-        " task's. `joint-twice`, `joint-long`: two and three times the epochs, as much as"
-        " `joint-from-` a task has had in all, and as the three separate models together."
-    ),
-    tasks="Which tasks are learned together; `heads:` on stored features of the joint encoder.",
-    fusion=(
-        "Whose features are fused, and how; against the same layers without any. `same-`: three"
-        " models of one task, concatenated; they are the same three for every seed of a group, so"
-        " that the intervals of these rows are somewhat too narrow."
-    ),
-    encoder=(
-        "The encoder from random weights, with one of its parts exchanged, at equal frames: the"
-        " mean of the tokens in the place of a weight per place (`scratch-mean`), a patch embedding"
-        " in the place of the convolutional stem (`scratch-patch`), no transformer block at all"
-        " (`scratch-stem`). Added after the first results had been seen."
-    ),
-    starts="Whose weights the joint encoder starts from.",
-    convergence=(
-        "Each arm that a claim is compared against, beside its twin of twice the length: what more"
-        " training alone would give. Where the weaker arm of a claim gains more than the margin,"
-        " the claim is unsettled. Added after the first results had been seen."
-    ),
-    temporal=(
-        "Modules and windows, on stored features of the joint encoder; @1 is the same module"
-        " without a neighbour, `shuffled` the same window without its order."
-    ),
-    best=(
-        "Each task's choice of module and window against the other tasks' choices, in the score of"
-        " that task: chosen on half of the validation videos and reported on the other, both ways."
-        " Interval and verdict take the cut and the choices as given."
-    ),
-    losses=(
-        "How the tasks' losses are weighted, in head training alone: its encoder was trained with"
-        " the profile's weights."
-    ),
-    whole=(
-        "Progressive learning against what it is made of. These arms differ in several things:"
-        " start, fused features, time, and on whom the heads were trained; `joint+heads` has heads"
-        " trained on the same people, `joint-seen` an encoder that saw as many of them."
-        " `joint-long`, `best single` (the better on dev of `joint-four` and `joint-from-` trained"
-        " for twice as long, neither of which costs more than `progressive`) and the encoder that"
-        " `progressive` is built on were added after the first results had been seen."
-    ),
-    folds=(
-        "Five folds by video, of head training alone, and the average of their predictions. A"
-        " fold also learns on dev, so ensemble - progressive is averaging and more data, ensemble -"
-        " fold is averaging."
-    ),
-    crossfit=(
-        "Head arms on features of people that the encoder was not fitted to, and (`seen`) of people"
-        " that it was, who took the place of as many others. The last pair is the question:"
-        " is the gain of time another on such features?"
-    ),
-    search=(
-        "The best strategy on dev of each sampler, and those chosen by hand, reported on"
-        " validation. `by hand`: the settings of `progressive`, its epoch chosen on dev by the"
-        " target's score, as in the search; `progressive` itself chose it by the sum."
-    ),
-    post=(
-        "Post-processing, step on step: fitted on half of the videos and reported on the other"
-        " (crossfit), fitted where it is reported (optimistic), fitted on dev. Steps of the"
-        " optimistic kind can only gain and are not compared. Intervals take the cut into halves"
-        " and the fitted parameters as given."
-    ),
-    headline="Pairs of the headline's arms, named beforehand.",
+    pretraining=[("", "Where an encoder starts, and how long the autoencoder was trained.")],
+    training=[
+        ("", "How it is trained. `joint`: one model of all tasks, from the autoencoder's weights."),
+        ("separate", "`separate`: one model per task."),
+        ("joint-from-", "`joint-from-` a task: from the weights of that task's model."),
+        (
+            "joint-twice",
+            "`joint-twice`: twice the epochs, as many as the model of a task and a joint one that"
+            " starts from it have had together.",
+        ),
+        (
+            "joint-long",
+            "`joint-long`: three times the epochs, as many as the three separate models together.",
+        ),
+    ],
+    tasks=[
+        ("", "Which tasks are learned together."),
+        ("heads:", "`heads:` on stored features of the joint encoder."),
+    ],
+    fusion=[
+        ("", "Whose features are fused, and how; against the same layers without any."),
+        ("same-", f"`same-`: {_SAME_MODELS}"),
+    ],
+    encoder=[
+        ("", "The encoder from random weights, with one of its parts exchanged, at equal frames."),
+        ("scratch-mean", "`scratch-mean`: the tokens' mean in the place of a weight per place."),
+        ("scratch-patch", "`scratch-patch`: a patch embedding, no convolutional stem."),
+        ("scratch-stem", "`scratch-stem`: no transformer block at all."),
+        ("", _AFTERWARDS),
+    ],
+    starts=[("", "Whose weights the joint encoder starts from.")],
+    convergence=[
+        (
+            "",
+            "Each arm that a claim is compared against, beside its twin of twice the length: what"
+            " more training alone would give. Where the weaker arm of a claim gains more than the"
+            f" margin, the claim is unsettled. {_AFTERWARDS}",
+        )
+    ],
+    temporal=[
+        ("", "Modules and windows, on stored features of the joint encoder."),
+        (r"\w+@1$", "`@1`: the same module without a neighbour."),
+        (".* shuffled", "`shuffled`: the same window without its order."),
+    ],
+    best=[
+        (
+            "",
+            "Each task's choice of module and window against the other tasks' choices, in the score"
+            " of that task: chosen on half of the validation videos and reported on the other, both"
+            f" ways. {_AS_GIVEN}",
+        )
+    ],
+    losses=[
+        (
+            "",
+            "How the tasks' losses are weighted, in head training alone: its encoder was trained"
+            " with the profile's weights.",
+        )
+    ],
+    whole=[
+        (
+            "",
+            "Progressive learning against what it is made of. These arms differ in several things:"
+            " start, fused features, time, and on whom the heads were trained.",
+        ),
+        (r"joint\+heads", "`joint+heads` has heads trained on the same people as `progressive`."),
+        ("joint-seen", "`joint-seen` has an encoder that saw as many of these people."),
+        (
+            "best single",
+            "`best single` is the better on dev of `joint-four` and `joint-from-` trained for twice"
+            " as long, neither of which costs more than `progressive`. It, `joint-long` and the"
+            " encoder that `progressive` is built on were added after the first results had been"
+            " seen.",
+        ),
+    ],
+    folds=[
+        (
+            "",
+            "Five folds by video, of head training alone, and the average of their predictions. A"
+            " fold also learns on dev, so ensemble - progressive is averaging and more data,"
+            " ensemble - fold is averaging.",
+        )
+    ],
+    crossfit=[
+        (
+            "",
+            "Head arms on features of people that the encoder was not fitted to, and (`seen`) of"
+            " people that it was, who took the place of as many others. The last pair is the"
+            " question: is the gain of time another on such features?",
+        )
+    ],
+    search=[
+        (
+            "",
+            "The best strategy on dev of each sampler, and those chosen by hand, reported on"
+            " validation. `by hand`: the settings of `progressive`, its epoch chosen on dev by the"
+            " target's score, as in the search; `progressive` itself chose it by the sum.",
+        )
+    ],
+    post=[
+        (
+            "",
+            "Post-processing, step on step: fitted on half of the videos and reported on the other"
+            " (crossfit), fitted where it is reported (optimistic), fitted on dev. Steps of the"
+            " optimistic kind can only gain and are not compared. Intervals take the cut into"
+            " halves and the fitted parameters as given.",
+        ),
+        (
+            r"\w+@\d+$",
+            f"The last pair, control 3a of the claims: a temporal module against {_AVERAGE}",
+        ),
+    ],
+    headline=[("", "Pairs of the headline's arms, named beforehand.")],
 )
 
+
+def _changes_of(table: str, arms) -> str:
+    "What the arms of a table change, of those that are there."
+    sentences = _CHANGES.get(table, [])
+    names = [str(arm) for arm in arms]
+    return " ".join(words for name, words in sentences if any(re.match(name, n) for n in names))
+
 # %% ../../nbs/engine/findings.ipynb #76e2228a
-def _words_explained(rows: int, claims: bool = False) -> str:
-    "What the words of a table mean, and for which family p was corrected."
-    family = (
-        f"the {rows} comparisons of this table; table_claims, which holds some of them again,"
-        f" corrects for its own {len(CLAIMS) * len(TASK_METRICS)}"
-    )
+def _words_explained(rows: int, claims: bool = False, claimed: bool = False) -> str:
+    """What the words of a table mean, and for which family p was corrected; `claimed`: some of its
+    pairs are claims.
+    """
+    family = f"the {rows} comparisons of this table"
+    if claimed:
+        family += (
+            "; some of these are claims, whose verdict is the one in table_claims, which corrects"
+            f" for its own {len(CLAIMS) * len(TASK_METRICS)} rows and asks what longer training"
+            " would change"
+        )
     if claims:
         family = (
             f"all {rows} rows of this list, tested or not; the table of each claim corrects the"
@@ -993,22 +1069,25 @@ def _words_explained(rows: int, claims: bool = False) -> str:
         " behind it, how many seeds have its sign. equivalent: surely within"
         f" {format_score(MARGIN)} of 0 (two one-sided tests, corrected likewise). undecided: none"
         " of these, for these people and seeds do not tell, which is not to say that there is no"
-        " effect. smallest: the difference that this design would have found with a power of 80 %,"
-        " in the order of the tasks."
+        " effect. identical: both arms gave the same answers. smallest: the difference that this"
+        " design would have found with a power of 80 %, in the order of the tasks."
     )
 
 
 def caption_start(records: Records, name: str, judged: Judged) -> str:
     "What a table's caption begins with."
     seeds = len({seed for sums in judged.statistics.values() for seed in sums})
-    words = [f"{kind_of(records.first)}.", sureness(seeds, _videos_in(judged)), _CHANGES.get(name)]
+    changes = _changes_of(name, judged.statistics)
+    words = [f"{kind_of(records.first)}.", sureness(seeds, _videos_in(judged)), changes]
     if len(judged.pairs):
         words.append(_seeds_warning(seeds))
     return " ".join(filter(None, words))
 
 # %% ../../nbs/engine/findings.ipynb #3ef446bf
 def _pattern_of(name: str) -> str:
-    others = dict(search="search-", post="post-", headline="arm-", best="table-temporal-")
+    others = dict(
+        search="search-", post="post-|table-temporal-", headline="arm-", best="table-temporal-"
+    )
     return others.get(name, f"table-{name}-")
 
 
@@ -1027,6 +1106,11 @@ def _gains_text(pairs: DataFrame) -> str:
     )
 
 
+def _holds_claims(records: Records, table: str) -> bool:
+    "Whether some pairs of a table are claims, and stand in a table of claims."
+    return bool(records.arms) and table in {where for _, _, where, *_ in CLAIMS}
+
+
 def _judged_tables(results: Results):  # yields what `write_table` takes
     "For each table its arms, and its pairs."
     for name, judged in results.judged.items():
@@ -1039,7 +1123,8 @@ def _judged_tables(results: Results):  # yields what `write_table` takes
             table = arms.merge(pairs.drop(columns=["arm", "against"]), on="task")
             cells = [_difference_cell(row) for row in pairs.itertuples()]
             words = arms.assign(difference=cells, n_seeds=table.n_seeds).astype(str)
-            caption = f"{start} {_words_explained(len(table))} {findings}"
+            claimed = _holds_claims(results.records, name)
+            caption = f"{start} {_words_explained(len(table), claimed=claimed)} {findings}"
             yield "table_best", table, words, beside(words=caption)
             continue
         if name != "headline":
@@ -1053,7 +1138,8 @@ def _judged_tables(results: Results):  # yields what `write_table` takes
                 beside(words=f"{start} {where} {findings}"),
             )
         if len(pairs):
-            explained = _words_explained(int(pairs.p.notna().sum()))
+            claimed = _holds_claims(results.records, name)
+            explained = _words_explained(int(pairs.p.notna().sum()), claimed=claimed)
             caption = f"{start} {explained} {findings}{_gains_text(pairs)}"
             file = "table_comparisons" if name == "headline" else f"table_{name}_pairs"
             yield file, pairs, _pair_words(pairs), beside(words=caption)
@@ -1150,13 +1236,22 @@ def _claims_tables(results: Results):  # yields what `write_table` takes
         words = (
             f"{kind_of(records.first)}. Standard deviations of a claim's paired difference that"
             " belong to people, to seeds and to both (jackknife and two-way random effects,"
-            " 12_compare), and the standard error that other designs would give."
+            " 12_compare), which share of its variance is the luck of training, p of a t test with"
+            " the degrees of freedom of so few seeds (Satterthwaite, 1946; p_t_holm: corrected for"
+            " all claims), and the standard error that other designs would give."
         )
         numbers = designs.select_dtypes("float")
         shown = designs.assign(**{name: numbers[name].map("{:.4f}".format) for name in numbers})
         beside = sidecar(records, "table-", words, _NOTEBOOK)
         yield "table_design", designs.round(6), shown, beside
     sentences = claims_summary(claims)
+    trials = records.first["config"].get("search_trials")
+    untested = ""
+    if trials and trials <= startup_trials(trials) and results.judged.get("search"):
+        untested = (
+            f" 4, 4c: not tested, because a search has {trials} trials here, and TPE draws its"
+            f" first {startup_trials(trials)} at random."
+        )
     several = [number for number, *_ in CLAIMS if number not in ONE_THING]
     words = [
         caption_start(records, "", next(j for j in results.judged.values() if len(j.pairs))),
@@ -1164,18 +1259,19 @@ def _claims_tables(results: Results):  # yields what `write_table` takes
         f"The arms of {joined(ONE_THING)} differ in one thing (1c at equal compute), those of"
         f" {joined(several)} in several. {joined(ADDED)} were added after the first results had"
         " been seen. unsettled: shown or reversed, but the weaker arm gains more than"
-        f" {format_score(MARGIN)} when it is trained for twice as long (column `doubling`,"
-        " in the order of the tasks, empty where no twin was trained; for joint-long the"
-        " gain from joint-twice to joint-four, which is larger than its own would be,"
-        " since gains shrink with length).",
-        f"2c: {_CHANGES['fusion'].partition('`same-`: ')[2]} 3d:"
-        f" {_CHANGES['best'].rpartition('. ')[2]}",
+        f" {format_score(MARGIN)} when it is trained for twice as long (column `doubling`, in the"
+        " order of the tasks, with its interval and, in brackets, the number of seeds; – where no"
+        " twin was trained; for joint-long the gain from joint-twice to joint-four, which is larger"
+        " than its own would be, since gains shrink with length). The other words hold for"
+        " trainings of this length. t: Holm's p of a t test over seeds, printed where a verdict"
+        f" does not pass it, because most of the chance is the luck of few trainings.{untested}",
+        f"2c: {_SAME_MODELS} 3a: against {_AVERAGE} 3d: {_AS_GIVEN}",
         *sentences,
     ]
     caption = " ".join(words) + resamples_warning(len(claims), FINER * records.resamples)
     evidence = claims.groupby("claim").evidence.transform(lambda e: "; ".join(dict.fromkeys(e)))
     shown = _pair_words(claims.assign(evidence=evidence), ("claim", "statement", "evidence"))
-    beside = sidecar(records, "table-|search-", caption, _NOTEBOOK) | dict(findings=sentences)
+    beside = sidecar(records, "table-|search-|post-", caption, _NOTEBOOK) | dict(findings=sentences)
     yield "table_claims", claims, shown, beside
 
 
@@ -1213,7 +1309,7 @@ def claim_tables(results: Results):  # yields what `write_table` takes
 
 def empty_table(results: Results) -> tuple:  # what `write_table` takes
     "The one table that was asked for, where the results do not allow it: it says so."
-    changes = _CHANGES.get(results.only or "", "")
+    changes = _changes_of(results.only or "", [""])
     words = (
         f"{kind_of(results.records.first)}. {changes} Nothing to report: no arm of this table could"
         " be trained or scored on these data, for they lack the labels (or the regions) that it"

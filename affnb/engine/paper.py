@@ -26,7 +26,7 @@ from .core import AU_NAMES, EXPRESSIONS, MACHINE_SETTINGS, TASKS, AffnbError, Us
 from .core import atomic
 from .core import load_config, project_root, read_json, write_json
 from .findings import claims_summary, findings_text, joined
-from .findings import resamples_warning
+from .findings import resamples_warning, sign_words
 from .report import LUCK, finding_text, half_width, read_luck, write_report
 from .system import draw_system
 from .tables import ABLATIONS, ARMS, SCORES, STAGES, Records, format_score, kind_of
@@ -153,8 +153,8 @@ def _difference_cell(row) -> dict:  # words, verdict, seeds
     tested = not pd.isna(row.difference)
     words = format_score(row.difference, row.difference_lo, row.difference_hi) if tested else ""
     said = "" if row.verdict == "–" and tested else str(row.verdict)
-    agree = row.seeds_agree if tested and said in (*VERDICTS, "unsettled") else ""
-    return dict(words=words or said, verdict=said, seeds="" if pd.isna(agree) else agree)
+    judged = tested and said in (*VERDICTS, "unsettled") and pd.notna(row.seeds_agree)
+    return dict(words=words or said, verdict=said, seeds=sign_words(row) if judged else "")
 
 
 def _pair_rows(pairs: DataFrame) -> list:  # of rows of cells: arm, against, a cell per task

@@ -40,6 +40,8 @@ _VERDICTS = {  # word -> colour, marker, face
     "still learning": ("#d55e00", "s", "#d55e00"),
     "learned": ("#0173b2", "o", "#0173b2"),
 }
+# what several seeds tell
+_TOLD = ("shown", "reversed", "equivalent", "unsettled", "undecided", "identical")
 # what a newcomer reads beside the form
 _MEANINGS = {
     "shown": "shown: higher",
@@ -157,7 +159,7 @@ def _outcome(
         words = f"shown in {', '.join(shown)}"
     elif (rows.verdict == "not tested").all():
         words = "not tested"
-    elif not rows.verdict.isin(("reversed", "equivalent", "unsettled", "undecided")).any():
+    elif not rows.verdict.isin(_TOLD).any():
         words = "not judged"
     if shown and len(controls):
         words += f";\nbeyond all controls: {', '.join(held) or 'none'}"
@@ -192,7 +194,7 @@ def _claims_title(table: DataFrame) -> str:
         first += f";\nof those with controls ({', '.join(guarded)}), none beyond all of them"
     elif guarded:
         first += f";\nbeyond all its controls: {'; '.join(held)}"
-    if not table.verdict.isin(("shown", "reversed", "equivalent", "unsettled", "undecided")).any():
+    if not table.verdict.isin(_TOLD).any():
         first = "Claims and their controls: one seed, so none can be shown"
     untested = (table.verdict == "not tested").sum()
     further = f", {untested} not tested" if untested else ""
@@ -417,6 +419,7 @@ def _windows_title(rows: DataFrame, module: str, config: dict) -> str:
             "reversed": "is worse",
             "equivalent": f"differs by less than {format_score(MARGIN)}",
             "undecided": "is undecided",
+            "identical": "gives the same answers",
             "one seed": "is not judged (one seed)",
         }
         told = _tasks_by_verdict(own, spoken)
@@ -781,7 +784,7 @@ _CLAIM_FIGURES = (
     ("focus", draw_focus, "focus-", "focus"),
     ("post", _draw_post, "post-", "post"),
     ("convergence", draw_convergence, "table-convergence-", "convergence"),
-    ("claims", draw_claims, "table-|search-", "claims"),
+    ("claims", draw_claims, "table-|search-|post-", "claims"),
 )
 
 
