@@ -110,7 +110,7 @@ def test_every_table_and_figure_names_notebook_records_and_command(published):
     listed = dict(sources(content))
     assert len(listed) >= 12
     for name, source in listed.items():
-        assert (ROOT / "_docs" / source["notebook"]["link"]).is_file(), name
+        assert (ROOT / "_docs" / source["notebook"]["link"]).resolve().is_file(), name
         if name != "system":
             first = source["first"]
             assert (ROOT / "_docs" / first["link"].replace("%2B", "+")).resolve().is_file(), name
