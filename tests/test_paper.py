@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import replace
 import pytest
 import typst
 from affnb.claims import CLAIMS, CONTROLS
@@ -137,17 +136,13 @@ def test_the_first_page_has_the_verdicts_and_all_claims_have_a_row(published, tm
 
 
 def test_the_command_names_what_a_run_changed():
-    records = read_records(ROOT / "data" / "records" / "smoke")
-    record = records.first
-
-    def with_first(**fields):
-        return replace(records, arms=dict(joint=[record | fields]))
-
+    record = read_json(ROOT / "data" / "records" / "smoke" / "arm-joint-seed0.json")
     changes = dict(temporal="lstm", seeds=[3, 4], device="cuda", fused=["AU"])
-    assert rerun_command(with_first(config=record["config"] | changes)) == (
+    config = record["config"] | changes
+    assert rerun_command(record | dict(config=config)) == (
         "affnb reproduce --profile smoke --set fused=AU --set temporal=lstm --seeds 3,4"
     )
-    assert rerun_command(with_first(source="real"), "fusion_pairs").endswith(
+    assert rerun_command(record | dict(source="real"), "fusion_pairs").endswith(
         "--data DIR --only table_fusion"
     )
 
@@ -192,9 +187,9 @@ def test_the_report_of_two_tables_makes_each_of_them(tmp_path):
 def test_an_arm_of_ones_own_is_defined_by_what_it_changes(tmp_path):
     content = content_of(own_table(tmp_path / "records", "mine"), tmp_path / "figures")
     words = "(fusion=gate, fused=nothing, window=15)"
-    assert f"mine {words}" in content["said"]["own-arms"]
-    assert "progressive" not in content["said"]["own-arms"]
-    assert '#said("own-arms")' in TEMPLATE.read_text()
+    assert f"mine {words}" in content["own_arms"]
+    assert "progressive" not in content["own_arms"]
+    assert "#paper.own_arms" in TEMPLATE.read_text()
     for name in ("table_mine", "table_mine_pairs"):
         assert f"`mine` {words}" in read_json(tmp_path / f"figures/{name}.json")["caption"]
         assert "`progressive`" not in read_json(tmp_path / f"figures/{name}.json")["caption"]
@@ -204,6 +199,7 @@ def test_an_arm_of_ones_own_is_defined_by_what_it_changes(tmp_path):
 def test_arms_that_are_published_are_explained_elsewhere(profile):
     records = read_records(ROOT / "data" / "records" / profile)
     assert own_arms(records, records.tables) == ""
+    assert rerun_command(records.first, "", records) == f"affnb reproduce --profile {profile}"
     assert records.alone == [], "a whole run"
 
 

@@ -423,7 +423,7 @@ class Account:
     @property
     def command(self) -> str:
         "What makes the records again."
-        return rerun_command(self.records)
+        return rerun_command(self.records.first, "", self.records)
 
 
 def _add_actions(crate, account: Account, makers: list) -> list:

@@ -64,19 +64,20 @@ _MADE_WITH = {
 
 
 def rerun_command(
-    records: Records,
+    record: dict,  # any of the run
     name: str = "",  # of a table or figure, without `table_` and `fig_`; empty: all of them
+    records: Records | None = None,  # all of the run; None: those of a whole one
 ) -> str:  # commands with `&&` between them, where the records are of several single tables
     "The command that makes a table or figure again from nothing."
-    first = records.first
     only = name.removesuffix("_pairs")
     only = _MADE_WITH.get(only, only)
-    words = [f"affnb reproduce --profile {first.get('profile', '?')}", *_changes_of(first)]
-    if first["source"] not in _OF_WHAT:
+    words = [f"affnb reproduce --profile {record.get('profile', '?')}", *_changes_of(record)]
+    if record["source"] not in _OF_WHAT:
         words.append("--data DIR")
-    by_itself = only in (*ABLATIONS, *records.tables, "headline", "search", "focus", "post")
+    own = records.tables if records else ()
+    by_itself = only in (*ABLATIONS, *own, "headline", "search", "focus", "post")
     command = " ".join(words)
-    tables = [only] if by_itself else records.alone
+    tables = [only] if by_itself else records.alone if records else []
     return " && ".join(f"{command} --only table_{table}" for table in tables) or command
 
 # %% ../../nbs/engine/paper.ipynb #c1b0b9b8
@@ -117,7 +118,7 @@ class _Places:
             number=_plural(len(files), "file"),
             place=self.pointer(self.name_of(folder), folder),
             first=self.pointer(files[0], folder / files[0]) if files else None,
-            command=rerun_command(self.records, name),
+            command=rerun_command(self.records.first, name, self.records),
         )
 
 # %% ../../nbs/engine/paper.ipynb #1f225388
@@ -397,7 +398,6 @@ def _sentences(records: Records, places: _Places, claims: dict, compared: list) 
         "seeds-warning": _seeds_text(seeds),
         "finding": finding and _sentence(f"in these results, {finding}"),
         "longer": longer_words(records).strip(),
-        "own-arms": own_arms(records, records.tables).replace("`", ""),
         "per-class": _sentence(f"in these results, {per_class}"),
         "convergence": _sentence(" ".join(_caption_of(places, "fig_convergence"))),
         "calibration": _calibration_text(places),
@@ -445,7 +445,8 @@ def _figures(records: Records, places: _Places) -> dict:  # name -> file, alt, s
 def _commands(places: _Places) -> list:  # of dicts: command, words
     "How records, tables and this report are made again."
     again = "the records, tables and figures from nothing"
-    lines = [(rerun_command(places.records, name), again) for name in places.records.alone or [""]]
+    read = places.records
+    lines = [(rerun_command(read.first, name, read), again) for name in read.alone or [""]]
     try:
         published = places.root and largest_published(places.root)[1] == places.figures
     except AffnbError:
@@ -495,6 +496,7 @@ def paper_content(
             for name, counts in parts
         },
         said=_sentences(records, places, claims, compared),
+        own_arms=own_arms(records, records.tables).replace("`", ""),
         claims=claims,
         compared=compared,
         tables=_tables(records, places),
