@@ -462,6 +462,7 @@ def build_site(out, pages=()):
         (source / f"{name}.md").write_text(
             "---\norphan: true\n---\n" + (ROOT / f"{name}.md").read_text()
         )
+    shutil.copy(ROOT / "CITATION.cff", source)  # pages link to it
     stage_notebooks(source)
     stage_figures(source)
     write_gallery(source)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote
 from types import SimpleNamespace
 import numpy as np
 import psutil
@@ -605,6 +606,55 @@ def test_what_lies_beside_published_files_is_left_alone(tmp_path):
             for path in Path(target).rglob("*")
             if path.is_file() and path.read_text() == "mine"
         ) == ["fig_1.png", "figure.png", "notes.txt", "table.csv"]
+
+
+def test_published_tables_link_to_published_records(tmp_path):
+    from affnb.engine.report import write_report
+    from test_report import ARMS, make
+
+    plan = make_plan(load_config("tiny"), out=tmp_path)
+    run = Path(plan["run"])
+    write_report(make(run / "records", ARMS, (0,), extras=False), run / "figures")
+    (run / "model").mkdir()
+    publish(plan)
+    for figures in (run / "figures", tmp_path / "figures/tiny"):
+        last = (figures / "table_headline.md").read_text().splitlines()[-1]
+        first = last.partition("](")[2].partition(")")[0]
+        assert (figures / unquote(first)).is_file(), first
+    before = (tmp_path / "figures/tiny/table_headline.md").stat().st_mtime_ns
+    publish(plan)
+    assert (tmp_path / "figures/tiny/table_headline.md").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "only,pairs", [("mine", "table_mine_pairs"), ("headline", "table_comparisons")]
+)
+def test_a_table_alone_is_printed_with_its_differences(only, pairs, tmp_path):
+    from affnb.engine.cli import _finish
+    from affnb.engine.tables import write_toy_table
+    from test_report import ARMS, make
+
+    if only == "headline":
+        make(tmp_path / "records", ARMS, (0,), extras=False)
+    else:
+        (tmp_path / "records").mkdir()
+        write_toy_table(tmp_path / "records", only, dict(a=1.0, b=0.8), [["b", "a"]])
+    said = _finish(dict(run=str(tmp_path), only=only, publish=None))
+    table = (tmp_path / f"figures/table_{only}.md").read_text()
+    differences = (tmp_path / f"figures/{pairs}.md").read_text().split("\n\n")[0]
+    assert said.startswith(table)
+    assert f"\nDifferences ({pairs}.md says how to read them):\n\n{differences}\n" in said
+    assert said.index(differences) < said.index("tables and figures: ")
+
+
+def test_a_table_without_pairs_is_printed_alone(tmp_path):
+    from affnb.engine.cli import _finish
+    from affnb.engine.tables import write_toy_table
+
+    (tmp_path / "records").mkdir()
+    write_toy_table(tmp_path / "records", "mine", dict(a=1.0, b=0.8), [])
+    said = _finish(dict(run=str(tmp_path), only="mine", publish=None))
+    assert "Differences" not in said
 
 
 def test_pictures_that_took_the_places_of_others_are_read(folder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from affnb.engine.core import AffnbError, UsageError, read_json, write_json
 from affnb.engine.paper import check_published, largest_published, paper_content, rerun_command
 from affnb.engine.paper import set_paper, write_paper
 from affnb.engine.report import write_report
-from affnb.engine.tables import read_records, toy_labels, write_toy_table
+from affnb.engine.tables import own_arms, read_records, toy_labels, write_toy_table
 from errors import assert_error, assert_one_line
 from in_step import ROOT
 from test_report import NOISE, make
@@ -145,6 +145,62 @@ def test_the_command_names_what_a_run_changed():
     assert rerun_command(record | dict(source="real"), "fusion_pairs").endswith(
         "--data DIR --only table_fusion"
     )
+
+
+def own_table(folder, *names):
+    "Records of tables of one's own, in each an arm `mine` beside one that is published."
+    folder.mkdir()
+    for name in names:
+        noises = {"mine": 0.8, "progressive": 1.0}
+        pairs = [["mine", "progressive"]]
+        write_toy_table(folder, name, noises, pairs, labels=toy_labels(12), seeds=1)
+        path = folder / f"table-{name}-seed0.json"
+        record = read_json(path)
+        record["arms"][0]["change"] = dict(fusion="gate", fused=[], window=15)
+        write_json(path, record)
+    return folder
+
+
+def commands_in(content):
+    "Every command by which a report says that something of it is made again."
+    origins = [item["source"] for item in (*content["compared"], *content["tables"].values())]
+    return {source["command"] for source in [*origins, content["settings_source"]]}
+
+
+def test_the_report_of_one_table_says_how_to_make_this_table(tmp_path):
+    content = content_of(own_table(tmp_path / "records", "mine"), tmp_path / "figures")
+    command = "affnb reproduce --profile toy --only table_mine"
+    assert [table["name"] for table in content["compared"]] == ["mine_pairs"]
+    assert commands_in(content) == {command}
+    assert content["commands"][0]["command"] == command
+
+
+def test_the_report_of_two_tables_makes_each_of_them(tmp_path):
+    content = content_of(own_table(tmp_path / "records", "mine", "other"), tmp_path / "figures")
+    one, other = (
+        f"affnb reproduce --profile toy --only table_{name}" for name in ("mine", "other")
+    )
+    assert commands_in(content) == {one, other, f"{one} && {other}"}
+    assert [line["command"] for line in content["commands"][:2]] == [one, other]
+
+
+def test_an_arm_of_ones_own_is_defined_by_what_it_changes(tmp_path):
+    content = content_of(own_table(tmp_path / "records", "mine"), tmp_path / "figures")
+    words = "(fusion=gate, fused=nothing, window=15)"
+    assert f"mine {words}" in content["own_arms"]
+    assert "progressive" not in content["own_arms"]
+    assert "#paper.own_arms" in TEMPLATE.read_text()
+    for name in ("table_mine", "table_mine_pairs"):
+        assert f"`mine` {words}" in read_json(tmp_path / f"figures/{name}.json")["caption"]
+        assert "`progressive`" not in read_json(tmp_path / f"figures/{name}.json")["caption"]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_arms_that_are_published_are_explained_elsewhere(profile):
+    records = read_records(ROOT / "data" / "records" / profile)
+    assert own_arms(records, records.tables) == ""
+    assert rerun_command(records.first, "", records) == f"affnb reproduce --profile {profile}"
+    assert records.alone == [], "a whole run"
 
 
 # ---------------------------------------------------------------- one changed record

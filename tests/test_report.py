@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
@@ -951,18 +952,29 @@ def test_an_arm_below_the_pixels_or_a_constant_is_said_first(tmp_path):
     assert lines[-1] == f"{len(table)} warnings in all: t.md"
 
 
-def test_links_lead_from_a_published_table_to_its_records(report):
-    place = "](../../data/records/tiny/"
+def test_links_lead_from_a_table_to_its_records(report):
+    place = "](../records/"
     words = (report[0] / "table_headline.md").read_text().splitlines()[-1]
     first = f"[arm-joint+fusion-seed0.json{place}arm-joint%2Bfusion-seed0.json)"
     assert words.startswith(f"Records: {first}, ")
     assert words.count(place) == 12
     assert "Records" not in (report[0] / "table_published.md").read_text()
-    many = record_links(dict(profile="smoke", records=[f"a{n}.json" for n in range(43)]))
-    assert many == "Records: [a0.json](../../data/records/smoke/a0.json) and 42 more, 43 in all"
-    for unknown in ({}, dict(profile=["smoke", "tiny"])):
-        assert record_links(unknown | dict(records=["a.json"])) == ""
-    assert record_links(dict(profile="smoke", records=[])) == ""
+    many = record_links(dict(records=[f"a{n}.json" for n in range(43)]), "../records")
+    assert many == "Records: [a0.json](../records/a0.json) and 42 more, 43 in all"
+    assert record_links(dict(records=[]), "../records") == ""
+
+
+@pytest.mark.parametrize("place", ["data/records/my run", "data/runs/tiny/records", "mine"])
+def test_links_lead_to_records_wherever_they_lie(place, tmp_path):
+    "Published ones have their tables in figures/NAME, others in a folder beside them."
+    records = make(tmp_path / place, ["joint"], (0,), extras=False)
+    beside = records.parent / "figures"
+    figures = tmp_path / "figures/my run" if place.startswith("data/records") else beside
+    write_report(records, figures)
+    last = (figures / "table_headline.md").read_text().splitlines()[-1]
+    links = re.findall(r"\]\(([^)]*)\)", last)
+    assert links
+    assert all((figures / unquote(link)).resolve().parent == records for link in links)
 
 
 def test_verdict_leaves_out_what_was_never_scored(tmp_path):

@@ -836,6 +836,7 @@ def publish(plan: dict) -> str:  # why a luck of training had to go, where one h
     """
     from affnb.engine.data import lock_folder
     from affnb.engine.report import renew_luck
+    from affnb.engine.tables import move_links
 
     if not plan["publish"]:
         return ""
@@ -850,9 +851,13 @@ def publish(plan: dict) -> str:  # why a luck of training had to go, where one h
                     old.unlink()
             for path in made:
                 target = Path(folder) / path.name
-                if not target.exists() or target.read_bytes() != path.read_bytes():
+                content = path.read_bytes()
+                if kind == "figures" and path.suffix == ".md":  # its links lead to the records
+                    old, new = Path(plan["run"]) / "records", plan["publish"][0]
+                    content = move_links(content.decode(), old, new).encode()
+                if not target.exists() or target.read_bytes() != content:
                     with atomic(target) as temporary:
-                        shutil.copyfile(path, temporary)
+                        temporary.write_bytes(content)
         return renew_luck(plan["publish"][0])
 
 # %% ../../nbs/engine/cli.ipynb #6038f4d2
@@ -921,6 +926,17 @@ def _data_state(folder) -> str:  # a hash
     return text_hash(source_hash(folder, table), *sorted(zip(table["image"], table["modified"])))
 
 
+def _table_text(made: list, only: str) -> str:  # made: the paths that `write_report` gives
+    "One table with its caption, and the differences that were computed with it."
+    paths = {path.name: path for path in made}
+    text = paths[f"table_{only}.md"].read_text()
+    pairs = "table_comparisons.md" if only == "headline" else f"table_{only}_pairs.md"
+    if pairs not in paths:
+        return text
+    rows = paths[pairs].read_text().partition("\n\n")[0]
+    return f"{text}\nDifferences ({pairs} says how to read them):\n\n{rows}\n"
+
+
 def _finish(plan: dict) -> str:  # what the user is to read
     "Publishes a run that is done; its scores, the verdict on them, and where everything is."
     from affnb.engine.report import LUCK, headline_text, write_report
@@ -929,8 +945,7 @@ def _finish(plan: dict) -> str:  # what the user is to read
     figures = Path(plan["publish"][1]) if plan["publish"] else run / "figures"
     only = plan["only"]
     if only:  # does not stand for a profile; a whole run has a rule for its report
-        write_report(run / "records", run / "figures", only=only)
-        lines = [(run / "figures" / f"table_{only}.md").read_text()]
+        lines = [_table_text(write_report(run / "records", figures, only=only), only)]
     else:
         # before what is committed is replaced
         before = committed(plan, "figures/{}/table_headline.csv")
@@ -1262,10 +1277,15 @@ def _hand_out(folder, notebooks) -> None:
         print(f"{Path(folder) / who}: {_count_noun(len(paths), 'notebook')}")
 
 
-def _archive(folder, profile: str, out) -> None:
-    from affnb.engine.archive import find_published, write_archive
+def _archive(folder, profile, out, records, authors) -> None:
+    from affnb.engine.archive import find_published, find_run, read_author, write_archive
 
-    print(*write_archive(folder, find_published(profile, out)), sep="\n")
+    if records and (profile or out):
+        remedy = "leave out --profile and --out"
+        raise UsageError(f"--records {records}", "names a run by itself", remedy)
+    makers = tuple(map(read_author, authors))
+    found = find_run(records) if records else find_published(profile or "smoke", out)
+    print(*write_archive(folder, found, makers), sep="\n")
     print(f"{folder}: README.md in it says how to check and rebuild it")
 
 
@@ -1460,8 +1480,20 @@ def make_parser() -> _Parser:
         _archive,
         "an RO-Crate of a run: code, records, tables, figures, models, locked packages",
         _option("folder DIR", "the folder to make, or NAME.zip"),
-        profile,
-        _option("--out DIR", "where the run was put with `affnb reproduce --out`"),
+        _option("--profile", "of a whole run; default: smoke"),
+        _option("--out DIR", "where the whole run was put with `affnb reproduce --out`"),
+        _option(
+            "--records DIR",
+            "instead of both, records of any run, such as trial/data/runs/smoke/records of one"
+            " table",
+        ),
+        _option(
+            "--author NAME",
+            "who made the run, also 'NAME <https://orcid.org/...>'; may be repeated",
+            action="append",
+            default=[],
+            dest="authors",
+        ),
     )
     command(
         "rebuild",

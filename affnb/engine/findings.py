@@ -29,7 +29,7 @@ from .arms import startup_trials
 from .core import AU_NAMES, AffnbError, read_arrays, write_json
 from .tables import ABLATIONS, BOUNDS, PAIRS, SCORE_COLUMNS, TOY, Records, format_score
 from .tables import headline_table, kind_of, published_table, readable, score_row
-from .tables import score_table, sidecar, sums_by_arm, sums_of, sureness
+from .tables import own_arms, score_table, sidecar, sums_by_arm, sums_of, sureness
 from ..metrics import Statistics, draws, interval, mean_scores, resample_counts, resample_seeds
 from ..metrics import triples
 
@@ -1079,6 +1079,7 @@ def caption_start(records: Records, name: str, judged: Judged) -> str:
     seeds = len({seed for sums in judged.statistics.values() for seed in sums})
     changes = _changes_of(name, judged.statistics)
     words = [f"{kind_of(records.first)}.", sureness(seeds, _videos_in(judged)), changes]
+    words.append(own_arms(records, [name]))
     if len(judged.pairs):
         words.append(_seeds_warning(seeds))
     return " ".join(filter(None, words))

@@ -30,18 +30,13 @@ from .findings import resamples_warning, sign_words
 from .report import LUCK, finding_text, half_width, read_luck, write_report
 from .system import draw_system
 from .tables import ABLATIONS, ARMS, SCORES, STAGES, Records, format_score, kind_of
-from .tables import longer_words, read_records, read_table, readable, sums_by_arm
-from .tables import sums_of, sureness, videos_of
+from .tables import longer_words, own_arms, read_records, read_table, readable
+from .tables import setting_words, sums_by_arm, sums_of, sureness, videos_of
 from ..metrics import interval, mean_scores
 
 # %% ../../nbs/engine/paper.ipynb #bd7236cb
 _OF_WHAT = dict(synthetic="drawn faces", toy="invented numbers")  # sources without people
 _NO_RESULT = (*MACHINE_SETTINGS, "checkpoint_seconds")  # settings that no command need repeat
-
-
-def _setting_words(value) -> str:
-    "A setting as it is typed behind `--set`."
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _changes_of(record: dict) -> list:  # of texts such as `--set temporal=lstm`
@@ -52,10 +47,10 @@ def _changes_of(record: dict) -> list:  # of texts such as `--set temporal=lstm`
         return []
     held = record.get("config", {}).items()
     held = {k: v for k, v in held if k in profile and k not in _NO_RESULT}
-    changed = {k: v for k, v in held.items() if _setting_words(v) != _setting_words(profile[k])}
+    changed = {k: v for k, v in held.items() if setting_words(v) != setting_words(profile[k])}
     seeds = changed.pop("seeds", None)
-    words = [f"--set {name}={_setting_words(value)}" for name, value in changed.items()]
-    return words + ([f"--seeds {_setting_words(seeds)}"] if seeds else [])
+    words = [f"--set {name}={setting_words(value)}" for name, value in changed.items()]
+    return words + ([f"--seeds {setting_words(seeds)}"] if seeds else [])
 
 
 # the table that a command makes alone, by what else it makes or draws
@@ -71,16 +66,19 @@ _MADE_WITH = {
 def rerun_command(
     record: dict,  # any of the run
     name: str = "",  # of a table or figure, without `table_` and `fig_`; empty: all of them
-) -> str:
+    records: Records | None = None,  # all of the run; None: those of a whole one
+) -> str:  # commands with `&&` between them, where the records are of several single tables
     "The command that makes a table or figure again from nothing."
     only = name.removesuffix("_pairs")
     only = _MADE_WITH.get(only, only)
     words = [f"affnb reproduce --profile {record.get('profile', '?')}", *_changes_of(record)]
     if record["source"] not in _OF_WHAT:
         words.append("--data DIR")
-    if only in (*ABLATIONS, "headline", "search", "focus", "post"):
-        words.append(f"--only table_{only}")
-    return " ".join(words)
+    own = records.tables if records else ()
+    by_itself = only in (*ABLATIONS, *own, "headline", "search", "focus", "post")
+    command = " ".join(words)
+    tables = [only] if by_itself else records.alone if records else []
+    return " && ".join(f"{command} --only table_{table}" for table in tables) or command
 
 # %% ../../nbs/engine/paper.ipynb #c1b0b9b8
 def _plural(n: int, word: str) -> str:
@@ -92,7 +90,7 @@ class _Places:
     "Where a report lies, and what it leads to."
 
     out: Path  # the folder of the report
-    records: Path
+    records: Records
     figures: Path  # tables, figures and what stands beside them
     root: Path | None  # the project; None where there is none
 
@@ -110,16 +108,17 @@ class _Places:
             path = path.relative_to(self.root)
         return path.as_posix()
 
-    def source(self, beside: dict, name: str, record: dict) -> dict:
+    def source(self, beside: dict, name: str) -> dict:
         "Notebook, records and command of a table or figure, from its sidecar."
         notebook = beside["notebook"]
         files = beside["records"]
+        folder = self.records.folder
         return dict(
             notebook=self.pointer(notebook, self.root and self.root / notebook),
             number=_plural(len(files), "file"),
-            place=self.pointer(self.name_of(self.records), self.records),
-            first=self.pointer(files[0], self.records / files[0]) if files else None,
-            command=rerun_command(record, name),
+            place=self.pointer(self.name_of(folder), folder),
+            first=self.pointer(files[0], folder / files[0]) if files else None,
+            command=rerun_command(self.records.first, name, self.records),
         )
 
 # %% ../../nbs/engine/paper.ipynb #1f225388
@@ -244,11 +243,11 @@ def _tables(records: Records, places: _Places) -> dict:  # name -> columns, rows
         path = places.figures / f"table_{name}.csv"
         words = put(path) if path.exists() else DataFrame()
         if len(words):
-            source = places.source(read_json(path.with_suffix(".json")), name, records.first)
+            source = places.source(read_json(path.with_suffix(".json")), name)
             columns = list(words.columns)
             tables[name] = dict(columns=columns, rows=words.to_numpy().tolist(), source=source)
     if luck := _luck_table(records):
-        source = places.source(luck.pop("beside"), "", records.first)
+        source = places.source(luck.pop("beside"), "")
         tables["luck"] = luck | dict(source=source | dict(command=f"affnb luck {_LUCK_OF}"))
     return tables
 
@@ -259,7 +258,7 @@ _LUCK_OF = "RECORDS"  # of a run of several seeds
 _STAGE_OF = {number: {"best": "temporal"}.get(table, table) for number, _, table, *_ in CLAIMS}
 
 
-def _claims(records: Records, places: _Places) -> dict:  # tasks, rows, findings by stage, source
+def _claims(places: _Places) -> dict:  # tasks, rows, findings by stage, source
     "Every claim with its verdicts; no rows where the run has none."
     path = places.figures / "table_claims.csv"
     empty = dict(tasks=list(TASK_METRICS), rows=[], findings={}, source=None)
@@ -285,7 +284,7 @@ def _claims(records: Records, places: _Places) -> dict:  # tasks, rows, findings
     for sentence in claims_summary(table):
         number = sentence.removeprefix("Claim ").partition(" ")[0]
         findings.setdefault(_STAGE_OF[number], []).append(sentence)
-    source = places.source(read_json(path.with_suffix(".json")), "claims", records.first)
+    source = places.source(read_json(path.with_suffix(".json")), "claims")
     return empty | dict(rows=rows, findings=findings, source=source)
 
 
@@ -305,7 +304,7 @@ def _compared(records: Records, places: _Places) -> list:  # of tables, with wha
                 columns=["arm", "against", *TASK_METRICS],
                 rows=_pair_rows(pairs),
                 words=findings_text(pairs, records.resamples),
-                source=places.source(read_json(path.with_suffix(".json")), name, records.first),
+                source=places.source(read_json(path.with_suffix(".json")), name),
             )
         )
     return tables
@@ -435,17 +434,19 @@ def _figures(records: Records, places: _Places) -> dict:  # name -> file, alt, s
             continue  # people's faces are theirs
         if path.exists():
             beside = read_json(path.with_suffix(".json"))
-            source = places.source(beside, name, records.first)
+            source = places.source(beside, name)
             figures[name] = dict(file=path.name, alt=beside["caption"], source=source)
-    source = places.source(dict(notebook=_SYSTEM, records=[]), "", records.first)
+    source = places.source(dict(notebook=_SYSTEM, records=[]), "")
     source |= dict(command='python -c "from affnb.engine.system import *; write_system(FOLDER)"')
     alt = "Autoencoder, models of one task, joint model, heads with fusion and time, search"
     return figures | dict(system=dict(file="system.svg", alt=alt, source=source))
 
 
-def _commands(record: dict, places: _Places) -> list:  # of dicts: command, words
+def _commands(places: _Places) -> list:  # of dicts: command, words
     "How records, tables and this report are made again."
-    lines = [(rerun_command(record), "the records, tables and figures from nothing")]
+    again = "the records, tables and figures from nothing"
+    read = places.records
+    lines = [(rerun_command(read.first, name, read), again) for name in read.alone or [""]]
     try:
         published = places.root and largest_published(places.root)[1] == places.figures
     except AffnbError:
@@ -454,7 +455,7 @@ def _commands(record: dict, places: _Places) -> list:  # of dicts: command, word
         lines.append((f"affnb report --profile {places.figures.name}", "tables and figures alone"))
         lines.append(("make paper", "this report from them"))
     else:
-        folder = places.name_of(places.records)
+        folder = places.name_of(places.records.folder)
         lines.append((f"affnb paper --records {folder}", "this report from the records alone"))
     return [dict(command=command, words=words) for command, words in lines]
 
@@ -470,9 +471,9 @@ def paper_content(
         root = project_root()
     except AffnbError:  # installed, without notebooks
         root = None
-    places = _Places(Path(out), records.folder, Path(figures).resolve(), root)
+    places = _Places(Path(out), records, Path(figures).resolve(), root)
     first = records.first
-    claims = _claims(records, places)
+    claims = _claims(places)
     compared = [] if claims["rows"] else _compared(records, places)
     files = sorted(path.name for path in records.folder.iterdir() if path.is_file())
     versions = first.get("versions", {})
@@ -488,13 +489,14 @@ def paper_content(
         data=data,
         kind=kind_of(first),
         numbers=method_numbers(records),
-        settings={name: _setting_words(v) for name, v in first.get("config", {}).items()},
-        settings_source=places.source(dict(notebook=_CORE, records=files), "", first),
+        settings={name: setting_words(v) for name, v in first.get("config", {}).items()},
+        settings_source=places.source(dict(notebook=_CORE, records=files), ""),
         parts={
             name: f"{_plural(counts['frames'], 'frame')} of {_plural(counts['videos'], 'video')}"
             for name, counts in parts
         },
         said=_sentences(records, places, claims, compared),
+        own_arms=own_arms(records, records.tables).replace("`", ""),
         claims=claims,
         compared=compared,
         tables=_tables(records, places),
@@ -505,7 +507,7 @@ def paper_content(
         ),
         versions=joined(named) if named else "versions that are not known",
         device=first.get("device", "a device that is not known"),
-        commands=_commands(first, places),
+        commands=_commands(places),
     )
 
 

@@ -11,10 +11,12 @@ __all__ = ['GROUPS', 'FIGURES', 'LUCK', 'lead_text', 'number_word', 'finding_tex
 # %% ../../nbs/engine/report.ipynb #e2727712
 import io
 import json
+import os
 import re
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from urllib.parse import quote
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -64,7 +66,8 @@ from affnb.engine.tables import (
     readable,
     score_table,
 )
-from .tables import sidecar, sums_of, warnings_table, write_figure, write_table
+from .tables import sidecar, sums_of, warnings_table, way_to_records, write_figure
+from .tables import write_table
 
 # %% ../../nbs/engine/report.ipynb #26639c7d
 def _thousands(value) -> str:  # such as 1.2 M
@@ -756,14 +759,15 @@ def write_report(
     """
     records = read_records(records_dir)
     results = results_of(records, only and only.removeprefix("table_"))
+    way = way_to_records(records.folder)
     target = Path(figures_dir)
     with _taking_place(target) as temporary, published_style():
         for figure in _report_figures(results):
             write_figure(temporary, *figure)
         for table in _report_tables(results):
-            write_table(temporary, *table)
+            write_table(temporary, *table, way=way)
         if only and not (temporary / f"table_{results.only}.md").exists():
-            write_table(temporary, *empty_table(results))
+            write_table(temporary, *empty_table(results), way=way)
         fresh = sorted(path.name for path in temporary.iterdir())
         for old in () if only else target.iterdir():
             ours = re.fullmatch(r"(table|fig)_\w+\.(csv|md|json|svg|png)", old.name)
@@ -1119,7 +1123,8 @@ def write_bench(
     target = Path(figures_dir)
     with _taking_place(target) as folder, published_style():
         measured = dict(caption=words) | beside
-        write_table(folder, "table_bench", table.round(6), shown, measured, "bench")
+        way = quote(Path(os.path.relpath(records_dir, figures_dir)).as_posix())
+        write_table(folder, "table_bench", table.round(6), shown, measured, way)
         figure = _draw_scaling(benches)
         if figure is not None:
             title = dict(caption=figure.get_suptitle())

@@ -7,8 +7,9 @@ __all__ = ['TOY', 'ARMS', 'FLOORS', 'BOUNDS', 'STAGES', 'ABLATIONS', 'PAIRS', 'T
            'COLORS', 'EXPRESSION_COLORS', 'toy_labels', 'toy_entry', 'toy_sums', 'write_toy_arm', 'write_toy_table',
            'Records', 'read_records', 'sums_of', 'sums_by_arm', 'score_row', 'score_table', 'longer_arms',
            'headline_table', 'longer_words', 'format_score', 'readable', 'kind_of', 'videos_of', 'sureness', 'caption',
-           'empty_panel', 'label_toy', 'drop_none', 'warnings_table', 'warnings_text', 'read_table', 'published_table',
-           'sidecar', 'record_links', 'write_table', 'write_figure']
+           'setting_words', 'own_arms', 'empty_panel', 'label_toy', 'drop_none', 'warnings_table', 'warnings_text',
+           'read_table', 'published_table', 'sidecar', 'way_to_records', 'move_links', 'record_links', 'write_table',
+           'write_figure']
 
 # %% ../../nbs/engine/tables.ipynb #b3d08401
 import json
@@ -163,6 +164,16 @@ class Records:
     def resamples(self) -> int:
         "How many resamples of the videos intervals are made from."
         return self.first["config"].get("bootstrap", 1000)
+
+    @property
+    def alone(self) -> list:  # names, such as fusion
+        "Tables that were each made with `--only`; none where a whole run has described its data."
+        if self.data:
+            return []
+        # the table of loss weights comes with a search
+        searched = self.searches and "losses" not in self.tables
+        others = dict(headline=self.arms, search=searched, focus=self.focus)
+        return [*self.tables, *(name for name, there in others.items() if there)]
 
 # %% ../../nbs/engine/tables.ipynb #05913ab0
 # of a record with many arms
@@ -424,6 +435,41 @@ def caption(
         words.append(f"Trained on stored features in their last step: {', '.join(stored)}.")
     return " ".join([*words, "– : no labels in these data, or not trained."])
 
+# %% ../../nbs/engine/tables.ipynb #6007ab05
+_TASKS = r"(AU|EXPR|VA|valence|arousal)(\+(AU|EXPR|VA|valence|arousal))*"
+_JOINT = r"joint(-seen)?(\+(heads|fusion|temporal))?"
+_JOINT += r"|joint-(twice|long|four|mae-(half|double)|from-(AU|EXPR|VA))"
+_EXPLAINED = re.compile(  # names of arms
+    rf"(separate|scratch(-mean|-patch|-stem)?|{_JOINT}|progressive|layers-only|best single"
+    rf"|((sum|concat|gate|heads):)?{_TASKS}|same-(AU|EXPR|VA)|(lstm|gru|tcn|transformer)@\d+"
+    r"( shuffled)?|equal|released|uncertainty|searched|fold-\d|ensemble)(-twice)?"
+)
+
+
+def setting_words(value) -> str:
+    "A setting as it is typed behind `--set`."
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _change_words(entry: dict) -> str:
+    "What an arm is, from its entry in a record of a table."
+    if "chosen" in entry:
+        return "for each seed the one of several arms that does best on dev"
+    changes = [f"{name}={setting_words(v) or 'nothing'}" for name, v in entry["change"].items()]
+    nothing = "no setting" if entry.get("parameters") else "an average of arms, or not trained"
+    return ", ".join(changes) or nothing
+
+
+def own_arms(
+    records: Records,
+    names,  # of tables
+) -> str:  # a sentence; nothing where all arms are explained elsewhere
+    "What the arms are that only this run has: the settings that each changes."
+    entries = [arm for name in names for run in records.tables.get(name, []) for arm in run["arms"]]
+    own = {e["arm"]: _change_words(e) for e in entries if not _EXPLAINED.fullmatch(e["arm"])}
+    listed = "; ".join(f"`{arm}` ({words})" for arm, words in own.items())
+    return f"Arms of this run alone, by the settings that they change: {listed}." if listed else ""
+
 # %% ../../nbs/engine/tables.ipynb #be17b21d
 STYLE = {
     "svg.hashsalt": "affnb",
@@ -651,18 +697,35 @@ def sidecar(
     )
 
 # %% ../../nbs/engine/tables.ipynb #b6c06e41
+def way_to_records(
+    folder,  # of records
+) -> str:  # such as ../../data/records/smoke, or ../records
+    "The way to records from where their tables lie: figures/PROFILE, or a folder beside theirs."
+    folder = Path(folder).resolve()
+    published = (folder.parent.parent.name, folder.parent.name) == ("data", "records")
+    return quote(f"../../data/records/{folder.name}" if published else f"../{folder.name}")
+
+
+def move_links(
+    text: str,  # of a table's .md
+    records,  # the folder that its links lead to
+    target,  # the folder that has the same records where the text will lie
+) -> str:
+    "The text of a table whose records, and itself, lie elsewhere."
+    return text.replace(f"]({way_to_records(records)}/", f"]({way_to_records(target)}/")
+
+
 def record_links(
     beside: dict,  # a sidecar
-    place=None,  # the folder in data/records; None: the sidecar's profile
+    way: str,  # to the folder of the records, as `way_to_records` gives it
     most: int = 12,  # links
-) -> str:  # a line; empty where no record of one profile is named
-    "Links to the records of a table, as they lead from its published place, figures/PROFILE."
+) -> str:  # a line; empty where no record is named
+    "Links to the records of a table."
     names = beside["records"]
-    place = place or beside.get("profile")
-    if not names or not isinstance(place, str):
+    if not names:
         return ""
     shown = names if len(names) <= most else names[:1]
-    links = ", ".join(f"[{name}](../../data/records/{place}/{quote(name)})" for name in shown)
+    links = ", ".join(f"[{name}]({way}/{quote(name)})" for name in shown)
     more = f" and {len(names) - 1} more, {len(names)} in all" if len(shown) < len(names) else ""
     return f"Records: {links}{more}"
 
@@ -673,12 +736,12 @@ def write_table(
     table: DataFrame,  # of numbers, for the .csv
     words: DataFrame,  # the same for people, for the .md
     beside: dict,  # what `sidecar` gives
-    place=None,  # its records' folder in data/records; None: the profile's
+    way: str = "../records",  # to its records, as `way_to_records` gives it
 ) -> None:
     "A table as .csv and .md, which ends with links to its records, and its sidecar."
     table.to_csv(Path(folder) / f"{name}.csv", index=False, lineterminator="\n")
     shown = words.to_markdown(index=False, disable_numparse=True)
-    parts = filter(None, (shown, beside["caption"], record_links(beside, place)))
+    parts = filter(None, (shown, beside["caption"], record_links(beside, way)))
     (Path(folder) / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     write_json(Path(folder) / f"{name}.json", beside)
 
