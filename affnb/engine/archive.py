@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 import yaml
-from threadpoolctl import threadpool_limits
 from .core import AffnbError, UsageError, ask_git, atomic, did_you_mean, git_state
 from .core import load_config, project_root, read_json
 from .findings import joined
@@ -91,7 +90,6 @@ class Origin:
     commits: dict  # commit -> whether files differed from it; the most frequent one first
     python: str  # its version
     device: str
-    threads: int  # that it computed with: sums of another number of threads are rounded otherwise
     data: dict  # hash, name, source, ...
 
 
@@ -116,7 +114,6 @@ def origin_of(records) -> Origin:  # a folder of records
         {commit: any(commits[commit]) for commit in often},
         first["versions"]["python"],
         first["device"],
-        first["config"]["threads"],
         first["data"],
     )
 
@@ -671,7 +668,7 @@ def _check_target(target: Path) -> None:
         raise AffnbError("affnb archive", "the package rocrate is not installed", remedy)
 
 
-def _copy_results(published: Published, place: Path, threads: int) -> None:
+def _copy_results(published: Published, place: Path) -> None:
     "Copies records, figures and models, or makes figures; tables link to the archived records."
     for name in ("records", "figures", "models"):
         source = getattr(published, name)
@@ -680,8 +677,7 @@ def _copy_results(published: Published, place: Path, threads: int) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
     if published.figures is None:
-        with threadpool_limits(threads):  # as `rebuild` does
-            write_report(place / "records", place / "figures")
+        write_report(place / "records", place / "figures")
         return
     for path in (place / "figures").glob("*.md"):
         text = path.read_text(encoding="utf-8")
@@ -723,7 +719,7 @@ def _fill(place: Path, published: Published, makers: tuple) -> list:  # lines
     records = read_records(published.records)
     code = copy_code(published.project, place / "code")
     account = Account(records, origin, code, _date_of(code, published.records), makers)
-    _copy_results(published, place, origin.threads)
+    _copy_results(published, place)
     without = "code: no git here, so the sources are copied as they are, of no commit"
     lines = [f"archived: {account.name}, from {published.records}"]
     lines.append(_author_line(place, published, makers))
