@@ -20,7 +20,17 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame, Series
-from ..claims import ADDED, AVERAGED, CLAIMS, CONTROLS, ONE_THING, PARTS, TASK_METRICS, Judged
+from affnb.claims import (
+    ADDED,
+    AVERAGED,
+    AVERAGED_ON_DEV,
+    CLAIMS,
+    CONTROLS,
+    ONE_THING,
+    PARTS,
+    TASK_METRICS,
+    Judged,
+)
 from ..claims import claim_rows, claims_table, differences_table, verdicts_of
 from ..compare import COMPARABLE, FINER, LEAST_VIDEOS, MARGIN, VERDICTS, agreement
 from ..compare import expected_error, halves_of, holm, kept_scores, mean_and_each, p_value
@@ -114,19 +124,29 @@ def source_of(
     runs = records.post if name == "post" else records.tables.get(name, [])
     statistics = sums_by_arm(runs)
     pairs = _pairs_in(name, runs, statistics)
-    if name == "post":
-        window = _window_beside(records)
-        statistics |= window
-        pairs += [(arm, AVERAGED, tuple(TASK_METRICS)) for arm in window if AVERAGED in statistics]
+    if name == "post" and AVERAGED in statistics:
+        beside = _beside_average(records)
+        statistics |= {arm: seeds for arm, seeds, _ in beside}
+        pairs += [
+            (arm, other, tuple(TASK_METRICS))
+            for arm, _, others in beside
+            for other in others
+            if other in statistics
+        ]
     return statistics, pairs
 
 
-def _window_beside(records: Records) -> dict:  # arm -> seed -> Statistics
-    "The profile's module over its window, which a moving average is compared with."
+def _beside_average(records: Records) -> list:  # of (arm, seed -> Statistics, arms of `post`)
+    """The profile's module over its window, beside moving averages whose length was chosen on half
+    of the people or on dev; and the module's heads without a window, beside what is averaged.
+    """
     config = records.first["config"]
-    name = f"{config.get('temporal')}@{config.get('window')}"
     arms = sums_by_arm(records.tables.get("temporal", []))
-    return {arm: seeds for arm, seeds in arms.items() if arm == name}
+    others = {
+        f"{config.get('temporal')}@{config.get('window')}": (AVERAGED, AVERAGED_ON_DEV),
+        "joint+heads": (f"{post_step(AVERAGED)[0]} crossfit: raw",),
+    }
+    return [(arm, arms[arm], others[arm]) for arm in others if arm in arms]
 
 # %% ../../nbs/engine/findings.ipynb #6e8bed58
 # tables and pairs that claim nothing: they only ask how two arms differ
@@ -200,7 +220,7 @@ def judge(records: Records, name: str) -> Judged | None:  # None where there are
 
 # %% ../../nbs/engine/findings.ipynb #69fab3d1
 _OTHERWISE = {
-    "identical": "both arms gave the same answers",
+    "identical": "both arms have the same scores",
     "higher": "where nothing is claimed",
     "lower": "where nothing is claimed",
     "optimism": "tuned where they are reported, which is no find",
@@ -413,9 +433,9 @@ def _design_row(values, difference: float) -> dict:  # values: (S, V) of `pseudo
 
 # %% ../../nbs/engine/findings.ipynb #be65d19d
 _SPOKEN = dict(zip(VERDICTS, VERDICTS)) | {
-    "unsettled": "unsettled (the baseline is still learning)",
-    "unsettled, behind": "unsettled (below its baseline, and still learning itself)",
-    "identical": "without any difference (both arms gave the same answers)",
+    "unsettled": "unsettled (the baseline may still be learning)",
+    "unsettled, behind": "unsettled (below its baseline, and may still be learning itself)",
+    "identical": "without any difference (both arms have the same scores)",
     "one seed": "not judged (one seed)",
     "–": "without labels",
     "not tested": "not tested",
@@ -913,15 +933,18 @@ def results_of(
 # %% ../../nbs/engine/findings.ipynb #3a588ae1
 _NOTEBOOK = "nbs/engine/findings.ipynb"
 _SAME_MODELS = (
-    "three models of one task, concatenated; they are the same three for every seed of a group, so"
-    " that the intervals of these rows are somewhat too narrow."
+    "three models of one task, concatenated; they are the same three for three seeds (0 to 2, 3 to"
+    " 5), so that five seeds hold two independent sets, and the intervals of these rows are too"
+    " narrow."
 )
 _AS_GIVEN = "Interval and verdict take the cut and the choices as given."
 _AFTERWARDS = "Added after the first results had been seen."
 _AVERAGE = (
-    "a moving average of the joint model's single-frame answers. Its length was chosen on half of"
-    " the validation videos and is reported on the other half; the module's window was fixed"
-    " beforehand, and its heads were trained anew on stored features."
+    "a moving average of the joint model's single-frame answers, whose length was chosen on half of"
+    " the validation videos and is reported on the other half, while the module knows none of them"
+    " (chosen on dev, whose clips are short, the length is 1: table_post_pairs has that pair, too);"
+    " and the module's heads were trained anew, which has a price of its own (joint+heads - joint"
+    " crossfit: raw, in the same table)."
 )
 # table -> (which arms a sentence is about, as the beginning of a name; the sentence)
 _CHANGES = dict(
@@ -1034,7 +1057,7 @@ _CHANGES = dict(
         ),
         (
             r"\w+@\d+$",
-            f"The last pair, control 3a of the claims: a temporal module against {_AVERAGE}",
+            f"The last pairs, of control 3a of the claims: a temporal module against {_AVERAGE}",
         ),
     ],
     headline=[("", "Pairs of the headline's arms, named beforehand.")],
@@ -1069,8 +1092,9 @@ def _words_explained(rows: int, claims: bool = False, claimed: bool = False) -> 
         " behind it, how many seeds have its sign. equivalent: surely within"
         f" {format_score(MARGIN)} of 0 (two one-sided tests, corrected likewise). undecided: none"
         " of these, for these people and seeds do not tell, which is not to say that there is no"
-        " effect. identical: both arms gave the same answers. smallest: the difference that this"
-        " design would have found with a power of 80 %, in the order of the tasks."
+        " effect. identical: both arms have the same score in every resample. smallest:"
+        " the difference that this design would have found with a power of 80 %, in the order of"
+        " the tasks."
     )
 
 
@@ -1107,9 +1131,10 @@ def _gains_text(pairs: DataFrame) -> str:
     )
 
 
-def _holds_claims(records: Records, table: str) -> bool:
-    "Whether some pairs of a table are claims, and stand in a table of claims."
-    return bool(records.arms) and table in {where for _, _, where, *_ in CLAIMS}
+def _holds_claims(records: Records, pairs: DataFrame) -> bool:
+    "Whether some of these pairs are claims, and stand in a table of claims."
+    claims = {(row["arm"], row["against"]) for row in claim_rows(records.first["config"])}
+    return bool(records.arms) and not claims.isdisjoint(zip(pairs.arm, pairs.against))
 
 
 def _judged_tables(results: Results):  # yields what `write_table` takes
@@ -1119,12 +1144,13 @@ def _judged_tables(results: Results):  # yields what `write_table` takes
         pairs = judged.pairs
         beside = partial(sidecar, results.records, _pattern_of(name), notebook=_NOTEBOOK)
         start = caption_start(results.records, name, judged)
+        start += _untested_words(results.records) if name == "search" else ""
         findings = findings_text(pairs, results.records.resamples)
         if name == "best":
             table = arms.merge(pairs.drop(columns=["arm", "against"]), on="task")
             cells = [_difference_cell(row) for row in pairs.itertuples()]
             words = arms.assign(difference=cells, n_seeds=table.n_seeds).astype(str)
-            claimed = _holds_claims(results.records, name)
+            claimed = _holds_claims(results.records, pairs)
             caption = f"{start} {_words_explained(len(table), claimed=claimed)} {findings}"
             yield "table_best", table, words, beside(words=caption)
             continue
@@ -1139,7 +1165,7 @@ def _judged_tables(results: Results):  # yields what `write_table` takes
                 beside(words=f"{start} {where} {findings}"),
             )
         if len(pairs):
-            claimed = _holds_claims(results.records, name)
+            claimed = _holds_claims(results.records, pairs)
             explained = _words_explained(int(pairs.p.notna().sum()), claimed=claimed)
             caption = f"{start} {explained} {findings}{_gains_text(pairs)}"
             file = "table_comparisons" if name == "headline" else f"table_{name}_pairs"
@@ -1228,6 +1254,17 @@ def _search_tables(results: Results):  # yields what `write_table` takes
     yield "table_strategies", table, _in_words(table, 2), beside
 
 # %% ../../nbs/engine/findings.ipynb #b1ddb113
+def _untested_words(records: Records) -> str:
+    "Why a search is no test of a claim, where it is none."
+    trials = records.first["config"].get("search_trials")
+    if not records.searches or not trials or trials > startup_trials(trials):
+        return ""
+    return (
+        f" A search has {trials} trials here, and TPE draws its first {startup_trials(trials)} at"
+        " random: where the two samplers differ, it is by luck, and claims 4 and 4c are not tested."
+    )
+
+
 def _claims_tables(results: Results):  # yields what `write_table` takes
     "The claims, with their findings in the sidecar, and what other designs would give."
     records = results.records
@@ -1246,26 +1283,21 @@ def _claims_tables(results: Results):  # yields what `write_table` takes
         beside = sidecar(records, "table-", words, _NOTEBOOK)
         yield "table_design", designs.round(6), shown, beside
     sentences = claims_summary(claims)
-    trials = records.first["config"].get("search_trials")
-    untested = ""
-    if trials and trials <= startup_trials(trials) and results.judged.get("search"):
-        untested = (
-            f" 4, 4c: not tested, because a search has {trials} trials here, and TPE draws its"
-            f" first {startup_trials(trials)} at random."
-        )
+    untested = _untested_words(records)
     several = [number for number, *_ in CLAIMS if number not in ONE_THING]
     words = [
         caption_start(records, "", next(j for j in results.judged.values() if len(j.pairs))),
         _words_explained(len(claims), claims=True),
         f"The arms of {joined(ONE_THING)} differ in one thing (1c at equal compute), those of"
         f" {joined(several)} in several. {joined(ADDED)} were added after the first results had"
-        " been seen. unsettled: shown or reversed, but the weaker arm gains more than"
-        f" {format_score(MARGIN)} when it is trained for twice as long (column `doubling`, in the"
-        " order of the tasks, with its interval and, in brackets, the number of seeds; – where no"
-        " twin was trained; for joint-long the gain from joint-twice to joint-four, which is larger"
-        " than its own would be, since gains shrink with length). The other words hold for"
-        " trainings of this length. t: Holm's p of a t test over seeds, printed where a verdict"
-        f" does not pass it, because most of the chance is the luck of few trainings.{untested}",
+        " been seen. unsettled: shown or reversed, but the weaker arm may gain more than"
+        f" {format_score(MARGIN)} when it is trained for twice as long, because the interval of"
+        " that gain reaches above it (column `doubling`, in the order of the tasks, in brackets how"
+        " many seeds; –: no twin). Where two encoders are compared, a head arm's encoder counts as"
+        " well. The gain of joint-twice stands for joint-long and best single, which are longer,"
+        " that of joint for joint-seen. The other words hold for trainings of this length. t:"
+        " Holm's p of a t test over people and seeds with the degrees of freedom of so few seeds"
+        f" (12_compare), printed where a verdict does not pass it.{untested}",
         f"2c: {_SAME_MODELS} 3a: against {_AVERAGE} 3d: {_AS_GIVEN}",
         *sentences,
     ]

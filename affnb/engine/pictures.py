@@ -47,9 +47,9 @@ _MEANINGS = {
     "shown": "shown: higher",
     "reversed": "reversed: lower",
     "equivalent": f"equivalent: less than {format_score(MARGIN)} apart",
-    "unsettled": "unsettled: the weaker arm is still learning",
+    "unsettled": "unsettled: the weaker arm may still learn",
     "undecided": "undecided",
-    "identical": "identical answers",
+    "identical": "identical scores",
     "one seed": "one seed: not judged",
 }
 
@@ -419,7 +419,7 @@ def _windows_title(rows: DataFrame, module: str, config: dict) -> str:
             "reversed": "is worse",
             "equivalent": f"differs by less than {format_score(MARGIN)}",
             "undecided": "is undecided",
-            "identical": "gives the same answers",
+            "identical": "gives the same scores",
             "one seed": "is not judged (one seed)",
         }
         told = _tasks_by_verdict(own, spoken)
@@ -701,7 +701,7 @@ def draw_convergence(results: Results) -> Figure | None:  # None where no arm ha
     if judged is None or judged.pairs.difference.isna().all():
         return None
     table = judged.pairs
-    words = np.where(table.difference > MARGIN, "still learning", "learned")
+    words = np.where(table.difference_hi > MARGIN, "still learning", "learned")
     table = table.assign(verdict=np.where(table.difference.isna(), "–", words))
     labels = dict(zip(table.against, table.against))
     figure = _forests(table, "against", labels)
@@ -710,7 +710,7 @@ def draw_convergence(results: Results) -> Figure | None:  # None where no arm ha
     learning = table.against[table.verdict == "still learning"].nunique()
     seeds = int(table.n_seeds.max())
     figure.suptitle(
-        f"Twice the training: {learning} of {len(labels)} arms still gain more than"
+        f"Twice the training: {learning} of {len(labels)} arms may still gain more than"
         f" {format_score(MARGIN)} in some task (mean of {seeds} seed{'s' * (seeds != 1)})"
     )
     return figure

@@ -99,7 +99,10 @@ def write_toy_table(
     "Table records of toy arms, one per seed."
     labels = labels or toy_labels()
     for seed in range(seeds):
-        entries = [toy_entry(arm, noise, seed, labels) for arm, noise in noises.items()]
+        entries = [  # a twin has the luck of its arm: what it gains is what was planted
+            toy_entry(arm, noise, seed, labels, arm.removesuffix("-twice"))
+            for arm, noise in noises.items()
+        ]
         record = TOY | dict(record="table", name=name, seed=seed, pairs=pairs, arms=entries)
         write_json(Path(folder) / f"table-{name}-seed{seed}.json", record | toy_sums(labels))
 
