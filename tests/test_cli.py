@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from types import SimpleNamespace
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from affnb.engine.cli import (
@@ -655,6 +656,37 @@ def test_a_table_without_pairs_is_printed_alone(tmp_path):
     write_toy_table(tmp_path / "records", "mine", dict(a=1.0, b=0.8), [])
     said = _finish(dict(run=str(tmp_path), only="mine", publish=None))
     assert "Differences" not in said
+
+
+def test_a_table_alone_is_printed_with_its_warnings(tmp_path):
+    from affnb.engine.cli import _finish
+    from affnb.engine.tables import write_toy_table
+
+    (tmp_path / "records").mkdir()
+    write_toy_table(tmp_path / "records", "mine", dict(good=0.5, blind=50.0), [])
+    write_toy_table(tmp_path / "records", "other", dict(blind=50.0), [])
+    said = _finish(dict(run=str(tmp_path), only="mine", publish=None))
+    file = tmp_path / "figures/table_mine_warnings.csv"
+    lines = [line for line in said.splitlines() if line.startswith("WARNING: ")]
+    assert 1 <= len(lines) <= 9
+    assert "WARNING: AU: not above a constant answer: in 1 arm (blind)" in lines
+    assert said.index("WARNING") < said.index(f" in all: {file}") < said.index("tables and fig")
+    table = pd.read_csv(file)
+    assert set(table["where"]) == {"mine"}
+    assert set(table["arm"]) == {"blind"}
+
+
+def test_a_table_without_warnings_says_nothing_of_them(tmp_path):
+    from affnb.engine.cli import _finish
+    from affnb.engine.tables import write_toy_table
+
+    (tmp_path / "records").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/table_mine_warnings.csv").write_text("of an earlier run")
+    write_toy_table(tmp_path / "records", "mine", dict(good=0.5), [])
+    said = _finish(dict(run=str(tmp_path), only="mine", publish=None))
+    assert "WARNING" not in said and " in all: " not in said
+    assert not list((tmp_path / "figures").glob("*warnings*"))
 
 
 def test_pictures_that_took_the_places_of_others_are_read(folder, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import tomllib
 from pathlib import Path
 import nbformat
 import pytest
@@ -236,6 +237,32 @@ def test_chapters_are_few_and_the_first_one_trains_a_model():
 def test_a_room_of_the_engine_says_first_who_needs_it(name):
     _, first, *_ = nbformat.read(ALL[name], 4).cells[0].source.split("\n\n")
     assert re.fullmatch(r"\*Engine: for .+\. Readers of the paper may skip it\.\*", first)
+
+
+def markdown_of(name) -> list:
+    "The texts of a notebook's cells that are no code."
+    cells = nbformat.read(ALL[name], 4).cells
+    return [cell.source for cell in cells if cell.cell_type == "markdown"]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_says_which_run_is_committed(name):
+    texts = [text for text in markdown_of(name) if re.search("(committed|published) run", text)]
+    assert all(re.search("smoke|laptop", text) for text in texts)
+
+
+def test_an_extra_is_installed_in_one_way():
+    "From the clone, for no index has affnb; with -e, or a copy takes the place of the clone."
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *ALL.values()]
+    ways = set()
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace('\\"', '"')
+        ways |= set(re.findall(rf"pip install ([^\n`]*?\[(?:{'|'.join(extras)})\]\S?)", text))
+    assert ways, "some extra is named"
+    assert all(re.fullmatch(r'-e "\.\[\w+\]"', way) for way in ways), ways
 
 
 def test_the_readme_is_read_in_minutes():

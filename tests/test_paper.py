@@ -2,6 +2,7 @@
 bytes, a run of one's own, and clear refusals.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -184,6 +185,106 @@ def test_the_report_of_two_tables_makes_each_of_them(tmp_path):
     assert [line["command"] for line in content["commands"][:2]] == [one, other]
 
 
+def words_of(value) -> str:
+    "The words in what typst says of its content."
+    if isinstance(value, list):
+        return "".join(map(words_of, value))
+    if isinstance(value, dict):
+        kept = ("text", "body", "children", "child")
+        inner = "".join(words_of(value[key]) for key in kept if key in value)
+        return " " if value["func"] == "space" else inner
+    return value
+
+
+def prose_of(content, figures, place) -> str:
+    "The paragraphs of a report, one on each line."
+    from affnb.engine.paper import _lay_out
+
+    place.mkdir()
+    template = _lay_out(content, figures, place)
+    compiler = typst.Compiler(str(template), root=str(place), ignore_system_fonts=True)
+    compiler.compile(format="pdf")
+    return "\n".join(words_of(part) for part in json.loads(compiler.query("par")))
+
+
+def test_a_report_without_claims_says_so_from_the_abstract_on(published, tmp_path):
+    content = content_of(own_table(tmp_path / "records", "mine"), tmp_path / "figures")
+    prose = prose_of(content, tmp_path / "figures", tmp_path / "set")
+    assert "tests each claim" not in prose
+    assert "It tests no claim" in prose
+    assert "no claim is tested here" in prose
+    _, figures, content = published
+    prose = prose_of(content, figures, tmp_path / "whole")
+    assert "tests each claim" in prose
+    assert "tests no claim" not in prose
+    assert "too few arms" not in prose
+
+
+def with_settings(folder, **settings):
+    "Records of one table, made with other settings."
+    own_table(folder, "mine")
+    path = folder / "table-mine-seed0.json"
+    record = read_json(path)
+    write_json(path, record | dict(config=record["config"] | settings))
+    return folder
+
+
+def test_a_zero_that_is_no_amount_is_said_in_words(tmp_path):
+    zeros = dict(mae_epochs=0, epoch_frames=0, head_epoch_frames=0, width=0, patch_size=0)
+    settings = zeros | dict(epochs=20, head_epochs=1, depth=-1, head_share=0.0)
+    content = content_of(with_settings(tmp_path / "records", **settings), tmp_path / "figures")
+    prose = prose_of(content, tmp_path / "figures", tmp_path / "set")
+    assert not re.search(r"\b0 (epochs?|frames?|pixels)|width of 0|depth of -1", prose)
+    for words in (
+        "Encoders train for 20 epochs of all frames that they may learn from",
+        "the autoencoder not at all: its weights are used as they come",
+        "heads for 1 epoch of as many frames as they may learn from",
+        "patch, width and depth as this name says",
+        "this run sets none aside",
+    ):
+        assert words in prose, words
+    assert "no person is in two groups" not in prose
+
+
+def test_an_amount_is_said_as_a_number(tmp_path):
+    settings = dict(mae_epochs=2, epochs=4, epoch_frames=8000, head_epochs=6, head_share=0.2)
+    settings |= dict(head_epoch_frames=9000, patch_size=8, width=96, depth=0)
+    content = content_of(with_settings(tmp_path / "records", **settings), tmp_path / "figures")
+    prose = prose_of(content, tmp_path / "figures", tmp_path / "set")
+    for words in (
+        "Encoders train for 4 epochs of 8,000 frames, the autoencoder for 2 epochs, heads for"
+        " 6 epochs of 9,000 frames.",
+        "patches of 8 pixels, a width of 96 and a depth of 0 (its stem alone)",
+        "no person is in two groups",
+    ):
+        assert words in prose, words
+
+
+def test_the_arms_of_one_table_are_explained_below_it(tmp_path):
+    (tmp_path / "records").mkdir()
+    noises = {"joint+heads": 1.0, "gru@5": 0.9, "gru@5 shuffled": 0.9}
+    pairs = [["gru@5", "joint+heads"], ["gru@5", "gru@5 shuffled"]]
+    write_toy_table(tmp_path / "records", "temporal", noises, pairs, labels=toy_labels(12))
+    content = content_of(tmp_path / "records", tmp_path / "figures")
+    (table,) = content["compared"]
+    assert "shuffled: the same window without its order." in table["arms"]
+    assert "@1" not in table["arms"], "no arm of this table"
+    assert "#of.arms" in TEMPLATE.read_text()
+    assert "joint+heads" in TEMPLATE.read_text().partition("// prose")[2]
+
+
+def test_a_report_names_no_folder_of_its_author(tmp_path, monkeypatch):
+    folder = own_table(tmp_path / "records", "mine")
+    content = content_of(folder, tmp_path / "figures")
+    last = f"…/{tmp_path.parent.name}/{tmp_path.name}/records"
+    assert content["records"]["place"]["words"] == last
+    assert str(tmp_path) not in json.dumps(content)
+    monkeypatch.chdir(tmp_path)
+    content = paper_content(read_records(folder), tmp_path / "figures", folder)
+    assert content["records"]["place"]["words"] == "records"
+    assert content["commands"][-1]["command"] == "affnb paper --records records"
+
+
 def test_an_arm_of_ones_own_is_defined_by_what_it_changes(tmp_path):
     content = content_of(own_table(tmp_path / "records", "mine"), tmp_path / "figures")
     words = "(fusion=gate, fused=nothing, window=15)"
@@ -352,7 +453,7 @@ def test_what_cannot_be_done_is_one_line(small, tmp_path, capsys, monkeypatch):
         assert_one_line(capsys.readouterr().err, *facts)
     monkeypatch.setitem(sys.modules, "typst", None)
     assert main(["paper", str(out), "--records", str(folder)]) == 1
-    assert_one_line(capsys.readouterr().err, "typst", "pip install affnb[paper]")
+    assert_one_line(capsys.readouterr().err, "typst", 'pip install -e ".[paper]" in the clone')
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "folder.pdf"]
     assert (tmp_path / "file").read_text() == "mine"
 

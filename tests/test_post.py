@@ -4,6 +4,7 @@ the reported half enters its parameters.
 
 from dataclasses import replace
 import numpy as np
+import pandas as pd
 import pytest
 from affnb.engine.describe import post_arms, post_pairs
 from affnb.evaluate import (
@@ -23,6 +24,7 @@ from affnb.evaluate import (
     three_ways,
 )
 from affnb.metrics import SUM_COLUMNS, score_from_statistics
+from in_step import ROOT
 
 
 def answers(found, targets, videos, numbers=None, masks=None):
@@ -286,6 +288,27 @@ def test_arms_hold_sums_from_which_their_scores_follow_and_pairs_name_arms():
         for step, (tasks, *_) in POST_STEPS.items()
         for task in tasks
     }
+
+
+def published_gain(profile, model, way, step, before) -> float:
+    "What a step of post-processing adds to P, in published results."
+    table = pd.read_csv(ROOT / "figures" / profile / "table_post.csv").set_index("arm")["P"]
+    return table[f"{model} {way}: {step}"] - table[f"{model} {way}: {before}"]
+
+
+def test_what_the_chapter_says_of_published_results_is_so():
+    text = (ROOT / "nbs" / "11_evaluate.ipynb").read_text()
+    smoothing = ("crossfit", "+ smooth EXPR and AU", "+ smooth VA")
+    assert "profile `smoke` ([table_post]" in text
+    assert "smoothing expressions and action units lowers the cross-fitted score" in text
+    assert published_gain("smoke", "progressive", *smoothing) < 0
+    assert "the same smoothing raises the cross-fitted score of both models" in text
+    for model in ("progressive", "joint"):
+        assert published_gain("laptop", model, *smoothing) > 0
+    assert "gains little for `progressive` and nothing for `joint`" in text
+    dev = ("dev", "+ EXPR bias", "raw")
+    assert 0 < published_gain("smoke", "progressive", *dev) < 0.03
+    assert published_gain("smoke", "joint", *dev) <= 0
 
 
 def test_what_is_absent_drops_out_and_what_has_no_label_is_left_alone():

@@ -664,7 +664,7 @@ def _check_target(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AffnbError(target, "is there already", "choose another folder for the archive")
     if not find_spec("rocrate"):
-        remedy = f"{sys.executable} -m pip install 'affnb[archive]'"
+        remedy = 'pip install -e ".[archive]" in the clone'
         raise AffnbError("affnb archive", "the package rocrate is not installed", remedy)
 
 

@@ -902,6 +902,26 @@ def warned(figures) -> str:  # where a run's figures are -> ten lines at most, o
     table = pd.read_csv(Path(figures) / "table_warnings.csv", dtype=str, keep_default_na=False)
     return warnings_text(table, Path(figures) / "table_warnings.md")
 
+
+def _warned_of(
+    records,  # the folder of a run's records
+    figures,  # where its tables are
+    only: str,  # a table
+) -> str:  # as `warned` gives it
+    "The warnings of one table, of its data and of trainings; a file beside it has them all."
+    from affnb.engine.tables import read_records, warnings_table, warnings_text
+
+    table = warnings_table(read_records(records))
+    where = table["where"]
+    # a search has a table for each target
+    own = (where == only) | where.str.startswith(f"{only} ")
+    table = table[own | where.isin(["data", "training, on dev"])]
+    path = Path(figures) / f"table_{only}_warnings.csv"
+    path.unlink(missing_ok=True)
+    if len(table):
+        table.to_csv(path, index=False, lineterminator="\n")
+    return warnings_text(table, path)
+
 # %% ../../nbs/engine/cli.ipynb #9e78a863
 @dataclass(frozen=True)
 class Request:
@@ -945,7 +965,8 @@ def _finish(plan: dict) -> str:  # what the user is to read
     figures = Path(plan["publish"][1]) if plan["publish"] else run / "figures"
     only = plan["only"]
     if only:  # does not stand for a profile; a whole run has a rule for its report
-        lines = [_table_text(write_report(run / "records", figures, only=only), only)]
+        made = write_report(run / "records", figures, only=only)
+        lines = [_table_text(made, only), _warned_of(run / "records", figures, only)]
     else:
         # before what is committed is replaced
         before = committed(plan, "figures/{}/table_headline.csv")

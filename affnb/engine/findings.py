@@ -6,7 +6,7 @@
 __all__ = ['TABLES', 'GAINS', 'NEUTRAL', 'windows_of', 'post_step', 'source_of', 'word_of', 'judge', 'largest_differences',
            'resamples_warning', 'count_verdicts', 'findings_text', 'first_half', 'best_by_half', 'judge_best', 'joined',
            'claim_words', 'beyond', 'claims_summary', 'link_tables', 'sign_words', 'focus_arrays', 'focus_table',
-           'focus_pairs', 'write_toy_focus', 'focus_words', 'Focus', 'Results', 'judge_all', 'results_of',
+           'focus_pairs', 'write_toy_focus', 'focus_words', 'Focus', 'Results', 'judge_all', 'results_of', 'changes_of',
            'caption_start', 'claim_tables', 'empty_table', 'claims_text']
 
 # %% ../../nbs/engine/findings.ipynb #932ec021
@@ -1064,8 +1064,11 @@ _CHANGES = dict(
 )
 
 
-def _changes_of(table: str, arms) -> str:
-    "What the arms of a table change, of those that are there."
+def changes_of(
+    table: str,  # its name, such as temporal
+    arms,  # the names of its arms
+) -> str:  # sentences; nothing where the table is not known
+    "What the arms of a table change, of those that are there: words of its caption."
     sentences = _CHANGES.get(table, [])
     names = [str(arm) for arm in arms]
     return " ".join(words for name, words in sentences if any(re.match(name, n) for n in names))
@@ -1101,7 +1104,7 @@ def _words_explained(rows: int, claims: bool = False, claimed: bool = False) -> 
 def caption_start(records: Records, name: str, judged: Judged) -> str:
     "What a table's caption begins with."
     seeds = len({seed for sums in judged.statistics.values() for seed in sums})
-    changes = _changes_of(name, judged.statistics)
+    changes = changes_of(name, judged.statistics)
     words = [f"{kind_of(records.first)}.", sureness(seeds, _videos_in(judged)), changes]
     words.append(own_arms(records, [name]))
     if len(judged.pairs):
@@ -1342,7 +1345,7 @@ def claim_tables(results: Results):  # yields what `write_table` takes
 
 def empty_table(results: Results) -> tuple:  # what `write_table` takes
     "The one table that was asked for, where the results do not allow it: it says so."
-    changes = _changes_of(results.only or "", [""])
+    changes = changes_of(results.only or "", [""])
     words = (
         f"{kind_of(results.records.first)}. {changes} Nothing to report: no arm of this table could"
         " be trained or scored on these data, for they lack the labels (or the regions) that it"

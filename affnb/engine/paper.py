@@ -25,7 +25,7 @@ from ..compare import FINER, MARGIN, VERDICTS, smallest_found, verdict
 from .core import AU_NAMES, EXPRESSIONS, MACHINE_SETTINGS, TASKS, AffnbError, UsageError
 from .core import atomic
 from .core import load_config, project_root, read_json, write_json
-from .findings import claims_summary, findings_text, joined
+from .findings import changes_of, claims_summary, findings_text, joined
 from .findings import resamples_warning, sign_words
 from .report import LUCK, finding_text, half_width, read_luck, write_report
 from .system import draw_system
@@ -102,11 +102,14 @@ class _Places:
         return dict(words=words, link=quote(Path(way).as_posix()))
 
     def name_of(self, path: Path) -> str:
-        "A folder as people call it: from the project, if it lies there."
+        """A folder as people call it: from the project or the current folder, if it lies there; of
+        any other its last three names, for the rest says nothing to others.
+        """
         path = path.resolve()
-        if self.root is not None and path.is_relative_to(self.root):
-            path = path.relative_to(self.root)
-        return path.as_posix()
+        for place in (self.root, Path.cwd()):
+            if place is not None and path.is_relative_to(place):
+                return path.relative_to(place).as_posix()
+        return "/".join(("…", *path.parts[-3:]))
 
     def source(self, beside: dict, name: str) -> dict:
         "Notebook, records and command of a table or figure, from its sidecar."
@@ -298,9 +301,12 @@ def _compared(records: Records, places: _Places) -> list:  # of tables, with wha
         pairs = read_table(path)
         if not {"difference", "verdict", "task"} <= set(pairs):
             continue
+        table = "headline" if name == "comparisons" else name.removesuffix("_pairs")
+        arms = dict.fromkeys([*pairs["arm"], *pairs["against"]])
         tables.append(
             dict(
                 name=name,
+                arms=changes_of(table, arms).replace("`", ""),
                 columns=["arm", "against", *TASK_METRICS],
                 rows=_pair_rows(pairs),
                 words=findings_text(pairs, records.resamples),
@@ -375,6 +381,49 @@ def _claim_sentences(claims: dict, places: _Places, records: Records) -> dict:
     }
 
 
+def _epochs_text(
+    config: dict,  # of a record
+    of: str,  # what its settings begin with: head_, or nothing for encoders
+    every: str,  # what an epoch has where its length is not set
+) -> str:
+    "How long a stage trains, in words; 0 frames in an epoch are not none."
+    epochs, frames = (config.get(f"{of}{name}") for name in ("epochs", "epoch_frames"))
+    if epochs is None:
+        return "a number of epochs that is not known"
+    return f"{_plural(epochs, 'epoch')} of {_plural(frames, 'frame') if frames else every}"
+
+
+def _encoder_text(config: dict) -> str:
+    "The size of the encoder, as far as settings give it; the rest is in the encoder's name."
+    words = dict(patch_size="patches of {} pixels", width="a width of {}", depth="a depth of {}")
+    as_named = dict(patch_size=0, width=0, depth=-1)
+    held = {name: config[name] for name in words if name in config}
+    sizes = [words[name].format(v) for name, v in held.items() if v != as_named[name]]
+    if held.get("depth") == 0:
+        sizes[-1] += " (its stem alone)"
+    named = [name.removesuffix("_size") for name, v in held.items() if v == as_named[name]]
+    if named:
+        sizes.append(f"{joined(named)} as this name says")
+    return joined(sizes) if sizes else "a size that is not known"
+
+
+def _settings_sentences(config: dict) -> dict:  # of a record
+    "What settings mean whose 0 or -1 is no amount."
+    epochs = config.get("mae_epochs")
+    mae = _plural(epochs, "epoch") if epochs else "– epochs"
+    return {
+        "encoder-size": _encoder_text(config),
+        "encoder-epochs": _epochs_text(config, "", "all frames that they may learn from"),
+        "head-epochs": _epochs_text(config, "head_", "as many frames as they may learn from"),
+        "mae-epochs": "not at all: its weights are used as they come"
+        if epochs == 0
+        else f"for {mae}",
+        "mae-was": "was not trained in this run"
+        if epochs == 0
+        else f"of this run was short ({mae})",
+    }
+
+
 def _seeds_text(seeds: int) -> str:
     "What so few seeds cannot tell."
     if seeds < 2:
@@ -405,6 +454,7 @@ def _sentences(records: Records, places: _Places, claims: dict, compared: list) 
         "commit": _commit_text(records.first),
         "compared": " ".join(f"{table['name']}: {table['words']}" for table in compared),
     }
+    words |= _settings_sentences(records.first["config"])
     return words | _claim_sentences(claims, places, records)
 
 # %% ../../nbs/engine/paper.ipynb #602f28e5
@@ -547,7 +597,7 @@ def _typesetter() -> ModuleType:
         import typst
     except ImportError:
         problem = "the package typst is not installed, which sets the report"
-        raise AffnbError("affnb paper", problem, "pip install affnb[paper]") from None
+        raise AffnbError("affnb paper", problem, 'pip install -e ".[paper]" in the clone') from None
     return typst
 
 

@@ -771,7 +771,8 @@ def write_onnx(
 ) -> None:
     "Writes a module as ONNX; raises `AffnbError` where onnx is not installed."
     if not (find_spec("onnx") and find_spec("onnxscript")):
-        raise AffnbError("ONNX", "onnx and onnxscript are not installed", "pip install affnb[onnx]")
+        remedy = 'pip install -e ".[onnx]" in the clone'
+        raise AffnbError("ONNX", "onnx and onnxscript are not installed", remedy)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operation that ONNX does not have
     try:
