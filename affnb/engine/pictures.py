@@ -37,7 +37,7 @@ _VERDICTS = {  # word -> colour, marker, face
     "undecided": ("#777777", "o", "white"),
     "identical": ("#777777", "D", "white"),
     "one seed": ("#777777", "^", "white"),
-    "still learning": ("#d55e00", "s", "#d55e00"),
+    "may still learn": ("#d55e00", "s", "#d55e00"),
     "learned": ("#0173b2", "o", "#0173b2"),
 }
 # what several seeds tell
@@ -701,13 +701,13 @@ def draw_convergence(results: Results) -> Figure | None:  # None where no arm ha
     if judged is None or judged.pairs.difference.isna().all():
         return None
     table = judged.pairs
-    words = np.where(table.difference_hi > MARGIN, "still learning", "learned")
+    words = np.where(table.difference_hi > MARGIN, "may still learn", "learned")
     table = table.assign(verdict=np.where(table.difference.isna(), "–", words))
     labels = dict(zip(table.against, table.against))
     figure = _forests(table, "against", labels)
     for axis, task in zip(figure.axes, TASK_METRICS):
         axis.set(xlabel=f"gain of {_metric_of(task)}")
-    learning = table.against[table.verdict == "still learning"].nunique()
+    learning = table.against[table.verdict == "may still learn"].nunique()
     seeds = int(table.n_seeds.max())
     figure.suptitle(
         f"Twice the training: {learning} of {len(labels)} arms may still gain more than"
