@@ -376,8 +376,9 @@ def test_results_are_drawn_without_models():
     "Tables, claims and report import neither model nor training."
     known = imports()
     assert known["tables"] <= {"core", "metrics", "records", "watch"}
-    assert known["claims"] <= {"core", "metrics", "compare", "tables"}
-    assert known["findings"] <= {"core", "metrics", "compare", "tables", "claims"}
+    assert known["arms"] == {"core"}, "their names, and no model"
+    assert known["claims"] <= {"core", "metrics", "compare", "tables", "arms"}
+    assert known["findings"] <= {"core", "metrics", "compare", "tables", "claims", "arms"}
     reading = {"core", "metrics", "compare", "tables", "claims", "findings"}
     assert known["pictures"] <= reading | {"watch"}
     assert known["report"] <= reading | {"pictures"}
