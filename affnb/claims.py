@@ -227,7 +227,7 @@ def claims_table(
 def verdicts_of(
     rows: DataFrame,  # of one claim
 ) -> dict:  # task -> verdict, or `unsettled, behind`
-    "The verdicts of a claim; of what is unsettled, which of the two arms is still learning."
+    "The verdicts of a claim; of what is unsettled, which of the two arms may still learn."
     behind = (rows.verdict == "unsettled") & (rows.difference < 0)
     return dict(zip(rows.task, rows.verdict.mask(behind, "unsettled, behind")))
 
