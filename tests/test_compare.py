@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import ndtr
+from scipy.stats import ttest_1samp
 from torch import nn
 from affnb.engine.batches import Batch
 from affnb.compare import (
@@ -31,6 +32,7 @@ from affnb.compare import (
     pair_rows,
     pseudo_values_of,
     smallest_found,
+    t_p_value,
     variance_parts,
     verdict,
 )
@@ -769,3 +771,28 @@ def test_statsmodels_is_imported_when_it_is_needed():
         " assert 'statsmodels' in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_t_test_is_students_where_one_kind_of_luck_is_all(axis):
+    "Seeds that differ alike for all people, or people who differ alike for all seeds."
+    rng = np.random.default_rng(axis)
+    each = rng.normal(0.3, 1, 5 if axis == 0 else 40)
+    values = np.broadcast_to(each[:, None] if axis == 0 else each, (5, 40))
+    p = t_p_value(values.mean(), variance_parts(values), 40, 5)
+    assert p == pytest.approx(ttest_1samp(each, 0).pvalue, rel=1e-9)
+
+
+def test_the_t_test_holds_its_level_where_resampling_five_seeds_does_not():
+    "Five seeds, and nearly all chance is the luck of training; nothing is there."
+    rng = np.random.default_rng(0)
+    finds = []
+    for _ in range(400):
+        values = rng.normal(0, 1, (5, 1)) + rng.normal(0, 2, (5, 60))
+        finds.append(t_p_value(values.mean(), variance_parts(values), 60, 5) < 0.05)
+    assert np.mean(finds) < 0.08
+
+
+def test_without_any_variance_there_is_no_p():
+    nothing = dict(people=0.0, seeds=0.0, both=0.0)
+    assert np.isnan(t_p_value(0.1, nothing, 40, 5))
