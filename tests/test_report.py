@@ -32,6 +32,7 @@ from affnb.engine.report import LUCK, accepted_band, dev_score, finding_text, ha
 from affnb.engine.report import headline_text, measure_luck, luck_mismatch, read_luck, renew_luck
 from affnb.engine.report import reproduction_verdict, write_report
 from errors import assert_error
+from in_step import ROOT
 
 NOISE = {
     "scratch": 0.9,
@@ -372,6 +373,22 @@ def test_markdown_says_what_it_is(report):
 
 
 @pytest.mark.nightly
+@pytest.mark.slow
+def test_another_processor_gives_the_same_bytes(tmp_path):
+    "Matrix products for an older processor add up in another order, which no digit must show."
+    folders = {word: tmp_path / word for word in ("own", "other")}
+    for word, folder in folders.items():
+        chosen = {} if word == "own" else dict(OPENBLAS_CORETYPE="Prescott")
+        code = "import sys; from affnb.engine.report import write_report as w; w(*sys.argv[1:])"
+        words = [ROOT / "data" / "records" / "smoke", folder, "losses"]
+        subprocess.run([sys.executable, "-c", code, *words], env=os.environ | chosen, check=True)
+    own, other = (
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders.values()
+    )
+    assert "table_losses_pairs.csv" in own
+    assert own == other
+
+
 def test_same_records_same_bytes_in_another_process(records, report, tmp_path):
     folders = f"{str(records)!r}, {str(tmp_path)!r}"
     code = f"from affnb.engine.report import write_report; write_report({folders})"
