@@ -422,6 +422,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'affnb.engine.course._Move.link': ('engine/course.html#_move.link', 'affnb/engine/course.py'),
                                      'affnb.engine.course._Move.text': ('engine/course.html#_move.text', 'affnb/engine/course.py'),
                                      'affnb.engine.course._accepts': ('engine/course.html#_accepts', 'affnb/engine/course.py'),
+                                     'affnb.engine.course._beside_pictures': ( 'engine/course.html#_beside_pictures',
+                                                                               'affnb/engine/course.py'),
                                      'affnb.engine.course._blocks': ('engine/course.html#_blocks', 'affnb/engine/course.py'),
                                      'affnb.engine.course._farthest': ('engine/course.html#_farthest', 'affnb/engine/course.py'),
                                      'affnb.engine.course._interval': ('engine/course.html#_interval', 'affnb/engine/course.py'),

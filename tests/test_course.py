@@ -350,6 +350,20 @@ def test_slides_show_figures_and_not_the_code_that_draws_them(session):
                 assert "loss.backward()" in cell.source, cell.source
 
 
+@pytest.mark.parametrize("session", SESSIONS)
+def test_a_slide_with_a_picture_has_no_table_that_makes_it_small(session):
+    title, names = SESSIONS[session]
+    pictures = 0
+    for cell in deck(title, [read(ROOT / "nbs" / f"{name}.ipynb") for name in names]).cells:
+        outputs = cell.get("outputs", [])
+        kinds = [{mime.partition("/")[0] for mime in o.get("data", {})} for o in outputs]
+        if any("image" in kind for kind in kinds):
+            pictures += 1
+            others = [o for o, kind in zip(outputs, kinds) if "image" not in kind]
+            assert all(len(o.get("text", "").splitlines()) == 1 for o in others)
+    assert pictures
+
+
 def test_what_is_said_of_a_figure_is_said_on_its_slide():
     """Text before a heading belongs to the slide before; what follows a figure is said and not
     shown.

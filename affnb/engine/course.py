@@ -336,6 +336,18 @@ def _said(source: str) -> str:
     return _notes(list(blocks))
 
 
+def _beside_pictures(outputs: list) -> list:
+    "Where a slide has a picture: the pictures and lines, and no table, which would make it small."
+
+    def is_picture(output):
+        return any(mime.startswith("image/") for mime in output.get("data", {}))
+
+    if not any(map(is_picture, outputs)):
+        return outputs
+    lines = [o for o in outputs if len(o.get("text", "").splitlines()) == 1]
+    return [output for output in outputs if is_picture(output) or output in lines]
+
+
 def deck(
     title: str,  # on the first slide
     notebooks,  # as committed, in the order of the lecture
@@ -358,6 +370,7 @@ def deck(
             said = kind == "notes"
             cell["source"] = _said(cell["source"]) if said else _slide_text(cell["source"], alone)
         elif cell["outputs"] and kind != "fragment":
+            cell["outputs"] = _beside_pictures(cell["outputs"])
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "remove-input"]
         if kind == "slide" and not has_heading:
             cells.append(nbformat.v4.new_markdown_cell(":::{revealjs-break}\n:::"))
