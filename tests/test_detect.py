@@ -238,6 +238,7 @@ def check_finding(step):
         assert right >= ANGLES[degrees] - 0.03
 
 
+@pytest.mark.slow
 @needs_network
 @needs_london
 def test_turned_photographs_are_found_and_their_eyes():

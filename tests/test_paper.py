@@ -70,6 +70,7 @@ def published():
     return read, figures, paper_content(read, figures, ROOT / "_docs")
 
 
+@pytest.mark.slow
 def test_the_published_report_has_eight_to_twelve_pages_within_a_minute(tmp_path):
     start = time.perf_counter()
     folder, pages = write_paper(tmp_path / "paper.pdf")
@@ -339,6 +340,7 @@ def small(tmp_path_factory):
     return folder, content_of(folder, folder.parent / "figures")
 
 
+@pytest.mark.slow
 def test_a_changed_record_changes_what_depends_on_it(small, tmp_path):
     folder, before = small
     records = tmp_path / "records"
