@@ -32,12 +32,12 @@ _STATEMENTS = {
     "4": "search: a strategy found for a task beats the one chosen by hand",
     "4c": "... and one found by chance",
     "5": "the whole: progressive learning beats joint training",
-    "5b": "the whole: progressive learning beats separate models",
     "5c": "... beats joint training with head training on the same people",
-    "5d": "... beats an encoder that saw as many of the head split's people",
+    "5d": "... beats a joint model that also saw the head split's people",
     "5e": "... beats plain joint training that is three times as long",
     "5f": "... beats the encoder that it is built on, without fusion and time",
     "5g": "... beats the best single model at no more compute",
+    "5b": "the whole: progressive learning beats separate models",
 }
 
 # %% ../nbs/13_claims.ipynb #8fd1d7f6
@@ -59,12 +59,12 @@ _EVIDENCE = (  # claim, table, arm, against
     ("4", "search", "{task}: tpe", "{task}: by hand"),
     ("4c", "search", "{task}: tpe", "{task}: random"),
     ("5", "whole", "progressive", "joint"),
-    ("5b", "whole", "progressive", "separate"),
     ("5c", "whole", "progressive", "joint+heads"),
     ("5d", "whole", "progressive", "joint-seen"),
     ("5e", "whole", "progressive", "joint-long"),
     ("5f", "whole", "progressive", "{start}"),
     ("5g", "whole", "progressive", "best single"),
+    ("5b", "whole", "progressive", "separate"),
 )
 CLAIMS = tuple((number, _STATEMENTS[number], *arms) for number, *arms in _EVIDENCE)
 

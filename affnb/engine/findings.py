@@ -266,9 +266,8 @@ def _seeds_warning(seeds: int) -> str:
         )
     return (
         f"Of equally good arms, all {seeds} seeds agree in sign {100 * 2 ** (1 - seeds):.3g} % of"
-        " the time; where the luck of training outweighs the differences between people, so few"
-        " seeds find more that is not there than the 5 % of the tables that the correction allows"
-        " (12_compare)."
+        " the time; where chance is mostly the luck of training, so few seeds give false finds in"
+        " more than the 5 % of tables that Holm's correction allows (12_compare)."
     )
 
 
@@ -576,7 +575,7 @@ def _pair_words(
         row = dict(zip(keys, names)) | dict(zip(some.task, some.cell))
         row["n_seeds"] = str(some.n_seeds.max())
         for name in beside:
-            if some[name].notna().any():
+            if some[name].notna().any() or (name == "doubling" and some.difference.notna().any()):
                 scores = " / ".join(map(format_score, some[name]))
                 row[name] = _doubling_words(some) if name == "doubling" else scores
         rows.append(row)
@@ -933,11 +932,11 @@ def results_of(
 # %% ../../nbs/engine/findings.ipynb #3a588ae1
 _NOTEBOOK = "nbs/engine/findings.ipynb"
 _SAME_MODELS = (
-    "three models of one task, concatenated; they are the same three for three seeds (0 to 2, 3 to"
-    " 5), so that five seeds hold two independent sets, and the intervals of these rows are too"
+    "three models of one task, concatenated; seeds 0 to 2 share the same three, and so do the next"
+    " ones, so that five seeds hold two independent sets, and the intervals of these rows are too"
     " narrow."
 )
-_AS_GIVEN = "Interval and verdict take the cut and the choices as given."
+_AS_GIVEN = "The cut into halves and the choices are treated as fixed."
 _AFTERWARDS = "Added after the first results had been seen."
 _AVERAGE = (
     "a moving average of the joint model's single-frame answers, whose length was chosen on half of"
@@ -1299,8 +1298,9 @@ def _claims_tables(results: Results):  # yields what `write_table` takes
         " many seeds; –: no twin). Where two encoders are compared, a head arm's encoder counts as"
         " well. The gain of joint-twice stands for joint-long and best single, which are longer,"
         " that of joint for joint-seen. The other words hold for trainings of this length. t:"
-        " Holm's p of a t test over people and seeds with the degrees of freedom of so few seeds"
-        f" (12_compare), printed where a verdict does not pass it.{untested}",
+        " Holm's p of a t test over people and seeds, which is stricter with so few seeds"
+        " (12_compare), printed where a row that is shown or reversed does not pass it (p > .05);"
+        f" the verdict stays as it is.{untested}",
         f"2c: {_SAME_MODELS} 3a: against {_AVERAGE} 3d: {_AS_GIVEN}",
         *sentences,
     ]
