@@ -19,7 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'affnb.claims': { 'affnb.claims.Judged': ('claims.html#judged', 'affnb/claims.py'),
                               'affnb.claims._doubling_of': ('claims.html#_doubling_of', 'affnb/claims.py'),
                               'affnb.claims._evidence_in': ('claims.html#_evidence_in', 'affnb/claims.py'),
-                              'affnb.claims._gain_of': ('claims.html#_gain_of', 'affnb/claims.py'),
+                              'affnb.claims._gains_in': ('claims.html#_gains_in', 'affnb/claims.py'),
                               'affnb.claims._learners': ('claims.html#_learners', 'affnb/claims.py'),
                               'affnb.claims.check_verdicts': ('claims.html#check_verdicts', 'affnb/claims.py'),
                               'affnb.claims.claim_rows': ('claims.html#claim_rows', 'affnb/claims.py'),

@@ -8,6 +8,7 @@ __all__ = ['AVERAGED', 'AVERAGED_ON_DEV', 'CLAIMS', 'TASK_METRICS', 'PARTS', 'CO
 
 # %% ../nbs/13_claims.ipynb #cbcdd035
 from dataclasses import dataclass
+from operator import itemgetter
 import numpy as np
 from pandas import DataFrame, concat
 from .compare import MARGIN, METRICS, contrast_rows, corrected, with_verdicts
@@ -145,35 +146,31 @@ def _learners(row, start: str) -> list:  # row: table, difference, arm, against;
 
 # %% ../nbs/13_claims.ipynb #d3e4f5a6
 _GAIN = ["difference", "difference_lo", "difference_hi", "n_seeds"]
-_NO_GAIN = (np.nan,) * len(_GAIN)  # where no twin was trained
 _DOUBLING = ["doubling", "doubling_lo", "doubling_hi", "doubling_seeds"]
 
 
-def _gain_of(
-    judgements: dict,  # table -> Judged
-    name: str,  # of an arm
-    task: str,
-) -> tuple:  # as `_GAIN`
-    "What an arm gains by twice the training, from the table that has most seeds of it."
+def _gains_in(judgements: dict) -> dict:  # table -> Judged; (arm, task) -> as `_GAIN`
+    "What each arm gains by twice the training, from the table that has most seeds of it."
+    if "convergence" not in judgements:
+        return {}
     twins = judgements["convergence"].pairs
-    twins = twins.arm[twins.against == name]
     pairs = concat([judged.pairs for judged in judgements.values()])
-    gains = pairs[pairs.arm.isin(twins) & (pairs.against == name) & (pairs.task == task)]
-    gains = gains.sort_values("n_seeds", ascending=False, kind="stable")
-    return tuple(gains[_GAIN].iloc[0]) if len(gains) else _NO_GAIN
+    of_twins = pairs.merge(twins[["arm", "against"]].drop_duplicates())
+    of_twins = of_twins.sort_values("n_seeds", kind="stable", ascending=False)
+    best = of_twins.drop_duplicates(["against", "task"]).set_index(["against", "task"])
+    return dict(zip(best.index, best[_GAIN].itertuples(index=False, name=None)))
 
 
 def _doubling_of(
-    judgements: dict,  # table -> Judged
-    row,  # difference, arm, against, task
+    gains: dict,  # of `_gains_in`
+    row,  # table, difference, arm, against, task
     start: str,  # the encoder of `progressive`
-) -> tuple:  # as `_GAIN`
+) -> tuple:  # as `_GAIN`; NaN where no twin was trained
     "The largest gain in its task, by twice the training, of those who may learn more."
-    if "convergence" not in judgements or np.isnan(row.difference):
-        return _NO_GAIN
-    gains = [_gain_of(judgements, name, row.task) for name in _learners(row, start)]
-    ends = np.nan_to_num([upper for _, _, upper, _ in gains], nan=-np.inf)
-    return gains[ends.argmax()]
+    learners = [] if np.isnan(row.difference) else _learners(row, start)
+    known = [gains[name, row.task] for name in learners if (name, row.task) in gains]
+    known = [gain for gain in known if not np.isnan(gain[0])]
+    return max(known, key=itemgetter(2)) if known else (np.nan,) * len(_GAIN)
 
 
 def settled(
@@ -218,7 +215,8 @@ def claims_table(
     words = with_verdicts(table, len(table)).round(_DIGITS)
     words["verdict"] = words.verdict.where(table.verdict != "not tested", "not tested")
     start = words.against[words.claim == "5f"].iloc[0]
-    words[_DOUBLING] = [_doubling_of(judgements, row, start) for row in table.itertuples()]
+    gains = _gains_in(judgements)
+    words[_DOUBLING] = [_doubling_of(gains, row, start) for row in table.itertuples()]
     words["verdict"] = [settled(row.verdict, row.doubling_hi) for row in words.itertuples()]
     first = ["claim", "statement", "task", "evidence", "n_seeds", "seeds_agree"]
     return words[[*first, *_DIGITS, *_DOUBLING, "verdict"]]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from affnb.engine.arms import tables_of
 from affnb.claims import ADDED, AVERAGED, CLAIMS, TASK_METRICS, Judged, claim_rows, claims_table
-from affnb.claims import _doubling_of, _learners, settled
+from affnb.claims import _doubling_of, _gains_in, _learners, settled
 from affnb.compare import MARGIN
 from affnb.engine.core import AU_NAMES, AffnbError, Config, write_json
 from affnb.engine.findings import (
@@ -1149,7 +1149,7 @@ def test_a_gain_that_is_not_surely_small_unsettles():
     rows[0] |= dict(difference=0.01, difference_lo=-0.02, difference_hi=0.04)
     gains = Judged({}, None, pd.DataFrame(), pd.DataFrame(rows))
     found = _doubling_of(
-        dict(convergence=gains),
+        _gains_in(dict(convergence=gains)),
         SimpleNamespace(
             table="training", difference=0.1, arm="joint-from-AU", against="joint", task="AU"
         ),

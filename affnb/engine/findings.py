@@ -576,8 +576,9 @@ def _pair_words(
         row["n_seeds"] = str(some.n_seeds.max())
         for name in beside:
             if some[name].notna().any() or (name == "doubling" and some.difference.notna().any()):
-                scores = " / ".join(map(format_score, some[name]))
-                row[name] = _doubling_words(some) if name == "doubling" else scores
+                row[name] = " / ".join(map(format_score, some[name]))
+                if name == "doubling":
+                    row[name] = _doubling_words(some)
         rows.append(row)
     columns = [*keys, *TASK_METRICS, "n_seeds", *beside]
     return DataFrame(rows, columns=columns).astype(object).fillna("")
@@ -912,8 +913,8 @@ def results_of(
     claims = claims_table(records, judged) if whole else DataFrame()
     tested = whole and (claims.verdict != "not tested").any()
     designs = _design_table(records, judged, claims) if tested else DataFrame()
-    luck = designs.reindex(columns=["claim", "task", "share_of_training", "p_t_holm"])
     if tested:
+        luck = designs.reindex(columns=["claim", "task", "share_of_training", "p_t_holm"])
         claims = claims.merge(luck, "left", ["claim", "task"])
     arrays = focus_arrays(records) if looked else []
     return Results(
